@@ -1,0 +1,126 @@
+"""sae_weights, activation_cache, latent_statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import torch
+
+from interp_assets.activations.cache_file import CacheReader, CacheWriter
+from interp_assets.activations.harvest import LayerPass, harvest
+from interp_assets.activations.plots import firing_rate_histogram
+from interp_assets.activations.statistics import latent_statistics as compute_statistics
+from interp_assets.corpus.contexts import tokens_matrix
+from interp_assets.job import Job, Metadata, computes
+from interp_assets.models import subject_model
+from interp_assets.progress import Progress
+from interp_assets.tables import LATENT_STATISTICS, SAE_WEIGHTS, conform
+from resources.errors import UnusableInput
+from resources.sparse_autoencoders.read import read_sae
+from resources.subject_model import load_tokenizer, pick_device
+
+
+@computes("sae_weights")
+def sae_weights(job: Job) -> Metadata:
+    location = job.study.layer(job.layer or "").location
+    hashes = job.freshness.file_hashes
+    rows = [{"file": f.name, "bytes": f.stat().st_size, "sha256": hashes.sha256(f)} for f in location.files()]
+    job.draft.write("files", conform(pl.DataFrame(rows), SAE_WEIGHTS))
+    return {
+        "format": location.format,
+        "bytes": sum(row["bytes"] for row in rows),
+        "published_l0": location.published_l0() or "not published",
+        "weights": {"path": str(location.folder)},
+    }
+
+
+@computes("activation_cache")
+def activation_cache(jobs: list[Job]) -> dict[str | None, Metadata | UnusableInput]:
+    study = jobs[0].study
+    tokens = tokens_matrix(jobs[0].input("corpus").read("corpus", ["tokens"]))
+    passes = [layer_pass(job) for job in jobs]
+    subject = subject_model(study, jobs[0].models)
+    name = f"activation_cache[{', '.join(one.key for one in passes)}]"
+    try:
+        with Progress(name, tokens.size, "tokens") as progress:
+            harvest(
+                subject,
+                tokens,
+                passes,
+                bos=study.corpus.bos,
+                batch_tokens=study.subject_model.batch_tokens,
+                limits=study.proof_of_load,
+                progress=progress,
+            )
+    finally:
+        for one in passes:
+            if one.writer is not None:
+                one.writer.close()
+    return {one.key: one.failure or cache_metadata(one, tokens) for one in passes}
+
+
+def layer_pass(job: Job) -> LayerPass:
+    layer = job.study.layer(job.layer or "")
+    return LayerPass(
+        key=layer.key,
+        hookpoint=layer.hookpoint,
+        published_l0=layer.location.published_l0(),
+        load_sae=lambda: read_sae(layer.location, pick_device(job.study.subject_model.device)),
+        writer_for=lambda n_latents: CacheWriter(job.draft, n_latents),
+    )
+
+
+def cache_metadata(one: LayerPass, tokens: np.ndarray) -> Metadata:
+    assert one.writer is not None and one.proof is not None
+    counts = one.writer.counts
+    size = sum((one.writer.draft.folder / name).stat().st_size for name in one.writer.draft.tables["activations"]["files"])
+    return {
+        "tokens_used": int(tokens.size),
+        "activations": int(counts.sum()),
+        "bytes_per_activation": round(size / max(1, int(counts.sum())), 3),
+        "latents": len(counts),
+        "latents_that_never_fire": int((counts == 0).sum()),
+        "fvu": one.proof["fvu"],
+        "mean_l0": one.proof["mean_l0"],
+        "proof": one.proof,
+    }
+
+
+@computes("latent_statistics")
+def latent_statistics(job: Job) -> Metadata:
+    study = job.study
+    cache = CacheReader(job.input("activation_cache"))
+    tokens = tokens_matrix(job.input("corpus").read("corpus", ["tokens"]))
+    table = compute_statistics(cache, tokens, study.corpus.bos)
+    table = table.with_columns(**promoted_columns(job))
+    job.draft.write("statistics", conform(table, LATENT_STATISTICS))
+    rates = table["firing_rate"].to_numpy()
+    return {
+        "latents": len(table),
+        "dead": int(table["dead"].sum()),
+        "median_firing_rate": float(np.median(rates)),
+        "firing_rates": {"markdown": firing_rate_histogram(rates)},
+    }
+
+
+def promoted_columns(job: Job) -> dict[str, pl.Series]:
+    """Promoted and suppressed tokens of every latent, where the SAE writes into the residual stream."""
+    study, layer = job.study, job.study.layer(job.layer or "")
+    subject = subject_model(study, job.models)
+    sae = read_sae(layer.location, pick_device(study.subject_model.device))
+    if sae.W_dec.shape[1] != subject.model.config.get_text_config().hidden_size or layer.hookpoint.endswith(":in"):
+        return {}
+    tokenizer = load_tokenizer(study.local_folder(study.subject_model.path) or study.subject_model.path)
+    names = tokenizer.batch_decode([[i] for i in range(subject.model.get_output_embeddings().weight.shape[0])])
+    text = np.array(names, dtype=object)
+    found = subject.promoted_tokens(sae.W_dec)
+
+    def texts(indices: torch.Tensor) -> pl.Series:
+        return pl.Series(text[indices.numpy()].tolist(), dtype=pl.List(pl.String))
+
+    return {
+        "promoted_tokens": texts(found.promoted),
+        "promoted_logits": pl.Series(found.promoted_logits.numpy()).arr.to_list(),
+        "suppressed_tokens": texts(found.suppressed),
+        "suppressed_logits": pl.Series(found.suppressed_logits.numpy()).arr.to_list(),
+    }

@@ -1,0 +1,216 @@
+"""The activation cache on disk: written as tokens arrive, sorted by latent, read one latent or one block at a time.
+
+While tokens arrive, entries gather in memory until there are ENTRIES_PER_RUN of them; they are then sorted by latent
+and appended to a spill file as one run. At the end the runs are merged block of latents by block of latents, so
+memory stays bounded whatever the number of tokens. Files hold whole latents:
+
+    activations-00000.parquet ...   latent u32, context u32, position u16, activation f32, sorted in that order
+    index-<hash>.parquet            latent, file, row, entries
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from resources.table_store import Draft, Partition, settle
+
+ENTRIES_PER_RUN = 1_000_000
+ENTRIES_PER_FILE = 1_000_000
+ROWS_PER_GROUP = 16_384
+
+SCHEMA = pa.schema(
+    [("latent", pa.uint32()), ("context", pa.uint32()), ("position", pa.uint16()), ("activation", pa.float32())]
+)
+COLUMNS = {"context": np.dtype("<u4"), "position": np.dtype("<u2"), "activation": np.dtype("<f4")}
+
+
+class Entries(NamedTuple):
+    """Activations in parallel arrays, each [n]."""
+
+    latent: np.ndarray
+    "uint32"
+    context: np.ndarray
+    "uint32"
+    position: np.ndarray
+    "uint16"
+    activation: np.ndarray
+    "float32, > 0"
+
+
+class CacheWriter:
+    """Takes the activations of one layer in the order of the corpus; `finish` puts them in the order of latents."""
+
+    def __init__(self, draft: Draft, n_latents: int) -> None:
+        self.draft = draft
+        self.n_latents = n_latents
+        self.counts = np.zeros(n_latents, dtype=np.int64)
+        self.spill = SpillFile(draft.folder / ".spill.part", n_latents)
+        self._waiting: list[Entries] = []
+        self._waiting_entries = 0
+
+    def append(self, entries: Entries) -> None:
+        """Add entries whose contexts are not smaller than those before."""
+        self._waiting.append(entries)
+        self._waiting_entries += len(entries.latent)
+        if self._waiting_entries >= ENTRIES_PER_RUN:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        joined = Entries(*(np.concatenate(parts) for parts in zip(*self._waiting, strict=True)))
+        self._waiting, self._waiting_entries = [], 0
+        # Few latents fit 16 bits, for which numpy's stable sort is a radix sort.
+        keys = joined.latent.astype(np.uint16) if self.n_latents <= 2**16 else joined.latent
+        order = np.argsort(keys, kind="stable")
+        counts = np.bincount(joined.latent, minlength=self.n_latents)
+        self.counts += counts
+        self.spill.append(Entries(*(column[order] for column in joined)), counts)
+
+    def finish(self) -> None:
+        """Merge the runs into the final files and hand them, with the index, to the draft."""
+        self._flush()
+        files: list[Path] = []
+        hashes = {name: hashlib.sha256() for name in SCHEMA.names}
+        where_file = np.zeros(self.n_latents, dtype=np.uint32)
+        where_row = np.zeros(self.n_latents, dtype=np.uint64)
+        for first, last in latent_blocks(self.counts, ENTRIES_PER_FILE):
+            block = self.spill.block(first, last)
+            for name, column in zip(SCHEMA.names, block, strict=True):
+                hashes[name].update(np.ascontiguousarray(column).tobytes())
+            file = self.draft.folder / f"activations-{len(files):05d}.parquet"
+            where_file[first:last] = len(files)
+            where_row[first:last] = np.cumsum(self.counts[first:last]) - self.counts[first:last]
+            write_entries(block, file)
+            files.append(file)
+        digests = {name: digest.hexdigest()[:16] for name, digest in hashes.items()}
+        self.draft.adopt("activations", files, int(self.counts.sum()), digests)
+        latents = np.arange(self.n_latents, dtype=np.uint32)
+        index = {"latent": latents, "file": where_file, "row": where_row, "entries": self.counts.astype(np.uint64)}
+        self.draft.write("index", pl.DataFrame(index))
+        self.close()
+
+    def close(self) -> None:
+        self.spill.close()
+
+
+def latent_blocks(counts: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
+    """Ranges [first, last) of latents with at most `limit` entries together, or one latent that has more alone."""
+    first = 0
+    total = 0
+    for latent, count in enumerate(counts.tolist()):
+        if latent > first and total + count > limit:
+            yield first, latent
+            first, total = latent, 0
+        total += count
+    if len(counts):
+        yield first, len(counts)
+
+
+def write_entries(entries: Entries, file: Path) -> None:
+    """One Parquet file: runs of equal latents and small steps of contexts take few bytes, activations their four."""
+    aside = file.with_name(f".{file.name}.part")
+    with pq.ParquetWriter(
+        aside,
+        SCHEMA,
+        compression={"latent": "zstd", "context": "zstd", "position": "zstd", "activation": "none"},
+        use_dictionary=["latent"],
+        column_encoding={"context": "DELTA_BINARY_PACKED", "position": "DELTA_BINARY_PACKED", "activation": "PLAIN"},
+        write_statistics=False,
+    ) as writer:
+        writer.write_table(pa.table(list(entries), schema=SCHEMA), row_group_size=ROWS_PER_GROUP)
+    settle(aside, file)
+
+
+class SpillFile:
+    """Runs of entries, each sorted by latent, with the offsets of its latents; raw columns one behind the other."""
+
+    def __init__(self, path: Path, n_latents: int) -> None:
+        self.path, self.n_latents = path, n_latents
+        self.file = path.open("w+b")
+        self.runs: list[tuple[int, int]] = []  # where a run begins in the file, its entries
+
+    def append(self, entries: Entries, counts: np.ndarray) -> None:
+        self.runs.append((self.file.seek(0, 2), len(entries.latent)))
+        offsets = np.zeros(self.n_latents + 1, dtype="<u4")
+        np.cumsum(counts, out=offsets[1:])
+        self.file.write(offsets.tobytes())
+        for name, dtype in COLUMNS.items():
+            self.file.write(np.ascontiguousarray(getattr(entries, name), dtype=dtype).tobytes())
+
+    def block(self, first: int, last: int) -> Entries:
+        """The entries of latents [first, last) over all runs, sorted by latent, context, position."""
+        parts = [self._slice(begin, size, first, last) for begin, size in self.runs]
+        if not parts:
+            return Entries(*(np.empty(0, dtype=dtype) for dtype in ("<u4", *COLUMNS.values())))
+        joined = Entries(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        # Runs follow the corpus, so a stable sort by latent leaves contexts and positions in order.
+        order = np.argsort(joined.latent, kind="stable")
+        return Entries(*(column[order] for column in joined))
+
+    def _slice(self, begin: int, size: int, first: int, last: int) -> Entries:
+        offsets = self._read(begin + 4 * first, last - first + 1, np.dtype("<u4"))
+        start, count = int(offsets[0]), int(offsets[-1] - offsets[0])
+        latent = np.repeat(np.arange(first, last, dtype=np.uint32), np.diff(offsets))
+        begin += 4 * (self.n_latents + 1)
+        columns = []
+        for dtype in COLUMNS.values():
+            columns.append(self._read(begin + start * dtype.itemsize, count, dtype))
+            begin += size * dtype.itemsize
+        return Entries(latent, *columns)
+
+    def _read(self, position: int, count: int, dtype: np.dtype) -> np.ndarray:
+        self.file.seek(position)
+        return np.frombuffer(self.file.read(count * dtype.itemsize), dtype=dtype)
+
+    def close(self) -> None:
+        self.file.close()
+        self.path.unlink(missing_ok=True)
+
+
+@dataclass
+class CacheReader:
+    """Reads a committed activation cache."""
+
+    partition: Partition
+    _open: dict[int, pq.ParquetFile] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.files = self.partition.files("activations")
+        index = self.partition.read("index")
+        self.entries = index["entries"].to_numpy().astype(np.int64)
+        "int64 [n_latents], how often each latent fires"
+        self._file, self._row = index["file"].to_numpy(), index["row"].to_numpy().astype(np.int64)
+
+    @property
+    def n_latents(self) -> int:
+        return len(self.entries)
+
+    def latent(self, latent: int) -> Entries:
+        """All activations of one latent, reading only the row groups that hold them."""
+        number, row, count = int(self._file[latent]), int(self._row[latent]), int(self.entries[latent])
+        if number not in self._open:
+            self._open[number] = pq.ParquetFile(self.files[number])
+        first, last = row // ROWS_PER_GROUP, (row + max(count, 1) - 1) // ROWS_PER_GROUP
+        if count == 0:
+            return Entries(*(np.empty(0, dtype=t.to_pandas_dtype()) for t in SCHEMA.types))
+        table = self._open[number].read_row_groups(list(range(first, last + 1)), columns=list(COLUMNS), use_threads=False)
+        part = table.slice(row - first * ROWS_PER_GROUP, count)
+        context, position, activation = (part.column(name).to_numpy() for name in COLUMNS)
+        return Entries(np.full(count, latent, dtype=np.uint32), context, position, activation)
+
+    def blocks(self) -> Iterator[tuple[range, Entries]]:
+        """The cache file by file: the latents that a file holds, and its entries in order."""
+        for number, file in enumerate(self.files):
+            latents = np.flatnonzero(self._file == number)
+            frame = pl.read_parquet(file, use_statistics=False)
+            yield range(int(latents[0]), int(latents[-1]) + 1), Entries(*(frame[name].to_numpy() for name in SCHEMA.names))

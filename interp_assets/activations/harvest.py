@@ -1,0 +1,122 @@
+"""One forward pass over the corpus that fills the activation caches of several layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp_assets.activations.cache_file import CacheWriter, Entries
+from interp_assets.activations.proof_of_load import prove
+from interp_assets.progress import Progress
+from interp_assets.study import ProofOfLoad
+from resources.errors import UnusableInput
+from resources.sparse_autoencoders.autoencoder import SparseAutoencoder, TopActivations
+from resources.subject_model import SubjectModel, context_batches
+
+
+@dataclass
+class LayerPass:
+    """One layer of the pass: what it reads, with which SAE, and where its activations go."""
+
+    key: str
+    hookpoint: str
+    published_l0: float | None
+    load_sae: Callable[[], SparseAutoencoder]
+    writer_for: Callable[[int], CacheWriter]
+    "Gives the writer, once the number of latents is known."
+    sae: SparseAutoencoder | None = None
+    writer: CacheWriter | None = None
+    proof: dict[str, Any] | None = None
+    failure: UnusableInput | None = None
+
+
+def harvest(
+    subject: SubjectModel,
+    tokens: np.ndarray,
+    layers: list[LayerPass],
+    *,
+    bos: bool,
+    batch_tokens: int,
+    limits: ProofOfLoad,
+    progress: Progress,
+) -> None:
+    """Fill the cache of each layer; a layer that fails carries its `failure`, and the others go on.
+
+    Args:
+        tokens: uint32 [contexts, context_length].
+        bos: the first token of each context is BOS; what latents do on it is dropped.
+    """
+    skip = 1 if bos else 0
+    for layer in layers:
+        with failing_alone(layer):
+            subject.check_hookpoint(layer.hookpoint)
+            layer.sae = layer.load_sae()
+    prove_all(subject, tokens[: max(1, limits.tokens // tokens.shape[1])], layers, skip, batch_tokens, limits)
+    for batch in context_batches(tokens, batch_tokens):
+        running = [layer for layer in layers if layer.failure is None]
+        if not running:
+            return
+        seen = subject.activations(as_ids(tokens[batch]), [layer.hookpoint for layer in running])
+        for layer in running:
+            with failing_alone(layer):
+                assert layer.sae is not None and layer.writer is not None
+                x = seen[layer.hookpoint][:, skip:].flatten(0, 1)
+                layer.writer.append(entries_of(layer.sae.encode(x), batch.start, tokens.shape[1] - skip, skip))
+        progress.advance(tokens[batch].size)
+    for layer in layers:
+        if layer.failure is None and layer.writer is not None:
+            layer.writer.finish()
+
+
+class failing_alone:
+    """Whatever is wrong with one layer's input is kept on that layer."""
+
+    def __init__(self, layer: LayerPass) -> None:
+        self.layer = layer
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if isinstance(error, UnusableInput):
+            self.layer.failure = error
+            return True
+        return False
+
+
+def prove_all(
+    subject: SubjectModel, tokens: np.ndarray, layers: list[LayerPass], skip: int, batch_tokens: int, limits: ProofOfLoad
+) -> None:
+    """The proof of load of every layer, on a few thousand tokens."""
+    sound = [layer for layer in layers if layer.failure is None]
+    parts: dict[str, list[Tensor]] = {layer.hookpoint: [] for layer in sound}
+    for batch in context_batches(tokens, batch_tokens) if sound else ():
+        for hookpoint, x in subject.activations(as_ids(tokens[batch]), list(parts)).items():
+            parts[hookpoint].append(x[:, skip:].flatten(0, 1))
+    for layer in sound:
+        with failing_alone(layer):
+            assert layer.sae is not None
+            x = torch.cat(parts[layer.hookpoint])
+            layer.proof = prove(layer.sae, x, layer.hookpoint, layer.published_l0, limits)
+            layer.writer = layer.writer_for(layer.sae.n_latents)
+
+
+def as_ids(tokens: np.ndarray) -> Tensor:
+    return torch.from_numpy(tokens.astype(np.int64))
+
+
+def entries_of(top: TopActivations, first_context: int, tokens_per_context: int, skip: int) -> Entries:
+    """What fires, as cache entries: token rows of the batch become context and position."""
+    rows, places = torch.nonzero(top.activations > 0, as_tuple=True)
+    token = rows.cpu().numpy()
+    return Entries(
+        latent=top.indices[rows, places].cpu().numpy().astype(np.uint32),
+        context=(first_context + token // tokens_per_context).astype(np.uint32),
+        position=(token % tokens_per_context + skip).astype(np.uint16),
+        activation=top.activations[rows, places].float().cpu().numpy(),
+    )

@@ -1,0 +1,31 @@
+"""corpus: the text as contexts of token ids."""
+
+from __future__ import annotations
+
+from interp_assets.corpus.contexts import documents, pack
+from interp_assets.job import Job, Metadata, computes
+from interp_assets.progress import Progress
+from interp_assets.tables import CORPUS, conform
+from resources.subject_model import load_tokenizer, vocabulary_size
+
+
+@computes("corpus")
+def corpus(job: Job) -> Metadata:
+    study = job.study
+    subject = study.local_folder(study.subject_model.path) or study.subject_model.path
+    tokenizer = load_tokenizer(subject, study.subject_model.revision)
+    texts = documents(study.corpus, study.path(study.corpus.path))
+    with Progress(job.label, study.corpus.tokens, "tokens") as progress:
+        table = pack(texts, tokenizer, study.corpus, vocabulary_size(subject, study.subject_model.revision), progress)
+    job.draft.write("corpus", conform(table, CORPUS))
+    return {
+        "contexts": len(table),
+        "tokens": len(table) * study.corpus.context_length,
+        "documents": int(table["documents"].list.len().sum()),
+        "beginning": {"markdown": quoted(tokenizer.decode(table["tokens"][0].to_list()[:64]))},
+    }
+
+
+def quoted(text: str) -> str:
+    """Text of unknown origin, shown in Markdown as it is."""
+    return "\n".join("    " + line for line in text.splitlines())

@@ -1,0 +1,144 @@
+"""Text to contexts: documents are read one by one, tokenized, and packed without padding."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+from transformers import PreTrainedTokenizerBase
+
+from interp_assets.progress import Progress
+from interp_assets.study import Corpus
+from resources.errors import UnusableInput
+
+DOCUMENTS_PER_BATCH = 256
+
+
+def documents(corpus: Corpus, path: Path) -> Iterator[str]:
+    """The texts of a corpus in their order; empty ones are passed over.
+
+    Raises:
+        UnusableInput: unreadable, or without the named column.
+    """
+    read = {".parquet": parquet_texts, ".jsonl": jsonl_texts, ".txt": plain_texts}.get(path.suffix)
+    texts = read(path, corpus.column) if read is not None and path.is_file() else hub_texts(corpus)
+    return (text for text in texts if text and text.strip())
+
+
+def parquet_texts(path: Path, column: str) -> Iterator[str]:
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise UnusableInput(f"{path}: not a readable Parquet file ({error})") from None
+    if column not in file.schema_arrow.names:
+        raise UnusableInput(f"{path}: no column {column!r}; there are: {', '.join(file.schema_arrow.names)}")
+    for batch in file.iter_batches(columns=[column]):
+        yield from batch.column(0).to_pylist()
+
+
+def jsonl_texts(path: Path, column: str) -> Iterator[str]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UnusableInput(f"{path}: line {number} is not JSON ({error})") from None
+            if not isinstance(row, dict) or not isinstance(row.get(column), str):
+                there = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+                raise UnusableInput(f"{path}: line {number} has no text under {column!r}; there is: {there}")
+            yield row[column]
+
+
+def plain_texts(path: Path, column: str) -> Iterator[str]:
+    """Documents of a text file are what empty lines separate."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for blank, group in itertools.groupby(lines, key=lambda line: not line.strip()):
+            if not blank:
+                yield "".join(group).rstrip("\n")
+
+
+def hub_texts(corpus: Corpus) -> Iterator[str]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise UnusableInput(f"corpus {corpus.path}: reading a hub data set needs: pip install 'interp-assets[datasets]'") from None
+    name, _, configuration = corpus.path.partition(":")
+    try:
+        rows = load_dataset(name, configuration or None, split=corpus.split, streaming=True)
+        for row in rows:
+            if corpus.column not in row:
+                raise UnusableInput(f"corpus {corpus.path}: no column {corpus.column!r}; there are: {', '.join(row)}")
+            yield row[corpus.column]
+    except (OSError, ValueError, ConnectionError) as error:
+        raise UnusableInput(f"corpus {corpus.path}: cannot be read ({str(error).splitlines()[0]})") from None
+
+
+def pack(
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, corpus: Corpus, vocabulary: int, progress: Progress
+) -> pl.DataFrame:
+    """Contexts of `context_length` tokens, BOS first where asked, as the table `tables.CORPUS`.
+
+    Raises:
+        UnusableInput: fewer tokens than the study asks for, no BOS token, or token ids that the model does not know.
+    """
+    bos = tokenizer.bos_token_id
+    if corpus.bos and bos is None:
+        raise UnusableInput("corpus.bos: the tokenizer has no BOS token; set bos: false")
+    head = [bos] if corpus.bos else []
+    room = corpus.context_length - len(head)
+    wanted = corpus.tokens // corpus.context_length
+    ids = np.empty(wanted * room, dtype=np.uint32)
+    starts: list[int] = []
+    filled = 0
+    texts = iter(texts)
+    while filled < len(ids) and (batch := list(itertools.islice(texts, DOCUMENTS_PER_BATCH))):
+        encoded = tokenizer([text + corpus.separator for text in batch], add_special_tokens=False)["input_ids"]
+        before = filled
+        for piece in encoded:
+            if filled >= len(ids):
+                break
+            part = piece[: len(ids) - filled]
+            starts.append(filled)
+            ids[filled : filled + len(part)] = part
+            filled += len(part)
+        progress.advance(filled - before)
+    if filled < len(ids):
+        there = filled // room * corpus.context_length
+        raise UnusableInput(
+            f"corpus {corpus.path}: holds {there:,} tokens in whole contexts, corpus.tokens asks for {corpus.tokens:,}; "
+            + ("lower it or give more text" if there else "the corpus is empty or too short for one context")
+        )
+    if len(ids) and int(ids.max()) >= vocabulary:
+        raise UnusableInput(
+            f"the tokenizer does not fit the model: it gives token id {int(ids.max()):,}, "
+            f"the model's vocabulary ends at {vocabulary - 1:,}"
+        )
+    return as_table(ids.reshape(wanted, room), np.array(starts), head)
+
+
+def as_table(rows: np.ndarray, starts: np.ndarray, head: list[int]) -> pl.DataFrame:
+    wanted, room = rows.shape
+    tokens = np.concatenate([np.tile(np.array(head, dtype=np.uint32), (wanted, 1)), rows], axis=1)
+    per_context = (
+        pl.DataFrame({"context": (starts // room).astype(np.uint32), "position": (starts % room + len(head)).astype(np.uint32)})
+        .group_by("context", maintain_order=True)
+        .agg(documents="position")
+    )
+    contexts = pl.DataFrame({"context": np.arange(wanted, dtype=np.uint32)})
+    contexts = contexts.with_columns(tokens=pl.Series(tokens).arr.to_list())
+    empty = pl.lit([], dtype=pl.List(pl.UInt32))
+    return contexts.join(per_context, on="context", how="left", maintain_order="left").with_columns(
+        pl.col("documents").fill_null(empty)
+    )
+
+
+def tokens_matrix(corpus: pl.DataFrame) -> np.ndarray:
+    """The tokens of a `corpus` table as uint32 [contexts, context_length]."""
+    return corpus["tokens"].explode().to_numpy().reshape(len(corpus), -1)

@@ -1,0 +1,112 @@
+"""A study's assets as Dagster sees them: lineage, partitions, pools, metadata, checks. What they compute is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from interp_assets.graph import Asset, assets_of
+from interp_assets.job import Made, make_partition
+from interp_assets.study import Study, load_study
+from resources.errors import UnusableInput
+from resources.loaded_models import LoadedModels
+from resources.table_store import Partition
+
+PLAN_TAG = "interp/layers"
+"Run tag: the layers that the plan behind this run makes, comma-separated."
+
+PROOF_OF_LOAD = "proof_of_load"
+IN_PROGRESS = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+
+
+def asset_key(study: Study, asset: str) -> dg.AssetKey:
+    return dg.AssetKey([study.name, *asset.split("/")])
+
+
+def study_assets(study: Study) -> list[dg.AssetsDefinition]:
+    assets = assets_of(study)
+    layers = dg.StaticPartitionsDefinition([layer.key for layer in study.layers])
+    return [one_asset(study.file, study, asset, layers if asset.per_layer else None) for asset in assets.values()]
+
+
+def one_asset(file: Path, study: Study, asset: Asset, partitions: dg.PartitionsDefinition | None) -> dg.AssetsDefinition:
+    key = asset_key(study, asset.name)
+    checks = []
+    if asset.name == "activation_cache":
+        description = "The SAE reconstructs what this hookpoint holds, with the L0 it was published with."
+        checks = [dg.AssetCheckSpec(PROOF_OF_LOAD, asset=key, blocking=True, description=description, partitions_def=partitions)]
+
+    @dg.asset(
+        key=key,
+        deps=[asset_key(study, name) for name in dict.fromkeys(read.asset for read in asset.reads)],
+        partitions_def=partitions,
+        group_name=asset.group,
+        kinds=set(asset.kinds),
+        description=asset.description,
+        code_version=asset.code_version,
+        pool=asset.pool,
+        check_specs=checks,
+        output_required=False,
+    )
+    def compute(context: dg.AssetExecutionContext, models: dg.ResourceParam[LoadedModels]) -> Iterator[Any]:
+        # Read anew: the file may have changed since this code location was loaded.
+        current = load_study(file)
+        layer = context.partition_key if context.has_partition_key else None
+        try:
+            made = make_partition(current, asset.name, layer, models, also_wanted(context, key))
+        except UnusableInput as error:
+            if checks:
+                yield proof_result(key, False, {"reason": str(error)} | getattr(error, "details", {}).get("proof", {}))
+            raise dg.Failure(description=str(error), allow_retries=False) from None
+        if checks:
+            yield proof_result(key, True, made.partition.metadata.get("proof", {}))
+        yield materialization(made, key)
+
+    return compute
+
+
+def proof_result(key: dg.AssetKey, passed: bool, proof: dict[str, Any]) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(asset_key=key, check_name=PROOF_OF_LOAD, passed=passed, metadata=proof)
+
+
+def materialization(made: Made, key: dg.AssetKey) -> dg.MaterializeResult:
+    return dg.MaterializeResult(
+        asset_key=key,
+        data_version=dg.DataVersion(made.partition.content_hash),
+        metadata=shown_metadata(made.partition) | {"reused": made.reused},
+    )
+
+
+def shown_metadata(partition: Partition) -> dict[str, Any]:
+    """A manifest's metadata in Dagster's types, with row counts, paths and the fingerprint."""
+    shown: dict[str, Any] = {}
+    for name, value in partition.metadata.items():
+        if isinstance(value, dict) and "markdown" in value:
+            shown[name] = dg.MetadataValue.md(value["markdown"])
+        elif isinstance(value, dict) and "path" in value:
+            shown[name] = dg.MetadataValue.path(value["path"])
+        elif isinstance(value, dict):
+            shown[name] = dg.MetadataValue.json(value)
+        else:
+            shown[name] = value
+    rows = {name: table["rows"] for name, table in partition.tables.items()}
+    shown["dagster/row_count"] = sum(rows.values())
+    shown["rows"] = dg.MetadataValue.json(rows)
+    shown["folder"] = dg.MetadataValue.path(str(partition.folder))
+    shown["fingerprint"] = partition.fingerprint
+    return shown
+
+
+def also_wanted(context: dg.AssetExecutionContext, key: dg.AssetKey) -> list[str]:
+    """Other layers of this asset that are about to be made: in the same plan, or by runs queued and started."""
+    found = [layer for layer in context.run.tags.get(PLAN_TAG, "").split(",") if layer]
+    if context.has_partition_key:
+        for run in context.instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
+            if run.asset_selection and key in run.asset_selection:
+                found.append(run.tags.get("dagster/partition", ""))
+    known = context.assets_def.partitions_def
+    layers = known.get_partition_keys() if known is not None else []
+    return [layer for layer in dict.fromkeys(found) if layer in layers]

@@ -1,0 +1,76 @@
+"""Explains by quoting: the words a latent fires on, and a few short contexts. No language model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from interp_assets.examples.rendering import Rendering
+from interp_assets.study import ExtractiveExplainer
+
+WORDS_BEFORE, WORDS_AFTER = 4, 2
+
+
+class Word(NamedTuple):
+    text: str
+    activation: float
+    "Strongest activation of its tokens; 0 where the latent is silent."
+
+
+def words_of(tokens: Sequence[int], activations: Sequence[float], rendering: Rendering) -> list[Word]:
+    """Tokens joined to words: a token that begins with a space or is not a letter or digit begins a new one."""
+    words: list[Word] = []
+    open_word = False
+    for token, activation in zip(tokens, activations, strict=True):
+        piece = "" if token in rendering.hidden else rendering.word(token)
+        text = piece.strip()
+        joins = open_word and piece[:1].isalnum()
+        if joins:
+            words[-1] = Word(words[-1].text + text, max(words[-1].activation, activation))
+        elif text:
+            words.append(Word(text, activation))
+        open_word = bool(text) and piece[-1:].isalnum()
+    return words
+
+
+def explain(windows: Sequence[Sequence[Word]], settings: ExtractiveExplainer) -> str | None:
+    """The explanation of one latent from the words of its explain windows, strongest window first.
+
+    A word's weight is the activation that falls on it times the share of its occurrences, in these windows, on which
+    the latent fires: what it fires on often, strongly, and hardly ever passes over. Upper and lower case count as one.
+
+    Returns:
+        None where the latent fires on no word at all.
+    """
+    activation: dict[str, float] = defaultdict(float)
+    fired: dict[str, int] = defaultdict(int)
+    seen: dict[str, int] = defaultdict(int)
+    for window in windows:
+        for word in window:
+            key = word.text.lower()
+            seen[key] += 1
+            if word.activation > 0:
+                activation[key] += word.activation
+                fired[key] += 1
+    weight = {word: activation[word] * fired[word] / seen[word] for word in activation}
+    best = sorted(weight, key=lambda word: (-weight[word], word))[: settings.words]
+    if not best:
+        return None
+    phrases: list[str] = []
+    for window in windows:
+        if len(phrases) == settings.phrases:
+            break
+        phrase = around_peak(window)
+        if phrase and phrase not in phrases:
+            phrases.append(phrase)
+    text = ", ".join(best)
+    return text + "".join(f"; {phrase}" for phrase in phrases)
+
+
+def around_peak(window: Sequence[Word]) -> str:
+    """A few words around the strongest one."""
+    if not window:
+        return ""
+    peak = max(range(len(window)), key=lambda i: window[i].activation)
+    return " ".join(word.text for word in window[max(0, peak - WORDS_BEFORE) : peak + WORDS_AFTER + 1])

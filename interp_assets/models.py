@@ -1,0 +1,42 @@
+"""Which model a stage asks for, from the study's settings; each is loaded when first needed and kept by the process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from interp_assets.study import EmbeddingScorer, Study
+from resources.loaded_models import LoadedModels
+
+if TYPE_CHECKING:
+    from resources.language_models.protocol import LanguageModel
+    from resources.subject_model import SubjectModel
+    from resources.text_embedder import TextEmbedder
+
+
+def subject_model(study: Study, models: LoadedModels) -> SubjectModel:
+    from resources.subject_model import SubjectModel
+
+    settings = study.subject_model
+    path = study.local_folder(settings.path) or settings.path
+    identity = ("subject", str(path), settings.revision, settings.dtype, settings.device)
+    return models.get(identity, lambda: SubjectModel(path, settings.revision, settings.dtype, settings.device))
+
+
+def engine(study: Study, name: str, models: LoadedModels) -> LanguageModel:
+    settings = study.engines[name]
+    path = study.local_folder(settings.path) or settings.path
+
+    def load() -> LanguageModel:
+        from resources.language_models.transformers_engine import TransformersEngine
+
+        return TransformersEngine(path, settings.revision, settings.dtype, settings.device, settings.batch_size)
+
+    return models.get(("engine", str(path), settings.model_dump_json()), load)
+
+
+def embedder(study: Study, settings: EmbeddingScorer, models: LoadedModels) -> TextEmbedder:
+    from resources.text_embedder import TextEmbedder
+
+    path = study.local_folder(settings.model) or settings.model
+    identity = ("embedder", str(path), settings.dtype, settings.device)
+    return models.get(identity, lambda: TextEmbedder(path, settings.dtype, settings.device, settings.batch_size))

@@ -1,0 +1,81 @@
+"""Fuzzing: are the marked tokens those on which the latent is active?
+
+A wrong trial carries the marks of a right one. Each latent's right patterns of marks are dealt out among its other
+activating texts, one to each, so that they fall only on tokens on which the latent is silent. Right and wrong trials
+thus show the very same patterns, equally often: where the marks stand, or how many there are, tells nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from interp_assets.examples.draws import PAIR_MARKS, keyed
+from interp_assets.examples.rendering import marks_of
+from interp_assets.scores.trials import TestExample, Trial
+
+INSTRUCTIONS = """\
+A unit of a language model is active on some tokens of a text and silent on the others. You are given a description \
+of what activates it, and a text in which some tokens are marked <<like this>>. Decide whether the marked tokens are \
+those on which the unit is active.
+
+Description: names of rivers
+Text: we followed the <<Danube>> as far as Vienna and then
+Right: Yes
+
+Description: names of rivers
+Text: we <<followed>> the Danube as far as Vienna and then
+Right: No"""
+
+QUESTION = "Description: {explanation}\nText: {text}\n\nAre the right tokens marked? Answer Yes or No."
+
+LIST_INSTRUCTIONS = """\
+A unit of a language model is active on some tokens of a text and silent on the others. You are given a description \
+of what activates it, and several numbered texts in which some tokens are marked <<like this>>. For each text decide \
+whether the marked tokens are those on which the unit is active. Any number of them may be right, none and all included.
+
+Answer with one digit for each text in their order, 1 for right and 0 for wrong, separated by commas, and nothing \
+else."""
+
+LIST_QUESTION = "Description: {explanation}\n\n{texts}\n\nAnswer with {count} digits."
+
+NO_ROOM = "no other activating test example is silent at all of these marks"
+UNPAIRED = "its marks cannot stand in another text, so they would give this right trial away"
+
+
+def trials(latent: int, examples: list[TestExample], wrong: int, threshold: float, hidden: set[int], seed: int) -> list[Trial]:
+    """Right and wrong trials of one latent from its activating test examples.
+
+    Args:
+        wrong: how many wrong trials at most.
+        hidden: token ids that are not shown, on which no mark may stand.
+    """
+    positives = [each for each in examples if each.activating]
+    patterns = [marks_of(each.activations, threshold) for each in positives]
+    donor = dealt_marks(latent, positives, patterns, hidden, seed)
+    donors = set(donor.values())
+    found = []
+    for i, (each, marks) in enumerate(zip(positives, patterns, strict=True)):
+        found.append(Trial(each.example, True, each.tokens, marks, None if i in donors else UNPAIRED))
+    for i, each in enumerate(positives[:wrong]):
+        if i in donor:
+            found.append(Trial(each.example, False, each.tokens, patterns[donor[i]]))
+        else:
+            found.append(Trial(each.example, False, each.tokens, None, NO_ROOM))
+    return found
+
+
+def dealt_marks(
+    latent: int, positives: list[TestExample], patterns: list[list[bool]], hidden: set[int], seed: int
+) -> dict[int, int]:
+    """Which example's marks each example gets: as many pairs as there can be, each pattern used at most once."""
+    if not positives:
+        return {}
+    taken = np.array([each.activations for each in positives]) > 0
+    taken |= np.isin(np.array([each.tokens for each in positives]), list(hidden))
+    marks = np.array(patterns)
+    clash = (taken[:, None, :] & marks[None, :, :]).any(2)  # [text, pattern]
+    number = np.array([each.example for each in positives])
+    draw = keyed(seed, PAIR_MARKS, latent, number[:, None], number[None, :]).astype(np.float64) / 2**64
+    texts, chosen = linear_sum_assignment(draw + clash * 1e6)
+    return {int(text): int(pattern) for text, pattern in zip(texts, chosen, strict=True) if not clash[text, pattern]}

@@ -1,0 +1,129 @@
+"""The schema of every table, in one place. Writers conform to it; a missing or extra column is a bug, not a surprise."""
+
+from __future__ import annotations
+
+import polars as pl
+
+U16, U32, I8, F32, F64, TEXT, BOOL = pl.UInt16, pl.UInt32, pl.Int8, pl.Float32, pl.Float64, pl.String, pl.Boolean
+
+Schema = dict[str, "type[pl.DataType] | pl.DataType"]
+
+SAE_WEIGHTS: Schema = {"file": TEXT, "bytes": pl.UInt64, "sha256": TEXT}
+
+CORPUS: Schema = {
+    "context": U32,
+    "tokens": pl.List(U32),  # context_length of them
+    "documents": pl.List(U32),  # positions at which a document starts
+}
+
+# Sorted by latent, context, position; written by `activations.cache_file`, which also keeps an index latent -> rows.
+ACTIVATION_CACHE: Schema = {"latent": U32, "context": U32, "position": U16, "activation": F32}
+
+LATENT_STATISTICS: Schema = {
+    "latent": U32,
+    "firing_rate": F64,  # share of tokens, BOS left out
+    "context_rate": F64,  # share of contexts with at least one firing
+    "max_activation": F32,
+    "mean_activation": F32,  # over firings
+    "quantiles": pl.List(F32),  # of firings, at tables.QUANTILES
+    "dead": BOOL,  # never fired on the corpus
+    "position_information": F64,  # nats; mutual information of firing and position
+    "top_tokens": U32,  # distinct tokens in the top 80 % of activations
+    "promoted_tokens": pl.List(TEXT),
+    "promoted_logits": pl.List(F32),
+    "suppressed_tokens": pl.List(TEXT),
+    "suppressed_logits": pl.List(F32),
+}
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+
+EXAMPLES: Schema = {
+    "latent": U32,
+    "example": U32,  # number within latent, purpose and sign; test examples in the order in which scorers take them
+    "purpose": TEXT,  # explain | test
+    "kind": TEXT,  # activating | random | neighbour
+    "neighbour": U32,  # which similar latent fires here
+    "neighbour_by": TEXT,
+    "decile": I8,  # 0 weakest .. 9 strongest of the latent's windows, by peak activation
+    "context": U32,
+    "start": U16,
+    "tokens": pl.List(U32),
+    "activations": pl.List(F32),
+    "peak_activation": F32,
+    "status": TEXT,  # ok | too_few_examples | dead
+    "reason": TEXT,
+}
+
+EXPLANATIONS: Schema = {
+    "latent": U32,
+    "explainer": TEXT,
+    "explanation": TEXT,
+    "status": TEXT,  # ok | failed | too_few_examples | dead
+    "reason": TEXT,
+    "model": TEXT,
+    "prompt_hash": TEXT,
+    "prompt_tokens": U32,
+    "cached_tokens": U32,
+    "completion_tokens": U32,
+    "raw_reply": TEXT,
+}
+
+TRIALS: Schema = {
+    "latent": U32,
+    "explainer": TEXT,
+    "control": TEXT,  # none | shuffled
+    "example": U32,
+    "expected": BOOL,
+    "marked": pl.List(BOOL),
+    "probability": F64,  # of Yes; for the embedding score the cosine
+    "predicted": BOOL,
+    "status": TEXT,  # ok | failed | left_out
+    "reason": TEXT,
+    "prompt_hash": TEXT,
+    "prompt_tokens": U32,
+    "cached_tokens": U32,
+    "completion_tokens": U32,
+    "raw_reply": TEXT,  # where the reply was text
+}
+
+SCORES: Schema = {
+    "latent": U32,
+    "explainer": TEXT,
+    "control": TEXT,
+    "statistic": TEXT,  # auroc | balanced_accuracy | f1
+    "condition": TEXT,
+    "value": F64,
+    "low": F64,
+    "high": F64,
+    "n_trials": U32,
+    "n_failed": U32,
+    "status": TEXT,
+    "reason": TEXT,
+}
+
+SCORE_REPORT: Schema = {
+    "layer": TEXT,
+    "method": TEXT,
+    "explainer": TEXT,
+    "control": TEXT,
+    "statistic": TEXT,
+    "n_latents": U32,
+    "n_failed_trials": U32,
+    "mean": F64,
+    "mean_low": F64,
+    "mean_high": F64,
+    "median": F64,
+    "lower_quartile": F64,
+    "upper_quartile": F64,
+}
+
+
+def conform(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """The frame with its columns in order and cast to the schema; columns left out become null.
+
+    Raises:
+        ValueError: a column that the schema does not have.
+    """
+    if extra := set(frame.columns) - set(schema):
+        raise ValueError(f"columns not in the schema: {sorted(extra)}; it has: {list(schema)}")
+    missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in schema.items() if name not in frame.columns]
+    return frame.with_columns(missing).select(pl.col(name).cast(dtype) for name, dtype in schema.items())

@@ -1,0 +1,1 @@
+"""Sparse autoencoders of the field's formats, read into one common form."""

@@ -1,0 +1,74 @@
+"""Find SAEs on disk and recognise their format by content. Reads settings only, no weights; needs no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from resources.errors import UnusableInput
+
+from . import saelens, sparsify
+
+FORMATS: dict[str, ModuleType] = {"sparsify": sparsify, "saelens": saelens}
+"A format is one module: `WEIGHTS` (file name), `recognises(config)`, `hookpoint(config, name)`, `read(folder, config)`."
+
+CONFIG = "cfg.json"
+
+
+class UnknownSae(UnusableInput):
+    """No SAE of a supported format lies where the study says; the message says what was found instead."""
+
+
+class SaeLocation(NamedTuple):
+    hookpoint: str | None
+    "Module path under the base model; None where the files do not say."
+    folder: Path
+    format: str
+
+    def files(self) -> list[Path]:
+        return [self.folder / CONFIG, self.folder / FORMATS[self.format].WEIGHTS]
+
+    def published_l0(self) -> float | None:
+        """The mean L0 that the settings promise: k for TopK, None where they promise nothing."""
+        return FORMATS[self.format].published_l0(config_of(self.folder))
+
+
+def locate(root: Path, format: str = "auto") -> list[SaeLocation]:
+    """Every SAE in or below a folder, by hookpoint.
+
+    Raises:
+        UnknownSae: there is none, or one that no format recognises.
+    """
+    folders = [root] if (root / CONFIG).is_file() else sorted(file.parent for file in root.rglob(CONFIG))
+    if not folders:
+        raise UnknownSae(f"{root}: no SAE here: no {CONFIG} in it or below; supported formats: {', '.join(FORMATS)}")
+    return [recognise(folder, root, format) for folder in folders]
+
+
+def recognise(folder: Path, root: Path, format: str) -> SaeLocation:
+    config = config_of(folder)
+    names = [name for name, module in FORMATS.items() if module.recognises(config)] if format == "auto" else [format]
+    if not names:
+        raise UnknownSae(f"{folder / CONFIG}: no supported format has these keys; supported: {', '.join(FORMATS)}")
+    if not (folder / FORMATS[names[0]].WEIGHTS).is_file():
+        raise UnknownSae(f"{folder}: {CONFIG} is of format {names[0]}, but {FORMATS[names[0]].WEIGHTS} is missing")
+    own_name = None if folder == root and not looks_like_module(folder.name) else folder.relative_to(root.parent).name
+    return SaeLocation(FORMATS[names[0]].hookpoint(config, own_name), folder, names[0])
+
+
+def looks_like_module(name: str) -> bool:
+    """`layers.10` and `h.3.mlp` name modules; `my-sae` does not."""
+    parts = name.split(".")
+    return len(parts) > 1 and parts[1].isdigit()
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UnknownSae(f"{folder / CONFIG}: not valid JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise UnknownSae(f"{folder / CONFIG}: not a JSON object")
+    return config

@@ -1,0 +1,33 @@
+"""Open the weights of an SAE: named tensors in float32, or an error that says what is wrong with the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .autoencoder import InvalidSae, SparseAutoencoder
+from .locate import FORMATS, SaeLocation, config_of
+
+
+def read_sae(location: SaeLocation, device: str = "cpu") -> SparseAutoencoder:
+    """Load one SAE in float32.
+
+    Raises:
+        InvalidSae: damaged files, missing keys, shapes that do not fit, NaN, or an architecture not supported.
+    """
+    config = config_of(location.folder)
+    return FORMATS[location.format].read(location.folder, config, device).check(str(location.folder))
+
+
+def load_tensors(file: Path, names: tuple[str, ...], device: str) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, framework="pt", device=device) as opened:
+            there = set(opened.keys())
+            if missing := [name for name in names if name not in there]:
+                raise InvalidSae(f"{file}: tensor {missing[0]} is missing; there are: {', '.join(sorted(there))}")
+            return {name: opened.get_tensor(name).to(torch.float32) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise InvalidSae(f"{file}: damaged or cut short ({error})") from None

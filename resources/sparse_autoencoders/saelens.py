@@ -1,0 +1,63 @@
+"""SAELens 6: `cfg.json` + `sae_weights.safetensors` (standard, topk, jumprelu)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .autoencoder import SparseAutoencoder
+
+WEIGHTS = "sae_weights.safetensors"
+ARCHITECTURES = ("standard", "topk", "jumprelu")
+
+
+def recognises(config: dict[str, Any]) -> bool:
+    return {"architecture", "d_in", "d_sae"} <= set(config)
+
+
+def hookpoint(config: dict[str, Any], name: str | None) -> str | None:
+    """The HF module path its metadata names, or the one that a TransformerLens residual hook means."""
+    metadata = config.get("metadata") or {}
+    if metadata.get("hf_hook_name"):
+        return str(metadata["hf_hook_name"])
+    hook = str(metadata.get("hook_name") or "")
+    if found := re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", hook):
+        return f"layers.{found[1]}"
+    return name if name and not name.startswith("blocks.") else None
+
+
+def published_l0(config: dict[str, Any]) -> float | None:
+    return float(config["k"]) if config["architecture"] == "topk" else None
+
+
+def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder:
+    """Its maker's rules: x - b_dec where apply_b_dec_to_input, then relu, strict threshold, or the k largest of relu."""
+    from .autoencoder import InvalidSae, SparseAutoencoder
+    from .read import load_tensors
+
+    architecture = config["architecture"]
+    if architecture not in ARCHITECTURES:
+        supported = ", ".join(ARCHITECTURES)
+        raise InvalidSae(f"{folder / 'cfg.json'}: architecture {architecture!r} is not supported; supported: {supported}")
+    for key in ("normalize_activations", "reshape_activations"):
+        if config.get(key, "none") not in (None, "none"):
+            raise InvalidSae(f"{folder / 'cfg.json'}: {key} {config[key]!r} is not supported; supported: 'none'")
+    names = ("W_enc", "b_enc", "W_dec", "b_dec", *(("threshold",) if architecture == "jumprelu" else ()))
+    tensors = load_tensors(folder / WEIGHTS, names, device)
+    decoder_norm = None
+    if architecture == "topk" and config.get("rescale_acts_by_decoder_norm", False):
+        decoder_norm = tensors["W_dec"].norm(dim=1)
+        tensors["W_dec"] = tensors["W_dec"] / decoder_norm[:, None]
+    return SparseAutoencoder(
+        W_enc=tensors["W_enc"],
+        b_enc=tensors["b_enc"],
+        W_dec=tensors["W_dec"],
+        b_dec=tensors["b_dec"],
+        activation={"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}[architecture],
+        k=int(config["k"]) if architecture == "topk" else None,
+        threshold=tensors.get("threshold"),
+        subtract_b_dec=bool(config.get("apply_b_dec_to_input", True)),
+        decoder_norm=decoder_norm,
+    )

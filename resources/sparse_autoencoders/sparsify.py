@@ -1,0 +1,47 @@
+"""EleutherAI sparsify: `<root>/<hookpoint>/cfg.json` + `sae.safetensors` (TopK)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .autoencoder import SparseAutoencoder
+
+WEIGHTS = "sae.safetensors"
+
+
+def recognises(config: dict[str, Any]) -> bool:
+    return {"k", "d_in"} <= set(config) and "architecture" not in config and "d_sae" not in config
+
+
+def hookpoint(config: dict[str, Any], name: str | None) -> str | None:
+    return name
+
+
+def published_l0(config: dict[str, Any]) -> float:
+    return float(config["k"])
+
+
+def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder:
+    """Its maker's rules: x - b_dec, the k largest of relu(x W_enc + b_enc), decoder rows [n_latents, d_in]."""
+    from .autoencoder import InvalidSae, SparseAutoencoder
+    from .read import load_tensors
+
+    for key, supported in (("activation", "topk"), ("transcode", False), ("skip_connection", False)):
+        if config.get(key, supported) != supported:
+            raise InvalidSae(f"{folder / 'cfg.json'}: {key} {config[key]!r} is not supported; supported: {supported!r}")
+    tensors = load_tensors(folder / WEIGHTS, ("encoder.weight", "encoder.bias", "W_dec", "b_dec"), device)
+    # num_latents 0 means d_in * expansion_factor; the tensors are the truth, the settings must agree with them.
+    declared = config.get("num_latents") or config["d_in"] * config.get("expansion_factor", 32)
+    if tuple(tensors["encoder.weight"].shape) != (declared, config["d_in"]):
+        shape = tuple(tensors["encoder.weight"].shape)
+        raise InvalidSae(f"{folder / WEIGHTS}: encoder.weight has shape {shape}, cfg.json says {(declared, config['d_in'])}")
+    return SparseAutoencoder(
+        W_enc=tensors["encoder.weight"].T,
+        b_enc=tensors["encoder.bias"],
+        W_dec=tensors["W_dec"],
+        b_dec=tensors["b_dec"],
+        activation="topk",
+        k=int(config["k"]),
+    )

@@ -1,0 +1,159 @@
+"""The LLM under study: its tokens, its activations at hookpoints, what a direction promotes in its output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from resources.errors import UnusableInput
+
+
+class NoSuchHookpoint(UnusableInput):
+    """The subject model has no module of that path; the message lists those it has."""
+
+
+class _AllSeen(Exception):
+    """Ends a forward pass: every requested hookpoint has been reached."""
+
+
+def pick_device(device: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """
+    Raises:
+        UnusableInput: there is no tokenizer at that place.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise UnusableInput(f"{path}: no usable tokenizer ({first_line(error)})") from None
+
+
+def vocabulary_size(path: str | Path, revision: str | None = None) -> int:
+    """How many token ids the model knows, from its configuration alone."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise UnusableInput(f"{path}: no usable model configuration ({first_line(error)})") from None
+    return int(config.get_text_config().vocab_size)
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+@dataclass(frozen=True)
+class PromotedTokens:
+    """Output tokens whose logits a direction moves most; tensors [directions, n], strongest first."""
+
+    promoted: Tensor
+    promoted_logits: Tensor
+    suppressed: Tensor
+    suppressed_logits: Tensor
+
+
+class SubjectModel:
+    def __init__(self, path: str | Path, revision: str | None, dtype: str, device: str) -> None:
+        """
+        Raises:
+            UnusableInput: no causal language model that transformers can read lies there.
+        """
+        self.device = pick_device(device)
+        try:
+            self.model: Any = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=getattr(torch, dtype))
+        except (OSError, ValueError, KeyError) as error:
+            raise UnusableInput(f"{path}: no usable causal language model ({first_line(error)})") from None
+        self.model.to(self.device).eval()
+        self.modules = {name: module for name, module in self.model.base_model.named_modules() if name}
+
+    def check_hookpoint(self, hookpoint: str) -> None:
+        """A hookpoint is `<module path>` for what the module puts out, `<module path>:in` for what goes into it.
+
+        Raises:
+            NoSuchHookpoint: listing the modules that stand where the path goes wrong.
+        """
+        path = hookpoint.removesuffix(":in")
+        if path in self.modules:
+            return
+        parts = path.split(".")
+        depth = next(i for i in range(len(parts)) if ".".join(parts[: i + 1]) not in self.modules)
+        parent = ".".join(parts[:depth])
+        prefix = f"{parent}." if parent else ""
+        there = [name for name in self.modules if name.startswith(prefix) and name.count(".") == depth]
+        shown = ", ".join(there[:6] + (["..."] if len(there) > 7 else []) + there[max(6, len(there) - 1) :])
+        raise NoSuchHookpoint(f"the subject model has no module {path!r}; at that place there are: {shown}")
+
+    @torch.inference_mode()
+    def activations(self, tokens: Tensor, hookpoints: Sequence[str]) -> dict[str, Tensor]:
+        """What stands at each hookpoint for token ids [batch, length]: float [batch, length, d].
+
+        The forward pass ends as soon as the last of them is reached.
+        """
+        seen: dict[str, Tensor] = {}
+        wanted = list(dict.fromkeys(hookpoints))
+
+        def keep(hookpoint: str, value: Any) -> None:
+            seen[hookpoint] = value[0] if isinstance(value, tuple) else value
+            if len(seen) == len(wanted):
+                raise _AllSeen
+
+        handles = []
+        for hookpoint in wanted:
+            module = self.modules[hookpoint.removesuffix(":in")]
+            if hookpoint.endswith(":in"):
+                hook = module.register_forward_pre_hook(lambda _m, value, name=hookpoint: keep(name, value))
+            else:
+                hook = module.register_forward_hook(lambda _m, _i, value, name=hookpoint: keep(name, value))
+            handles.append(hook)
+        try:
+            self.model.base_model(tokens.to(self.device), use_cache=False)
+        except _AllSeen:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen
+
+    @torch.inference_mode()
+    def promoted_tokens(self, directions: Tensor, n: int = 10) -> PromotedTokens:
+        """The tokens whose logits rise and fall most along directions [count, d_model] of the residual stream.
+
+        The final norm's gain is folded into the unembedding (its scale depends on the token and moves no ranking).
+        """
+        unembedding = self.model.get_output_embeddings().weight.float()
+        norm = self.final_norm()
+        if norm is not None:
+            unembedding = unembedding * norm.float()
+        best: list[list[Tensor]] = [[], [], [], []]
+        for block in directions.to(self.device).float().split(256):
+            logits = block @ unembedding.T
+            for place, largest in ((0, True), (2, False)):
+                values, indices = logits.topk(n, dim=1, largest=largest)
+                best[place].append(indices.cpu())
+                best[place + 1].append(values.cpu())
+        return PromotedTokens(*(torch.cat(parts) for parts in best))
+
+    def final_norm(self) -> Tensor | None:
+        """Gain of the norm before the unembedding, [d_model]; None where the model has none of a known name."""
+        for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
+            if name in self.modules and getattr(self.modules[name], "weight", None) is not None:
+                return self.modules[name].weight
+        return None
+
+
+def context_batches(tokens: np.ndarray, batch_tokens: int) -> Sequence[slice]:
+    """Slices of whole contexts with about `batch_tokens` tokens each."""
+    step = max(1, batch_tokens // tokens.shape[1])
+    return [slice(start, start + step) for start in range(0, len(tokens), step)]
