@@ -22,7 +22,13 @@ import polars as pl
 
 PIECE_CHARACTERS = 2_000
 # How much of each source is kept, in characters (about 4 to a token).
-SHARES = {"sotu": 2_400_000, "moby_dick": 1_300_000, "wordnet": 2_400_000, "python_docs": 1_900_000, "python_source": 1_200_000}
+SHARES = {
+    "sotu": 2_400_000,
+    "moby_dick": 1_300_000,
+    "wordnet": 2_400_000,
+    "python_docs": 1_900_000,
+    "python_source": 1_200_000,
+}
 WORDNET = Path("/usr/share/wordnet")
 PYTHON_DOCS = Path("/usr/share/doc/python3.11/html/_sources")
 PYTHON_SOURCE = Path("/usr/lib/python3.11")

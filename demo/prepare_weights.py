@@ -54,7 +54,9 @@ def convert_smollm2(folder: Path) -> None:
         source.parent, gguf_file=source.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
     )
     # A model read from a GGUF refuses save_pretrained, so its tensors move to a fresh one of the same configuration.
-    config = packed.config.__class__.from_dict({k: v for k, v in packed.config.to_dict().items() if k != "quantization_config"})
+    config = packed.config.__class__.from_dict(
+        {k: v for k, v in packed.config.to_dict().items() if k != "quantization_config"}
+    )
     config.name_or_path = "SmolLM2-135M-Instruct"
     model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.load_state_dict(packed.state_dict())

@@ -145,11 +145,19 @@ def main() -> None:
     arguments = parser.parse_args()
     per_layer = activations(contexts(), arguments.activations)
     for layer, x in per_layer.items():
-        weights = {name: tensor.half().contiguous() for name, tensor in train(x[HELD_OUT_TOKENS:], f"layers.{layer}").items()}
+        weights = {
+            name: tensor.half().contiguous() for name, tensor in train(x[HELD_OUT_TOKENS:], f"layers.{layer}").items()
+        }
         folder = DEMO / "saes" / f"layers.{layer}"
         folder.mkdir(parents=True, exist_ok=True)
         save_file(weights, folder / "sae.safetensors")
-        config = {"activation": "topk", "expansion_factor": 32, "normalize_decoder": True, "num_latents": LATENTS, "k": K}
+        config = {
+            "activation": "topk",
+            "expansion_factor": 32,
+            "normalize_decoder": True,
+            "num_latents": LATENTS,
+            "k": K,
+        }
         config |= {"multi_topk": False, "skip_connection": False, "transcode": False, "d_in": x.shape[1]}
         (folder / "cfg.json").write_text(json.dumps(config, indent=1) + "\n")
         print(f"layers.{layer}: held-out FVU {held_out_fvu(weights, x[:50_000]):.4f}", flush=True)

@@ -1,6 +1,6 @@
-"""A study's assets as Dagster sees them: lineage, partitions, pools, metadata, checks. What they compute is elsewhere."""
+"""A study's assets as Dagster sees them: lineage, partitions, pools, metadata, checks. The computing is elsewhere."""
 
-from __future__ import annotations
+# No postponed annotations here: Dagster reads the type of `context` itself.
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +19,24 @@ PLAN_TAG = "interp/layers"
 "Run tag: the layers that the plan behind this run makes, comma-separated."
 
 PROOF_OF_LOAD = "proof_of_load"
-IN_PROGRESS = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+IN_PROGRESS = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
 
 
 def asset_key(study: Study, asset: str) -> dg.AssetKey:
     return dg.AssetKey([study.name, *asset.split("/")])
+
+
+def definitions_of(*studies: Study) -> dg.Definitions:
+    """Everything that some studies hold, with one place for loaded models."""
+    return dg.Definitions(
+        assets=[asset for study in studies for asset in study_assets(study)],
+        resources={"models": LoadedModels()},
+    )
 
 
 def study_assets(study: Study) -> list[dg.AssetsDefinition]:
@@ -32,12 +45,18 @@ def study_assets(study: Study) -> list[dg.AssetsDefinition]:
     return [one_asset(study.file, study, asset, layers if asset.per_layer else None) for asset in assets.values()]
 
 
-def one_asset(file: Path, study: Study, asset: Asset, partitions: dg.PartitionsDefinition | None) -> dg.AssetsDefinition:
+def one_asset(
+    file: Path, study: Study, asset: Asset, partitions: dg.PartitionsDefinition | None
+) -> dg.AssetsDefinition:
     key = asset_key(study, asset.name)
     checks = []
     if asset.name == "activation_cache":
         description = "The SAE reconstructs what this hookpoint holds, with the L0 it was published with."
-        checks = [dg.AssetCheckSpec(PROOF_OF_LOAD, asset=key, blocking=True, description=description, partitions_def=partitions)]
+        checks = [
+            dg.AssetCheckSpec(
+                PROOF_OF_LOAD, asset=key, blocking=True, description=description, partitions_def=partitions
+            )
+        ]
 
     @dg.asset(
         key=key,

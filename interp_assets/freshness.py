@@ -73,7 +73,9 @@ class Freshness:
             parts["files"][name] = self._content(files)
         for read in asset.reads:
             source = self.assets[read.asset]
-            for of_layer in layers_of(self.study, source) if asset.scope == "study" else [layer if source.per_layer else None]:
+            for of_layer in (
+                layers_of(self.study, source) if asset.scope == "study" else [layer if source.per_layer else None]
+            ):
                 label = partition_label(read.asset, of_layer)
                 partition = self.current(read.asset, of_layer)
                 if partition is None:
@@ -97,7 +99,9 @@ class Freshness:
         found = {name: files if isinstance(files, list) else [files] for name, files in asset.files.items()}
         if asset.name == "sae_weights" and layer is not None:
             found["sae"] = self.study.layer(layer).location.files()
-        return {name: existing for name, files in found.items() if (existing := [file for file in files if file.is_file()])}
+        return {
+            name: existing for name, files in found.items() if (existing := [file for file in files if file.is_file()])
+        }
 
     def _content(self, files: list[Path]) -> str:
         key = tuple(map(str, files))
@@ -121,15 +125,20 @@ class Freshness:
         inputs: list[PartitionState] = []
         for read in asset.reads:
             source = self.assets[read.asset]
-            for of_layer in layers_of(self.study, source) if asset.scope == "study" else [layer if source.per_layer else None]:
+            for of_layer in (
+                layers_of(self.study, source) if asset.scope == "study" else [layer if source.per_layer else None]
+            ):
                 inputs.append(known[read.asset, of_layer])
         own, reasons = self.own_state(asset, layer)
-        if asset.scope != "study":
-            if failed := [i.label for i in inputs if i.state in ("failed", "blocked")]:
-                return PartitionState(asset.name, layer, "blocked", tuple(f"{label} failed" for label in dict.fromkeys(failed)))
+        if asset.scope != "study" and (failed := [i.label for i in inputs if i.state in ("failed", "blocked")]):
+            return PartitionState(
+                asset.name, layer, "blocked", tuple(f"{label} failed" for label in dict.fromkeys(failed))
+            )
         moving = [i.label for i in inputs if i.state in ("stale", "missing")]
         if own == "fresh" and moving:
-            return PartitionState(asset.name, layer, "stale", tuple(f"{label} is to be made anew" for label in dict.fromkeys(moving)))
+            return PartitionState(
+                asset.name, layer, "stale", tuple(f"{label} is to be made anew" for label in dict.fromkeys(moving))
+            )
         return PartitionState(asset.name, layer, own, reasons)
 
     def own_state(self, asset: Asset, layer: str | None) -> tuple[State, tuple[str, ...]]:
@@ -157,7 +166,10 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         found.append(f"{key}: {old!r} -> {new!r}")
     found += [f"{name} file changed" for name, _, _ in changed_leaves(before["files"], after["files"])]
     found += [f"{name} changed" for name, _, _ in changed_leaves(before["inputs"], after["inputs"])]
-    found += [f"{name}: {old} -> {new}" for name, old, new in changed_leaves(before.get("states", {}), after.get("states", {}))]
+    found += [
+        f"{name}: {old} -> {new}"
+        for name, old, new in changed_leaves(before.get("states", {}), after.get("states", {}))
+    ]
     return found or ["changed"]
 
 

@@ -93,8 +93,11 @@ def assets_of(study: Study) -> dict[str, Asset]:
             group="activations",
             code_version="1",
             description="Firing rates, quantiles, promoted tokens, positional and unigram measures; dead or not.",
-            reads=(Read("activation_cache", "activations"), Read("sae_weights", "files", ("sha256",)),
-                   Read("corpus", "corpus", ("tokens",))),
+            reads=(
+                Read("activation_cache", "activations"),
+                Read("sae_weights", "files", ("sha256",)),
+                Read("corpus", "corpus", ("tokens",)),
+            ),
             settings={"subject_model": study.subject_model.identity() | hub_name(study, study.subject_model.path)},
             files={"subject_model": subject},
             kinds=("torch", "polars"),
@@ -118,7 +121,11 @@ def assets_of(study: Study) -> dict[str, Asset]:
             description="What each latent stands for, in words, by each explainer of the study.",
             reads=(
                 Read("examples", "examples", EXAMPLE_COLUMNS),
-                *((Read("latent_statistics", "statistics", ("latent", "promoted_tokens")),) if shows_promoted(study) else ()),
+                *(
+                    (Read("latent_statistics", "statistics", ("latent", "promoted_tokens")),)
+                    if shows_promoted(study)
+                    else ()
+                ),
             ),
             settings={"explainers": {name: explainer.identity() for name, explainer in study.explainers.items()}}
             | engines_read(study, [e.engine for e in study.explainers.values() if isinstance(e, LlmExplainer)]),
@@ -144,8 +151,12 @@ def assets_of(study: Study) -> dict[str, Asset]:
                     Read("explanations", "explanations", ("latent", "explainer", "explanation", "status")),
                     Read("examples", "examples", EXAMPLE_COLUMNS),
                 ),
-                settings={"scorer": scorer.identity(), "explainers": sorted(study.explainers_of(scorer)),
-                          "seed": study.examples.seed} | model_read(study, scorer),
+                settings={
+                    "scorer": scorer.identity(),
+                    "explainers": sorted(study.explainers_of(scorer)),
+                    "seed": study.examples.seed,
+                }
+                | model_read(study, scorer),
                 files={"tokenizer": tokenizer_files(study)} | scorer_files(study, scorer),
                 kinds=("llm", "polars") if isinstance(scorer, JudgeScorer) else ("torch", "polars"),
                 pool="llm" if isinstance(scorer, JudgeScorer) else "gpu",
@@ -158,7 +169,11 @@ def assets_of(study: Study) -> dict[str, Asset]:
             code_version="1",
             description="Scores of all layers and methods beside their controls: one page, one table.",
             reads=tuple(
-                [Read("latent_statistics", "statistics"), Read("examples", "examples"), Read("explanations", "explanations")]
+                [
+                    Read("latent_statistics", "statistics"),
+                    Read("examples", "examples"),
+                    Read("explanations", "explanations"),
+                ]
                 + [Read(f"scores/{method}", "scores") for method in study.scorers.chosen()]
             ),
             settings={"name": study.name, "layers": [layer.key for layer in study.layers]},
@@ -171,7 +186,17 @@ def assets_of(study: Study) -> dict[str, Asset]:
 
 
 EXAMPLE_COLUMNS = (
-    "latent", "example", "purpose", "kind", "context", "start", "tokens", "activations", "peak_activation", "status", "reason",
+    "latent",
+    "example",
+    "purpose",
+    "kind",
+    "context",
+    "start",
+    "tokens",
+    "activations",
+    "peak_activation",
+    "status",
+    "reason",
 )
 
 
@@ -181,7 +206,9 @@ def layers_of(study: Study, asset: Asset) -> list[str | None]:
 
 
 def shows_promoted(study: Study) -> bool:
-    return any(isinstance(explainer, LlmExplainer) and explainer.promoted_tokens for explainer in study.explainers.values())
+    return any(
+        isinstance(explainer, LlmExplainer) and explainer.promoted_tokens for explainer in study.explainers.values()
+    )
 
 
 def hub_name(study: Study, path: str) -> dict[str, str]:
@@ -202,12 +229,21 @@ def subject_files(study: Study) -> list[Path]:
 
 
 def tokenizer_files(study: Study) -> list[Path]:
-    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "vocab.json", "merges.txt")
+    names = (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "vocab.json",
+        "merges.txt",
+    )
     return [file for file in subject_files(study) if file.name in names]
 
 
 def engines_read(study: Study, names: list[str]) -> dict[str, Any]:
-    return {"engines": {n: study.engines[n].identity() | hub_name(study, study.engines[n].path) for n in sorted(set(names))}}
+    return {
+        "engines": {n: study.engines[n].identity() | hub_name(study, study.engines[n].path) for n in sorted(set(names))}
+    }
 
 
 def engine_files(study: Study, names: list[str]) -> dict[str, list[Path]]:

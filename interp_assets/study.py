@@ -7,6 +7,7 @@ operational because files enter by their content.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -14,6 +15,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from resources.sparse_autoencoders.locate import SaeLocation, UnknownSae, locate
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def studies_folder() -> Path:
+    """Where studies are looked for by name; INTERP_STUDIES names another folder."""
+    return Path(os.environ.get("INTERP_STUDIES", PROJECT / "studies")).resolve()
 
 
 class StudyError(Exception):
@@ -250,7 +258,9 @@ class Study(Settings):
             for name, item in settings.items():
                 engine = getattr(item, "engine", None)
                 if engine is not None and engine not in self.engines:
-                    raise ValueError(f"{section}.{name}.engine: {engine!r} is not under engines; {listed(self.engines)}")
+                    raise ValueError(
+                        f"{section}.{name}.engine: {engine!r} is not under engines; {listed(self.engines)}"
+                    )
         for name, scorer in self.scorers.chosen().items():
             for explainer in scorer.explainers or ():
                 if explainer not in self.explainers:
@@ -335,7 +345,9 @@ def check_files(study: Study) -> None:
     for key, value in models:
         looks_local = value.startswith(("/", ".", "~")) or value.count("/") != 1
         if study.local_folder(value) is None and looks_local:
-            raise StudyError(f"{key}: {value}: no such folder ({study.path(value)}), and not a hub name like owner/model")
+            raise StudyError(
+                f"{key}: {value}: no such folder ({study.path(value)}), and not a hub name like owner/model"
+            )
     corpus = study.corpus.path
     if not study.path(corpus).is_file() and Path(corpus).suffix in (".parquet", ".jsonl", ".txt"):
         raise StudyError(f"corpus.path: {corpus}: no such file ({study.path(corpus)})")

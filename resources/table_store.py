@@ -229,5 +229,7 @@ def _text_as_bytes(array: pa.Array) -> pa.Array:
     start, end = text.offset, text.offset + len(text)
     offsets = np.frombuffer(text.buffers()[1], dtype=np.int64)[start : end + 1] if len(text) else np.zeros(1, np.int64)
     data = text.buffers()[2]
-    values = np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]] if data is not None else np.zeros(0, np.uint8)
+    values = (
+        np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]] if data is not None else np.zeros(0, np.uint8)
+    )
     return pa.LargeListArray.from_arrays(offsets - offsets[0], pa.array(values))

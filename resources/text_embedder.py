@@ -24,7 +24,10 @@ class TextEmbedder:
 
         try:
             self.model = SentenceTransformer(
-                str(path), device=pick_device(device), model_kwargs={"dtype": getattr(torch, dtype)}, trust_remote_code=False
+                str(path),
+                device=pick_device(device),
+                model_kwargs={"dtype": getattr(torch, dtype)},
+                trust_remote_code=False,
             )
         except (OSError, ValueError, KeyError) as error:
             raise UnusableInput(f"{path}: no usable sentence-transformers model ({first_line(error)})") from None
@@ -44,7 +47,11 @@ class TextEmbedder:
         for start in range(0, len(new), step):
             part = new[start : start + step]
             vectors = self.model.encode(
-                part, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True
+                part,
+                batch_size=self.batch_size,
+                normalize_embeddings=True,
+                show_progress_bar=False,
+                convert_to_tensor=True,
             )
             self._known.update(zip(part, vectors.float().cpu().numpy(), strict=True))
             advance(len(part))

@@ -73,7 +73,9 @@ def layer_pass(job: Job) -> LayerPass:
 def cache_metadata(one: LayerPass, tokens: np.ndarray) -> Metadata:
     assert one.writer is not None and one.proof is not None
     counts = one.writer.counts
-    size = sum((one.writer.draft.folder / name).stat().st_size for name in one.writer.draft.tables["activations"]["files"])
+    size = sum(
+        (one.writer.draft.folder / name).stat().st_size for name in one.writer.draft.tables["activations"]["files"]
+    )
     return {
         "tokens_used": int(tokens.size),
         "activations": int(counts.sum()),

@@ -203,7 +203,9 @@ class CacheReader:
         first, last = row // ROWS_PER_GROUP, (row + max(count, 1) - 1) // ROWS_PER_GROUP
         if count == 0:
             return Entries(*(np.empty(0, dtype=t.to_pandas_dtype()) for t in SCHEMA.types))
-        table = self._open[number].read_row_groups(list(range(first, last + 1)), columns=list(COLUMNS), use_threads=False)
+        table = self._open[number].read_row_groups(
+            list(range(first, last + 1)), columns=list(COLUMNS), use_threads=False
+        )
         part = table.slice(row - first * ROWS_PER_GROUP, count)
         context, position, activation = (part.column(name).to_numpy() for name in COLUMNS)
         return Entries(np.full(count, latent, dtype=np.uint32), context, position, activation)
@@ -213,4 +215,7 @@ class CacheReader:
         for number, file in enumerate(self.files):
             latents = np.flatnonzero(self._file == number)
             frame = pl.read_parquet(file, use_statistics=False)
-            yield range(int(latents[0]), int(latents[-1]) + 1), Entries(*(frame[name].to_numpy() for name in SCHEMA.names))
+            yield (
+                range(int(latents[0]), int(latents[-1]) + 1),
+                Entries(*(frame[name].to_numpy() for name in SCHEMA.names)),
+            )

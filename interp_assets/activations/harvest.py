@@ -90,7 +90,12 @@ class failing_alone:
 
 
 def prove_all(
-    subject: SubjectModel, tokens: np.ndarray, layers: list[LayerPass], skip: int, batch_tokens: int, limits: ProofOfLoad
+    subject: SubjectModel,
+    tokens: np.ndarray,
+    layers: list[LayerPass],
+    skip: int,
+    batch_tokens: int,
+    limits: ProofOfLoad,
 ) -> None:
     """The proof of load of every layer, on a few thousand tokens."""
     sound = [layer for layer in layers if layer.failure is None]

@@ -24,7 +24,9 @@ class ProofFailed(UnusableInput):
         self.details = {"proof": proof}
 
 
-def prove(sae: SparseAutoencoder, x: Tensor, hookpoint: str, published_l0: float | None, limits: ProofOfLoad) -> dict[str, Any]:
+def prove(
+    sae: SparseAutoencoder, x: Tensor, hookpoint: str, published_l0: float | None, limits: ProofOfLoad
+) -> dict[str, Any]:
     """Measure an SAE on activations x [tokens, d_in]; BOS left out.
 
     FVU = sum ||x - x'||^2 / sum ||x - mean(x)||^2. Returns what was measured, plain numbers.

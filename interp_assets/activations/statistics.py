@@ -96,7 +96,12 @@ def position_information(
 
 
 def distinct_top_tokens(
-    latent: np.ndarray, entries: Entries, tokens: np.ndarray, ascending: np.ndarray, starts: np.ndarray, counts: np.ndarray
+    latent: np.ndarray,
+    entries: Entries,
+    tokens: np.ndarray,
+    ascending: np.ndarray,
+    starts: np.ndarray,
+    counts: np.ndarray,
 ) -> np.ndarray:
     """Distinct token ids among the strongest TOP_SHARE of each latent's firings, uint32 [n]."""
     n = len(counts)

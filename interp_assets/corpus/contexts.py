@@ -68,7 +68,9 @@ def hub_texts(corpus: Corpus) -> Iterator[str]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise UnusableInput(f"corpus {corpus.path}: reading a hub data set needs: pip install 'interp-assets[datasets]'") from None
+        raise UnusableInput(
+            f"corpus {corpus.path}: reading a hub data set needs: pip install 'interp-assets[datasets]'"
+        ) from None
     name, _, configuration = corpus.path.partition(":")
     try:
         rows = load_dataset(name, configuration or None, split=corpus.split, streaming=True)
@@ -127,7 +129,9 @@ def as_table(rows: np.ndarray, starts: np.ndarray, head: list[int]) -> pl.DataFr
     wanted, room = rows.shape
     tokens = np.concatenate([np.tile(np.array(head, dtype=np.uint32), (wanted, 1)), rows], axis=1)
     per_context = (
-        pl.DataFrame({"context": (starts // room).astype(np.uint32), "position": (starts % room + len(head)).astype(np.uint32)})
+        pl.DataFrame(
+            {"context": (starts // room).astype(np.uint32), "position": (starts % room + len(head)).astype(np.uint32)}
+        )
         .group_by("context", maintain_order=True)
         .agg(documents="position")
     )

@@ -53,6 +53,14 @@ def strongest(table: pl.DataFrame, rendering: Rendering, latents: int = 8) -> st
 
 def in_table(text: str) -> str:
     """Text of unknown origin as inert content of a Markdown table cell."""
-    for sign, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("`", "&#96;"), ("[", "&#91;"), ("*", "&#42;")):
+    for sign, name in (
+        ("&", "&amp;"),
+        ("<", "&lt;"),
+        (">", "&gt;"),
+        ("|", "&#124;"),
+        ("`", "&#96;"),
+        ("[", "&#91;"),
+        ("*", "&#42;"),
+    ):
         text = text.replace(sign, name)
     return " ".join(text.split())

@@ -91,7 +91,9 @@ def draw_examples(
     # numpy lets go of the interpreter lock in sorts and gathers; results come back in the order of blocks.
     with ThreadPoolExecutor(threads) as pool:
         frames = list(pool.map(draw, cache.blocks()))
-    return pl.concat([conform(without_examples(interpreted, settings), EXAMPLES), *frames]).sort("latent", maintain_order=True)
+    return pl.concat([conform(without_examples(interpreted, settings), EXAMPLES), *frames]).sort(
+        "latent", maintain_order=True
+    )
 
 
 def draw_block(
@@ -161,9 +163,7 @@ def as_frame(
             **extra,
         }
     )
-    return conform(
-        frame.with_columns(purpose=pl.lit(purpose), kind=pl.lit(kind), status=pl.lit("ok")), EXAMPLES
-    )
+    return conform(frame.with_columns(purpose=pl.lit(purpose), kind=pl.lit(kind), status=pl.lit("ok")), EXAMPLES)
 
 
 def window_pools(cache: CacheReader, shape: WindowShape, seed: int) -> Windows:

@@ -75,7 +75,9 @@ def explain_by_llm(
     for latent in latents:
         examples = windows[latent]
         # Spread over the strengths that were drawn, rather than the strongest alone.
-        places = np.unique(np.linspace(0, len(examples) - 1, min(settings.n_examples, len(examples))).round().astype(int))
+        places = np.unique(
+            np.linspace(0, len(examples) - 1, min(settings.n_examples, len(examples))).round().astype(int)
+        )
         messages = prompts.prompt([examples[i] for i in places], promoted.get(latent), settings, rendering)
         requests.append(GenerateRequest(messages, settings.max_tokens))
     model = engine(job.study, settings.engine, job.models)

@@ -65,7 +65,7 @@ def prompt(
 
 def read_reply(reply: str, finished: bool, settings: LlmExplainer) -> tuple[str | None, str | None]:
     """The explanation in a reply, or why there is none: exactly one of the two."""
-    before, found, after = reply.rpartition(MARKER)
+    _before, found, after = reply.rpartition(MARKER)
     text = after if found else reply
     text = " ".join(text.split("\n\n")[0].split()).strip(' "*')
     if not reply.strip():
@@ -76,6 +76,9 @@ def read_reply(reply: str, finished: bool, settings: LlmExplainer) -> tuple[str 
         return None, f"nothing stands after {MARKER}"
     if len(text) > LONGEST_EXPLANATION:
         return None, f"the explanation has {len(text)} characters, more than {LONGEST_EXPLANATION}"
-    if not finished and not found:
-        return None, "the reply was cut off before it ended"
+    if not finished:
+        whole, ended, _ = text.rpartition(". ")
+        if not ended:
+            return None, "the reply was cut off before its first sentence ended"
+        text = whole + "."
     return text, None

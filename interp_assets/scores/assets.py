@@ -17,7 +17,6 @@ from interp_assets.scores.statistics import scores
 from interp_assets.scores.trials import Subject, TestExample, Trial, explanations_under_test, test_examples
 from interp_assets.study import EmbeddingScorer, JudgeScorer
 from interp_assets.tables import TRIALS, conform
-from resources.errors import UnusableInput
 
 
 @computes("scores/embedding")
@@ -73,14 +72,13 @@ def under_test(job: Job, settings: EmbeddingScorer | JudgeScorer, trials_of) -> 
         if latent not in trials:
             trials[latent] = trials_of(latent, examples.get(latent, []))
         found.append(Subject(latent, explainer, control, text, trials[latent]))
-    if not found:
-        raise UnusableInput(f"no explanation to score: none of {', '.join(explainers)} explained a latent of this layer")
     return found
 
 
 def finish(job: Job, subjects: list[Subject]) -> Metadata:
     rows = [row for subject in subjects for row in subject.rows]
-    trials = conform(pl.DataFrame(rows, infer_schema_length=None), TRIALS)
+    # Without a single explanation the tables are empty: why is told in `explanations`.
+    trials = conform(pl.DataFrame(rows, schema=None if rows else TRIALS, infer_schema_length=None), TRIALS)
     trials = trials.sort("explainer", "control", "latent", "expected", "example")
     table = scores(trials)
     job.draft.write("trials", trials)
@@ -88,7 +86,9 @@ def finish(job: Job, subjects: list[Subject]) -> Metadata:
     means = table.group_by("statistic", "explainer", "control").agg(pl.col("value").mean(), pl.len()).sort(pl.all())
     lines = ["| statistic | explainer | control | mean | latents |", "|---|---|---|---|---|"]
     for statistic, explainer, control, value, count in means.iter_rows():
-        lines.append(f"| {statistic} | {explainer} | {control} | {'-' if value is None else f'{value:.3f}'} | {count} |")
+        lines.append(
+            f"| {statistic} | {explainer} | {control} | {'-' if value is None else f'{value:.3f}'} | {count} |"
+        )
     statuses = dict(trials["status"].value_counts().iter_rows())
     return {
         "means": {"markdown": "\n".join(lines)},

@@ -43,7 +43,9 @@ NO_ROOM = "no other activating test example is silent at all of these marks"
 UNPAIRED = "its marks cannot stand in another text, so they would give this right trial away"
 
 
-def trials(latent: int, examples: list[TestExample], wrong: int, threshold: float, hidden: set[int], seed: int) -> list[Trial]:
+def trials(
+    latent: int, examples: list[TestExample], wrong: int, threshold: float, hidden: set[int], seed: int
+) -> list[Trial]:
     """Right and wrong trials of one latent from its activating test examples.
 
     Args:

@@ -123,7 +123,9 @@ def ask_in_lists(
                 "raw_reply": reply.text,
             }
             if digits is None:
-                subject.record(trial, status="failed", reason=f"the reply is not a list of {len(part)} digits", **answer)
+                subject.record(
+                    trial, status="failed", reason=f"the reply is not a list of {len(part)} digits", **answer
+                )
             else:
                 subject.record(trial, predicted=digits[place], status="ok", **answer)
         advance(len(part))

@@ -51,14 +51,20 @@ def scores(trials: pl.DataFrame) -> pl.DataFrame:
 def auroc(ranked: pl.DataFrame) -> pl.DataFrame:
     positive = pl.col("expected")
     table = ranked.group_by(KEYS).agg(
-        n1=positive.sum().cast(pl.Float64), n0=(~positive).sum().cast(pl.Float64), ranks=pl.col("rank").filter(positive).sum()
+        n1=positive.sum().cast(pl.Float64),
+        n0=(~positive).sum().cast(pl.Float64),
+        ranks=pl.col("rank").filter(positive).sum(),
     )
     n1, n0, a = pl.col("n1"), pl.col("n0"), pl.col("value")
     table = table.with_columns(value=(pl.col("ranks") - n1 * (n1 + 1) / 2) / (n1 * n0))
     q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
     error = ((a * (1 - a) + (n1 - 1) * (q1 - a * a) + (n0 - 1) * (q2 - a * a)) / (n1 * n0)).clip(0).sqrt()
     return table.select(
-        *KEYS, pl.lit("auroc").alias("statistic"), "value", low=(a - Z * error).clip(0, 1), high=(a + Z * error).clip(0, 1)
+        *KEYS,
+        pl.lit("auroc").alias("statistic"),
+        "value",
+        low=(a - Z * error).clip(0, 1),
+        high=(a + Z * error).clip(0, 1),
     )
 
 
@@ -68,13 +74,15 @@ def balanced_accuracy(decided: pl.DataFrame) -> pl.DataFrame:
         n1=positive.sum(), n0=(~positive).sum(), hits=(right & positive).sum(), passes=(right & ~positive).sum()
     )
     table = table.with_columns(p1=pl.col("hits") / pl.col("n1"), p0=pl.col("passes") / pl.col("n0"))
-    table = table.with_columns(
-        *wilson("p1", "n1"), *wilson("p0", "n0"), value=(pl.col("p1") + pl.col("p0")) / 2
-    )
+    table = table.with_columns(*wilson("p1", "n1"), *wilson("p0", "n0"), value=(pl.col("p1") + pl.col("p0")) / 2)
     below = ((pl.col("p1") - pl.col("p1_low")) ** 2 + (pl.col("p0") - pl.col("p0_low")) ** 2).sqrt() / 2
     above = ((pl.col("p1_high") - pl.col("p1")) ** 2 + (pl.col("p0_high") - pl.col("p0")) ** 2).sqrt() / 2
     return table.select(
-        *KEYS, pl.lit("balanced_accuracy").alias("statistic"), "value", low=pl.col("value") - below, high=pl.col("value") + above
+        *KEYS,
+        pl.lit("balanced_accuracy").alias("statistic"),
+        "value",
+        low=pl.col("value") - below,
+        high=pl.col("value") + above,
     )
 
 

@@ -41,7 +41,12 @@ class TransformersEngine:
     capabilities: frozenset[Capability] = frozenset({"generate", "choose", "log_likelihood"})
 
     def __init__(
-        self, path: str | Path, revision: str | None = None, dtype: str = "bfloat16", device: str = "auto", batch_size: int = 16
+        self,
+        path: str | Path,
+        revision: str | None = None,
+        dtype: str = "bfloat16",
+        device: str = "auto",
+        batch_size: int = 16,
     ) -> None:
         """
         Raises:
@@ -104,7 +109,9 @@ class TransformersEngine:
             sequences = [text + continuation[:-1] for text, continuation in zip(texts, continuations, strict=True)]
             tables = self._log_probabilities([], sequences, [len(text) for text in texts])
             shared = common_prefix(texts)
-            for place, (i, text, continuation, table) in enumerate(zip(members, texts, continuations, tables, strict=True)):
+            for place, (i, text, continuation, table) in enumerate(
+                zip(members, texts, continuations, tables, strict=True)
+            ):
                 total = float(sum(table[step, token] for step, token in enumerate(continuation)))
                 replies[i] = Likelihood(total, len(continuation), Usage(len(text), shared if place else 0, 0))
             advance(len(members))

@@ -68,12 +68,16 @@ class SparseAutoencoder:
         for name, shape in shapes.items():
             tensor = getattr(self, name)
             if tensor is not None and tuple(tensor.shape) != shape:
-                raise InvalidSae(f"{where}: {name} has shape {tuple(tensor.shape)}, expected {shape} beside W_dec {(n, d_out)}")
+                raise InvalidSae(
+                    f"{where}: {name} has shape {tuple(tensor.shape)}, expected {shape} beside W_dec {(n, d_out)}"
+                )
         for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
             tensor = getattr(self, name)
             if tensor is not None and not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
                 bad = int((~torch.isfinite(tensor)).sum())
-                raise InvalidSae(f"{where}: {name} holds {bad:,} values that are NaN or infinite, of {tensor.numel():,}")
+                raise InvalidSae(
+                    f"{where}: {name} holds {bad:,} values that are NaN or infinite, of {tensor.numel():,}"
+                )
         if self.k is not None and not 0 < self.k <= n:
             raise InvalidSae(f"{where}: k is {self.k}, allowed are 1 to the number of latents, {n}")
         return self

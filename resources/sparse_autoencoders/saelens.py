@@ -40,7 +40,9 @@ def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder
     architecture = config["architecture"]
     if architecture not in ARCHITECTURES:
         supported = ", ".join(ARCHITECTURES)
-        raise InvalidSae(f"{folder / 'cfg.json'}: architecture {architecture!r} is not supported; supported: {supported}")
+        raise InvalidSae(
+            f"{folder / 'cfg.json'}: architecture {architecture!r} is not supported; supported: {supported}"
+        )
     for key in ("normalize_activations", "reshape_activations"):
         if config.get(key, "none") not in (None, "none"):
             raise InvalidSae(f"{folder / 'cfg.json'}: {key} {config[key]!r} is not supported; supported: 'none'")

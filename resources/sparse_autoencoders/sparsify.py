@@ -36,7 +36,9 @@ def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder
     declared = config.get("num_latents") or config["d_in"] * config.get("expansion_factor", 32)
     if tuple(tensors["encoder.weight"].shape) != (declared, config["d_in"]):
         shape = tuple(tensors["encoder.weight"].shape)
-        raise InvalidSae(f"{folder / WEIGHTS}: encoder.weight has shape {shape}, cfg.json says {(declared, config['d_in'])}")
+        raise InvalidSae(
+            f"{folder / WEIGHTS}: encoder.weight has shape {shape}, cfg.json says {(declared, config['d_in'])}"
+        )
     return SparseAutoencoder(
         W_enc=tensors["encoder.weight"].T,
         b_enc=tensors["encoder.bias"],

@@ -1,0 +1,137 @@
+"""The report as one HTML page that needs nothing beside it. All text is escaped; no scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from interp_assets.examples.rendering import Rendering
+from interp_assets.report.figures import score_distributions
+from interp_assets.report.summary import HEADLINE, Difference, against_control, summarise
+
+SHOWN_LATENTS, SHOWN_EXAMPLES = 6, 4
+
+TITLES = {
+    "auroc": "AUROC",
+    "balanced_accuracy": "balanced accuracy",
+}
+
+
+def render(
+    name: str,
+    layers: Sequence[str],
+    scores: pl.DataFrame,
+    layer_counts: dict[str, dict[str, int]],
+    problems: dict[str, str],
+    latents: list[dict[str, Any]],
+) -> str:
+    """The page.
+
+    Args:
+        scores: `tables.SCORES` with columns layer and method.
+        layer_counts: for each layer, what `summary.counts` found.
+        problems: partitions that are missing or failed, and why.
+        latents: what `best_and_worst` found.
+    """
+    environment = Environment(
+        loader=PackageLoader("interp_assets.report", "templates"), autoescape=True, undefined=StrictUndefined
+    )
+    differences = against_control(scores)
+    return environment.get_template("report.html.j2").render(
+        name=name,
+        layers=layers,
+        sections=sections(scores, list(layers), differences),
+        rows=summarise(scores).to_dicts(),
+        count_names=list(dict.fromkeys(key for found in layer_counts.values() for key in found)),
+        layer_counts=layer_counts,
+        problems=problems,
+        latents=latents,
+    )
+
+
+def sections(scores: pl.DataFrame, layers: list[str], differences: list[Difference]) -> list[dict[str, Any]]:
+    found = []
+    for (method, explainer), group in scores.group_by("method", "explainer", maintain_order=True):
+        statistic = HEADLINE.get(str(method), "auroc")
+        values = group.filter(pl.col("statistic") == statistic)
+        found.append(
+            {
+                "method": method,
+                "explainer": explainer,
+                "statistic": TITLES.get(statistic, statistic),
+                "picture": Markup(score_distributions(values, layers)),  # noqa: S704 - drawn here, holds layer names only
+                "differences": [d for d in differences if (d.method, d.explainer) == (method, explainer)],
+            }
+        )
+    return found
+
+
+def best_and_worst(
+    scores: pl.DataFrame, explanations: dict[str, pl.DataFrame], examples: dict[str, pl.DataFrame], rendering: Rendering
+) -> list[dict[str, Any]]:
+    """The latents of highest and lowest score by the study's broadest method, with their strongest examples."""
+    real = scores.filter((pl.col("control") == "none") & pl.col("value").is_not_null())
+    if real.is_empty():
+        return []
+    headline = pl.col("statistic") == pl.col("method").replace_strict(HEADLINE, default="auroc")
+    real = real.filter(headline)
+    broadest = real.group_by("method", "explainer").len().sort("len", "method", descending=[True, False]).row(0)
+    ranked = real.filter((pl.col("method") == broadest[0]) & (pl.col("explainer") == broadest[1]))
+    ranked = ranked.sort("value", "layer", "latent", descending=[True, False, False])
+    shown = [("best", ranked.head(SHOWN_LATENTS)), ("worst", ranked.tail(SHOWN_LATENTS).reverse())]
+    found = []
+    for title, rows in shown:
+        cards = [
+            card(row, explanations[row["layer"]], examples[row["layer"]], rendering)
+            for row in rows.iter_rows(named=True)
+        ]
+        found.append(
+            {
+                "title": f"The {title} {len(cards)} latents by {broadest[0]} of {broadest[1]} explanations",
+                "cards": cards,
+            }
+        )
+    return found
+
+
+def card(
+    score: dict[str, Any], explanations: pl.DataFrame, examples: pl.DataFrame, rendering: Rendering
+) -> dict[str, Any]:
+    latent = score["latent"]
+    mine = explanations.filter((pl.col("latent") == latent) & (pl.col("status") == "ok"))
+    strongest = examples.filter((pl.col("latent") == latent) & (pl.col("kind") == "activating")).sort(
+        "peak_activation", descending=True
+    )
+    windows = strongest.head(SHOWN_EXAMPLES).select("tokens", "activations", "peak_activation").iter_rows()
+    return {
+        "layer": score["layer"],
+        "latent": latent,
+        "value": score["value"],
+        "low": score["low"],
+        "high": score["high"],
+        "explanations": mine.select("explainer", "explanation").to_dicts(),
+        "examples": [
+            {"peak": peak, "text": highlighted(tokens, values, rendering)} for tokens, values, peak in windows
+        ],
+    }
+
+
+def highlighted(tokens: Sequence[int], activations: Sequence[float], rendering: Rendering) -> Markup:
+    """A window with its tokens shaded by activation; the text itself is escaped."""
+    highest = max(activations) or 1.0
+    parts = []
+    for token, activation in zip(tokens, activations, strict=True):
+        text = "" if token in rendering.hidden else escape(rendering.word(token))
+        if activation > 0 and text:
+            parts.append(
+                Markup('<mark style="--a:{:.2f}" title="{:.3g}">{}</mark>').format(
+                    activation / highest, activation, text
+                )
+            )
+        else:
+            parts.append(Markup(text))  # noqa: S704 - escaped above
+    return Markup("").join(parts)
