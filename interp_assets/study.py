@@ -160,8 +160,8 @@ class ExtractiveExplainer(Settings):
     """Explains by quoting: the words and short contexts that the latent fires on. No LLM."""
 
     kind: Literal["extractive"] = identity("extractive")
-    words: int = identity(8, ge=1)
-    phrases: int = identity(3, ge=0)
+    words: int = identity(5, ge=1)
+    phrases: int = identity(5, ge=0)
 
 
 class LlmExplainer(Settings):
@@ -195,8 +195,8 @@ class EmbeddingScorer(Settings):
     activating: int = identity(10, ge=1)
     non_activating: int = identity(10, ge=1)
     shuffled_control: bool = identity(True)
-    instruction: str = identity("Find texts that fit this description: ")
-    "Stands before each explanation when it is embedded."
+    instruction: str = identity("")
+    "Stands before each explanation; for embedders that were trained with a retrieval instruction."
     batch_size: int = operational(64, ge=1)
 
 

