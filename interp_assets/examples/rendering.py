@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
+from os.path import commonprefix
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -28,10 +30,15 @@ class Rendering:
 
     @cached_property
     def pieces(self) -> np.ndarray:
-        """The text of every token by itself, object [vocabulary]."""
+        """The text that each token adds behind another one, object [vocabulary].
+
+        Decoded by itself a token loses its leading space in some tokenizers, so each stands behind a common one.
+        """
+        anchor = self.tokenizer("a", add_special_tokens=False)["input_ids"][-1]
+        before = self.tokenizer.decode([anchor])
         # One list per token: a flat list would be decoded as one text.
-        size = len(self.tokenizer)
-        return np.array(self.tokenizer.batch_decode([[i] for i in range(size)]), dtype=object)
+        pairs = self.tokenizer.batch_decode([[anchor, token] for token in range(len(self.tokenizer))])
+        return np.array([pair.removeprefix(before) for pair in pairs], dtype=object)
 
     def text(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode([token for token in tokens if token not in self.hidden])
@@ -44,24 +51,19 @@ class Rendering:
 
     def with_marks(self, tokens: Sequence[int], marks: Sequence[bool]) -> str:
         """The text with marked tokens <<like this>>; neighbouring marked tokens share one pair of signs."""
-        parts: list[str] = []
-        run: list[int] = []
-        state = False
-        for token, mark in [*zip(tokens, marks, strict=True), (None, False)]:
-            if token is None or mark != state:
-                if run:
-                    parts.append(self._run(run, state))
-                run, state = [], bool(mark)
-            if token is not None and token not in self.hidden:
-                run.append(token)
+        shown = [(token, bool(mark)) for token, mark in zip(tokens, marks, strict=True) if token not in self.hidden]
+        ids = [token for token, _ in shown]
+        changes = [i for i in range(1, len(shown)) if shown[i][1] != shown[i - 1][1]]
+        parts, before = [], ""
+        for first, last in pairwise([0, *changes, len(shown)]):
+            # What the run adds to the text so far: decoded alone it might lose its space or half a character.
+            text = self.tokenizer.decode(ids[:last])
+            text = text if last == len(ids) else text.rstrip("\ufffd")
+            run, before = text[len(commonprefix([before, text])) :], text
+            inner = run.lstrip(" ")
+            spaces = run[: len(run) - len(inner)]
+            parts.append(f"{spaces}{OPEN}{inner}{CLOSE}" if shown and shown[first][1] else run)
         return "".join(parts)
-
-    def _run(self, run: list[int], marked: bool) -> str:
-        text = self.tokenizer.decode(run)
-        if not marked:
-            return text
-        inner = text.lstrip(" ")
-        return text[: len(text) - len(inner)] + OPEN + inner + CLOSE
 
     def marked(self, tokens: Sequence[int], activations: Sequence[float], threshold: float) -> str:
         return self.with_marks(tokens, marks_of(activations, threshold))

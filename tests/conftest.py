@@ -1,0 +1,44 @@
+"""Shared fixtures: a tiny study on disk, and its assets made without Dagster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from interp_assets.freshness import Freshness
+from interp_assets.job import make_partition
+from interp_assets.study import Study, load_study
+from resources.table_store import Partition
+from tests.oracle import OracleModels
+from tests.tiny import make_study
+
+
+def make_all(study: Study, models: OracleModels | None = None) -> dict[str, Partition]:
+    """Every asset of the first layer, in order."""
+    models = models or OracleModels()
+    made = {}
+    for name, asset in Freshness(study).assets.items():
+        layer = study.layers[0].key if asset.per_layer else None
+        made[name] = make_partition(study, name, layer, models).partition
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study file that is complete; tests that change something copy its folder."""
+    return make_study(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_file: Path) -> Study:
+    return load_study(tiny_file)
+
+
+@pytest.fixture(scope="session")
+def tiny_tables(tiny: Study) -> dict[str, Partition]:
+    """The tiny study carried through, judged by the oracle."""
+    return make_all(tiny)

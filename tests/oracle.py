@@ -1,0 +1,74 @@
+"""A language model that answers by rule, at the outer edge: it reads our prompts as a model would and is always right.
+
+It explains a latent by the words that are marked in every excerpt, and judges a text by whether the explained word is
+in it (detection) or is exactly what is marked (fuzzing).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from resources.language_models.protocol import Chosen, ChooseRequest, Generated, GenerateRequest, Message, Usage, silent
+from resources.loaded_models import LoadedModels
+
+MARKED = re.compile(r"<<(.+?)>>")
+
+
+class OracleEngine:
+    name = "oracle"
+    capabilities = frozenset({"generate", "choose"})
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+
+    def close(self) -> None:
+        pass
+
+    def generate(self, requests: Sequence[GenerateRequest], advance: Any = silent) -> list[Generated]:
+        replies = []
+        for request in requests:
+            asked = request.messages[-1].content
+            self.prompts.append(asked)
+            replies.append(Generated(self.answer(request.messages, asked), True, Usage(len(asked), 0, 5)))
+            advance(1)
+        return replies
+
+    def answer(self, messages: Sequence[Message], asked: str) -> str:
+        if "Excerpt 1:" in asked:
+            words = {word for run in MARKED.findall(asked) for word in run.split()}
+            return f"Explanation: the word {' or '.join(sorted(words))}"
+        explanation = asked.split("\n")[0]
+        texts = re.findall(r"^Text \d+: (.*)$", asked, flags=re.MULTILINE)
+        return ", ".join(str(int(self.fits(explanation, text))) for text in texts)
+
+    def fits(self, explanation: str, text: str) -> bool:
+        words = set(explanation.split("the word ")[1].split(" or "))
+        marked = [word for run in MARKED.findall(text) for word in run.split()]
+        return set(marked) <= words if marked else bool(words & set(text.split()))
+
+    def choose(self, requests: Sequence[ChooseRequest], advance: Any = silent) -> list[Chosen]:
+        replies = []
+        for request in requests:
+            asked = request.messages[-1].content
+            self.prompts.append(asked)
+            explanation, text = asked.split("\n")[:2]
+            yes = self.fits(explanation, text.removeprefix("Text: "))
+            replies.append(Chosen((-0.1, -3.0) if yes else (-3.0, -0.1), Usage(len(asked), 0, 0)))
+        advance(len(requests))
+        return replies
+
+    def log_likelihood(self, requests: Any, advance: Any = silent) -> Any:
+        raise AssertionError("nothing asks the oracle for likelihoods")
+
+
+class OracleModels(LoadedModels):
+    """Hands out the oracle wherever an engine is asked for, and real models otherwise."""
+
+    def __init__(self, oracle: OracleEngine | None = None) -> None:
+        super().__init__()
+        self.oracle = oracle or OracleEngine()
+
+    def get(self, identity: Any, load: Any) -> Any:
+        return self.oracle if identity[0] == "engine" else super().get(identity, load)
