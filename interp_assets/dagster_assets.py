@@ -2,6 +2,7 @@
 
 # No postponed annotations here: Dagster reads the type of `context` itself.
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ PLAN_TAG = "interp/layers"
 "Run tag: the layers that the plan behind this run makes, comma-separated."
 
 PROOF_OF_LOAD = "proof_of_load"
+
+# The partition of a check is recorded with it, so that one layer's pass never hides another's failure.
+warnings.filterwarnings("ignore", message=".*partitions_def on an AssetCheckSpec", category=dg.PreviewWarning)
+
 IN_PROGRESS = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -105,6 +110,8 @@ def shown_metadata(partition: Partition) -> dict[str, Any]:
     for name, value in partition.metadata.items():
         if isinstance(value, dict) and "markdown" in value:
             shown[name] = dg.MetadataValue.md(value["markdown"])
+        elif isinstance(value, dict) and "table" in value:
+            shown[name] = dg.MetadataValue.table([dg.TableRecord(row) for row in value["table"]])
         elif isinstance(value, dict) and "path" in value:
             shown[name] = dg.MetadataValue.path(value["path"])
         elif isinstance(value, dict):

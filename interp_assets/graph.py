@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from interp_assets.study import EmbeddingScorer, JudgeScorer, LlmExplainer, Study
+from interp_assets.settings import EmbeddingScorer, JudgeScorer, LlmExplainer
+from interp_assets.study import Study
 
 
 @dataclass(frozen=True)

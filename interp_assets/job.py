@@ -17,7 +17,7 @@ from resources.loaded_models import LoadedModels
 from resources.table_store import Busy, Draft, Partition
 
 Metadata = dict[str, Any]
-"""What the UI shows of a partition: numbers, texts, and {"markdown": ...} or {"path": ...}."""
+"""What the UI shows of a partition: numbers, texts, {"markdown": text}, {"path": text} or {"table": rows}."""
 
 
 @dataclass

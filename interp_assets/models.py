@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from interp_assets.study import EmbeddingScorer, Study
+from interp_assets.settings import EmbeddingScorer
+from interp_assets.study import Study
 from resources.loaded_models import LoadedModels
 
 if TYPE_CHECKING:

@@ -210,12 +210,13 @@ class CacheReader:
         context, position, activation = (part.column(name).to_numpy() for name in COLUMNS)
         return Entries(np.full(count, latent, dtype=np.uint32), context, position, activation)
 
+    def block(self, number: int) -> tuple[range, Entries]:
+        """One file of the cache: the latents that it holds, and its entries in order."""
+        latents = np.flatnonzero(self._file == number)
+        frame = pl.read_parquet(self.files[number], use_statistics=False)
+        entries = Entries(*(frame[name].to_numpy() for name in SCHEMA.names))
+        return range(int(latents[0]), int(latents[-1]) + 1), entries
+
     def blocks(self) -> Iterator[tuple[range, Entries]]:
-        """The cache file by file: the latents that a file holds, and its entries in order."""
-        for number, file in enumerate(self.files):
-            latents = np.flatnonzero(self._file == number)
-            frame = pl.read_parquet(file, use_statistics=False)
-            yield (
-                range(int(latents[0]), int(latents[-1]) + 1),
-                Entries(*(frame[name].to_numpy() for name in SCHEMA.names)),
-            )
+        """The cache file by file."""
+        return (self.block(number) for number in range(len(self.files)))

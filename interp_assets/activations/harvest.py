@@ -13,7 +13,7 @@ from torch import Tensor
 from interp_assets.activations.cache_file import CacheWriter, Entries
 from interp_assets.activations.proof_of_load import prove
 from interp_assets.progress import Progress
-from interp_assets.study import ProofOfLoad
+from interp_assets.settings import ProofOfLoad
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder, TopActivations
 from resources.subject_model import SubjectModel, context_batches

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from interp_assets.progress import Progress
-from interp_assets.study import Corpus
+from interp_assets.settings import Corpus
 from resources.errors import UnusableInput
 
 DOCUMENTS_PER_BATCH = 256

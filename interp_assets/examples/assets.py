@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
 from interp_assets.activations.cache_file import CacheReader
@@ -32,35 +34,23 @@ def examples(job: Job) -> Metadata:
         "latents_with_too_few_examples": counts.get("too_few_examples", 0),
         "latents_dead": counts.get("dead", 0),
         "examples": int((table["status"] == "ok").sum()),
-        "some_examples": {"markdown": strongest(table, Rendering.of(job.study))},
+        "some_examples": {"table": strongest(table, Rendering.of(job.study))},
     }
 
 
-def strongest(table: pl.DataFrame, rendering: Rendering, latents: int = 8) -> str:
-    """A Markdown table: the strongest explain example of a few latents."""
+def strongest(table: pl.DataFrame, rendering: Rendering, latents: int = 8) -> list[dict[str, Any]]:
+    """The strongest explain example of a few latents, for the UI."""
     rows = (
         table.filter(pl.col("purpose") == "explain")
         .sort("latent", "peak_activation", descending=[False, True])
         .unique("latent", keep="first", maintain_order=True)
         .head(latents)
     )
-    lines = ["| latent | peak | strongest explain example |", "|---|---|---|"]
-    for row in rows.iter_rows(named=True):
-        text = rendering.marked(row["tokens"], row["activations"], 0.3)
-        lines.append(f"| {row['latent']} | {row['peak_activation']:.2f} | {in_table(text)} |")
-    return "\n".join(lines)
-
-
-def in_table(text: str) -> str:
-    """Text of unknown origin as inert content of a Markdown table cell."""
-    for sign, name in (
-        ("&", "&amp;"),
-        ("<", "&lt;"),
-        (">", "&gt;"),
-        ("|", "&#124;"),
-        ("`", "&#96;"),
-        ("[", "&#91;"),
-        ("*", "&#42;"),
-    ):
-        text = text.replace(sign, name)
-    return " ".join(text.split())
+    return [
+        {
+            "latent": row["latent"],
+            "peak_activation": round(row["peak_activation"], 2),
+            "example": " ".join(rendering.marked(row["tokens"], row["activations"], 0.3).split()),
+        }
+        for row in rows.iter_rows(named=True)
+    ]

@@ -22,45 +22,19 @@ from interp_assets.examples.windows import (
     for_explaining,
     priorities,
 )
-from interp_assets.study import Examples
+from interp_assets.settings import Examples
 from interp_assets.tables import EXAMPLES, conform
 
 
-class Interpreted(NamedTuple):
-    """Which latents get examples, and why the others do not; all [n_latents]."""
+class Counted(NamedTuple):
+    """How many active windows a block of latents has; int64 [latents]."""
 
-    firings: np.ndarray
     windows: np.ndarray
-    "active windows"
     smaller_side: np.ndarray
-    "active windows among explain or among test contexts, whichever are fewer"
-    chosen: np.ndarray
-    "bool"
+    "among explain or among test contexts, whichever are fewer"
 
-
-def choose_latents(cache: CacheReader, shape: WindowShape, settings: Examples) -> Interpreted:
-    """Count windows and pick the latents to interpret among those that have enough."""
-    windows = np.zeros(cache.n_latents, dtype=np.int64)
-    explaining = np.zeros(cache.n_latents, dtype=np.int64)
-    for latents, entries in cache.blocks():
-        active = active_windows(entries, shape, settings.seed)
-        inside = slice(latents.start, latents.stop)
-        windows[inside] = np.bincount(active.latent - latents.start, minlength=len(latents))
-        side = for_explaining(settings.seed, active.latent, active.context)
-        explaining[inside] = np.bincount(active.latent[side] - latents.start, minlength=len(latents))
-    smaller_side = np.minimum(explaining, windows - explaining)
-    eligible = (windows >= settings.min_windows) & (smaller_side > 0)
-    chosen = np.zeros(cache.n_latents, dtype=bool)
-    if settings.latents == "all":
-        chosen = eligible
-    elif isinstance(settings.latents, int):
-        candidates = np.flatnonzero(eligible)
-        order = np.argsort(keyed(settings.seed, PICK_LATENT, candidates), kind="stable")
-        chosen[candidates[order[: settings.latents]]] = True
-    else:
-        listed = np.array([latent for latent in settings.latents if latent < cache.n_latents], dtype=np.int64)
-        chosen[listed] = eligible[listed]
-    return Interpreted(cache.entries, windows, smaller_side, chosen)
+    def enough(self, settings: Examples) -> np.ndarray:
+        return (self.windows >= settings.min_windows) & (self.smaller_side > 0)
 
 
 def draw_examples(
@@ -78,122 +52,160 @@ def draw_examples(
         neighbours: int64 [n_latents, count], nearest first; where test negatives come from neighbours.
     """
     shape = WindowShape(settings.window, settings.placement, *tokens.shape)
-    interpreted = choose_latents(cache, shape, settings)
-    pools = window_pools(cache, shape, settings.seed) if neighbours is not None else None
 
-    def draw(block: tuple[range, Entries]) -> pl.DataFrame:
-        latents, entries = block
-        mine = np.flatnonzero(interpreted.chosen[latents.start : latents.stop]) + latents.start
-        frame = draw_block(entries, mine, tokens, shape, settings, neighbours, pools)
+    def draw(number: int) -> pl.DataFrame:
+        latents, entries = cache.block(number)
+        frame = draw_block(latents, entries, asked, tokens, shape, settings, neighbours, pools)
         advance(len(latents))
         return frame
 
-    # numpy lets go of the interpreter lock in sorts and gathers; results come back in the order of blocks.
+    # numpy lets go of the interpreter lock in sorts and gathers. Each thread reads its own blocks, so that only as
+    # many as there are threads lie in memory; results come back in the order of blocks.
     with ThreadPoolExecutor(threads) as pool:
-        frames = list(pool.map(draw, cache.blocks()))
-    return pl.concat([conform(without_examples(interpreted, settings), EXAMPLES), *frames]).sort(
-        "latent", maintain_order=True
-    )
+        asked = asked_latents(cache, shape, settings, pool)
+        pools = window_pools(cache, shape, settings.seed, pool) if neighbours is not None else None
+        return pl.concat(pool.map(draw, range(len(cache.files))))
+
+
+def asked_latents(
+    cache: CacheReader, shape: WindowShape, settings: Examples, pool: ThreadPoolExecutor
+) -> np.ndarray:
+    """Which latents get examples if they have enough windows; bool [n_latents]."""
+    asked = np.zeros(cache.n_latents, dtype=bool)
+    if settings.latents == "all":
+        asked[:] = True
+    elif isinstance(settings.latents, int):
+
+        def eligible(number: int) -> np.ndarray:
+            latents, entries = cache.block(number)
+            windows = active_windows(entries, shape, settings.seed)
+            explaining = for_explaining(settings.seed, windows.latent, windows.context)
+            return latents.start + np.flatnonzero(count(latents, windows, explaining).enough(settings))
+
+        candidates = np.concatenate(list(pool.map(eligible, range(len(cache.files)))))
+        order = np.argsort(keyed(settings.seed, PICK_LATENT, candidates), kind="stable")
+        asked[candidates[order[: settings.latents]]] = True
+    else:
+        asked[[latent for latent in settings.latents if latent < cache.n_latents]] = True
+    return asked
+
+
+def count(latents: range, windows: Windows, explaining: np.ndarray) -> Counted:
+    both = np.bincount(windows.latent - latents.start, minlength=len(latents))
+    explain = np.bincount(windows.latent[explaining] - latents.start, minlength=len(latents))
+    return Counted(both, np.minimum(explain, both - explain))
+
+
+class Drawn(NamedTuple):
+    """Windows drawn for one purpose, and what the table says about each."""
+
+    windows: Windows
+    example: np.ndarray
+    purpose: str
+    kind: str
+    decile: np.ndarray | None = None
+    neighbour: np.ndarray | None = None
 
 
 def draw_block(
+    latents: range,
     entries: Entries,
-    latents: np.ndarray,
+    asked: np.ndarray,
     tokens: np.ndarray,
     shape: WindowShape,
     settings: Examples,
     neighbours: np.ndarray | None,
     pools: Windows | None,
 ) -> pl.DataFrame:
-    """Examples of some latents, whose entries (those of other latents too) are given."""
-    if not len(latents):
-        return conform(pl.DataFrame({"latent": []}, schema={"latent": pl.UInt32}), EXAMPLES)
-    chosen = np.zeros(int(entries.latent.max()) + 1, dtype=bool)
-    chosen[latents] = True
-    mine = chosen[entries.latent]
-    entries = entries if mine.all() else Entries(*(column[mine] for column in entries))
-    lookup = ActivationLookup(entries, shape)
+    """The rows of a block of latents: examples of those asked for, the reason for those with too few windows."""
     windows = active_windows(entries, shape, settings.seed)
-    decile, priority = deciles(windows), priorities(settings.seed, windows)
     explaining = for_explaining(settings.seed, windows.latent, windows.context)
-    base = int(latents[0])
-    parts = []
+    counted = count(latents, windows, explaining)
+    refused = without_examples(latents, entries, counted, settings)
+    interpreted = counted.enough(settings) & asked[latents.start : latents.stop]
+    if not interpreted.any():
+        return refused
+    mine = interpreted[windows.latent - latents.start]
+    windows, explaining = windows.take(mine), explaining[mine]
+    lookup = ActivationLookup(entries, shape)
+    decile, priority = deciles(windows), priorities(settings.seed, windows)
     explain, test = settings.explain, settings.test
+    drawn = []
     for purpose, sampler, n, side in (
         ("explain", explain.sampler, explain.n, explaining),
         ("test", "quantiles", test.activating, ~explaining),
     ):
         at = np.flatnonzero(side)
-        taken, turn = sample(
-            sampler, n, explain.pool, windows.latent[at] - base, windows.peak[at], decile[at], priority[at]
-        )
-        picked = windows.take(at[taken])
-        parts.append(as_frame(picked, turn, purpose, "activating", tokens, lookup, {"decile": decile[at[taken]]}))
+        group = windows.latent[at] - latents.start
+        taken, turn = sample(sampler, n, explain.pool, group, windows.peak[at], decile[at], priority[at])
+        drawn.append(Drawn(windows.take(at[taken]), turn, purpose, "activating", decile=decile[at[taken]]))
+    chosen = latents.start + np.flatnonzero(interpreted)
     if test.non_activating and neighbours is not None and pools is not None:
         picked, neighbour, number = neighbour_negatives(
-            latents, test.non_activating, neighbours, pools, lookup, settings.seed
+            chosen, test.non_activating, neighbours, pools, lookup, settings.seed
         )
-        extra = {"neighbour": neighbour, "neighbour_by": np.full(len(neighbour), "decoder_cosine")}
-        parts.append(as_frame(picked, number, "test", "neighbour", tokens, lookup, extra))
+        drawn.append(Drawn(picked, number, "test", "neighbour", neighbour=neighbour))
     elif test.non_activating:
-        picked, number = random_negatives(latents, test.non_activating, lookup, settings.seed)
-        parts.append(as_frame(picked, number, "test", "random", tokens, lookup, {}))
-    return pl.concat(parts)
+        picked, number = random_negatives(chosen, test.non_activating, lookup, settings.seed)
+        drawn.append(Drawn(picked, number, "test", "random"))
+    frames = [as_frame(part, tokens, lookup) for part in drawn]
+    return pl.concat([refused, *frames]).sort("latent", maintain_order=True)
 
 
-def as_frame(
-    windows: Windows,
-    number: np.ndarray,
-    purpose: str,
-    kind: str,
-    tokens: np.ndarray,
-    lookup: ActivationLookup,
-    extra: dict[str, np.ndarray],
-) -> pl.DataFrame:
-    positions = windows.start[:, None] + np.arange(lookup.shape.window)
+def as_frame(drawn: Drawn, tokens: np.ndarray, lookup: ActivationLookup) -> pl.DataFrame:
+    windows = drawn.windows
+    every_start = np.lib.stride_tricks.sliding_window_view(tokens, lookup.shape.window, axis=1)
     frame = pl.DataFrame(
         {
             "latent": windows.latent.astype(np.uint32),
-            "example": number.astype(np.uint32),
+            "example": drawn.example.astype(np.uint32),
             "context": windows.context.astype(np.uint32),
             "start": windows.start.astype(np.uint16),
-            "tokens": pl.Series(tokens[windows.context[:, None], positions]).arr.to_list(),
+            "tokens": pl.Series(every_start[windows.context, windows.start]).arr.to_list(),
             "activations": pl.Series(lookup.within(windows)).arr.to_list(),
             "peak_activation": windows.peak,
-            **extra,
         }
-    )
-    return conform(frame.with_columns(purpose=pl.lit(purpose), kind=pl.lit(kind), status=pl.lit("ok")), EXAMPLES)
+    ).with_columns(purpose=pl.lit(drawn.purpose), kind=pl.lit(drawn.kind), status=pl.lit("ok"))
+    if drawn.decile is not None:
+        frame = frame.with_columns(decile=pl.Series(drawn.decile))
+    if drawn.neighbour is not None:
+        frame = frame.with_columns(neighbour=pl.Series(drawn.neighbour), neighbour_by=pl.lit("decoder_cosine"))
+    return conform(frame, EXAMPLES)
 
 
-def window_pools(cache: CacheReader, shape: WindowShape, seed: int) -> Windows:
+def window_pools(cache: CacheReader, shape: WindowShape, seed: int, pool: ThreadPoolExecutor) -> Windows:
     """The POOL windows of lowest priority of every latent, sorted by latent."""
-    pools = []
-    for latents, entries in cache.blocks():
+
+    def lowest(number: int) -> Windows:
+        latents, entries = cache.block(number)
         windows = active_windows(entries, shape, seed)
         picked, _ = first_of_each(windows.latent - latents.start, priorities(seed, windows), POOL)
-        pools.append(windows.take(picked))
+        return windows.take(picked)
+
+    pools = pool.map(lowest, range(len(cache.files)))
     return Windows(*(np.concatenate(columns) for columns in zip(*pools, strict=True)))
 
 
-def without_examples(interpreted: Interpreted, settings: Examples) -> pl.DataFrame:
-    """One row for each latent that has too few windows, with the reason."""
-    few = (interpreted.windows < settings.min_windows) | (interpreted.smaller_side == 0)
-    latents = np.flatnonzero(few)
-    firings, windows = interpreted.firings[latents], interpreted.windows[latents]
-    dead = firings == 0
+def without_examples(latents: range, entries: Entries, counted: Counted, settings: Examples) -> pl.DataFrame:
+    """One row for each latent of a block that has too few windows, with the reason."""
+    few = np.flatnonzero(~counted.enough(settings))
+    dead = np.bincount(entries.latent - latents.start, minlength=len(latents))[few] == 0
     reasons = [
         "never fires on the corpus"
         if never
-        else f"{count} active windows, examples.min_windows is {settings.min_windows}"
-        if count < settings.min_windows
-        else f"all of its {count} active windows fall on one side of the split into explain and test contexts"
-        for never, count in zip(dead, windows, strict=True)
+        else f"{windows} active windows, examples.min_windows is {settings.min_windows}"
+        if windows < settings.min_windows
+        else f"all of its {windows} active windows fall on one side of the split into explain and test contexts"
+        for never, windows in zip(dead, counted.windows[few], strict=True)
     ]
-    return pl.DataFrame(
-        {
-            "latent": latents.astype(np.uint32),
-            "status": np.where(dead, "dead", "too_few_examples"),
-            "reason": pl.Series(reasons, dtype=pl.String),
-        }
+    return conform(
+        pl.DataFrame(
+            {
+                "latent": (latents.start + few).astype(np.uint32),
+                "status": np.where(dead, "dead", "too_few_examples"),
+                "reason": pl.Series(reasons, dtype=pl.String),
+            },
+            schema_overrides={"status": pl.String},
+        ),
+        EXAMPLES,
     )

@@ -17,34 +17,59 @@ def keyed(seed: int, purpose: int, *names: np.ndarray | int) -> np.ndarray:
 
     The mixing function is splitmix64's (Steele, Lea, Flood 2014), applied name by name.
     """
-    state = _mix(np.uint64((seed * 2 + 1) & 0xFFFFFFFFFFFFFFFF))
     with np.errstate(over="ignore"):
+        state = _mix(np.asarray((seed * 2 + 1) & 0xFFFFFFFFFFFFFFFF, dtype=np.uint64))
         state = _mix(state ^ np.uint64(purpose + 1))
         for name in names:
-            state = _mix(state ^ _mix(np.asarray(name).astype(np.uint64)))
+            state = _name_mixed_in(state, np.asarray(name))
     return state
 
 
+def _name_mixed_in(state: np.ndarray, name: np.ndarray) -> np.ndarray:
+    largest = int(name.max(initial=0))
+    if largest >= name.size:
+        return _mix(state ^ _mix(name.astype(np.uint64)))
+    # Most names are small numbers that occur often: each number is mixed once, then looked up.
+    mixed = _mix(np.arange(largest + 1, dtype=np.uint64))
+    return _mix(state ^ mixed)[name] if state.ndim == 0 else _mix(state ^ mixed[name])
+
+
 def _mix(x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        x = x + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def order_by(group: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Indices that sort by (group, value), ties in the order given; group < 2^24, value uint64.
+    """Indices int64 that sort by (group, value), ties in the order given; group < 2^32, value uint64.
 
-    One sort of packed 64-bit keys, many times faster than a lexicographic sort; where the packing makes two keys
-    equal, the lexicographic sort decides.
+    One sort of 64-bit keys that hold the group, the upper bits of the value and the index: many times faster than a
+    lexicographic sort, which is left to those few whose values agree in all bits that fit.
     """
-    keys = (group.astype(np.uint64) << np.uint64(40)) | (value >> np.uint64(24))
-    order = np.argsort(keys)
-    sorted_keys = keys[order]
-    if len(keys) and (sorted_keys[1:] == sorted_keys[:-1]).any():
-        return np.lexsort((value, group))
+    if not len(group):
+        return np.zeros(0, dtype=np.int64)
+    group_bits, index_bits = int(group.max()).bit_length(), len(group).bit_length()
+    value_bits = 64 - group_bits - index_bits
+    keys = (group.astype(np.uint64) << np.uint64(value_bits)) | (value >> np.uint64(64 - value_bits))
+    keys = (keys << np.uint64(index_bits)) | np.arange(len(group), dtype=np.uint64)
+    keys.sort()
+    order = (keys & np.uint64((1 << index_bits) - 1)).astype(np.int64)
+    keys >>= np.uint64(index_bits)
+    same = keys[1:] == keys[:-1]
+    if same.any():
+        tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        among = order[tied]
+        order[tied] = among[np.lexsort((among, value[among], group[among]))]
     return order
+
+
+def in_order_of(value: np.ndarray) -> np.ndarray:
+    """uint64 that are ordered as these float32 >= 0 are: the bits of such floats order as integers do."""
+    return value.view(np.uint32).astype(np.uint64) << np.uint64(33)
 
 
 def rank_in_group(sorted_group: np.ndarray) -> np.ndarray:

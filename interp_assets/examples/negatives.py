@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,8 @@ LARGEST_ROUND = 64
 NEIGHBOURS = 10
 POOL = 64
 "Windows of each neighbour that are considered: those of lowest priority."
+LATENTS_AT_ONCE = 256
+"Bounds the memory for candidates, of which a latent may have thousands; results do not depend on it."
 
 
 def random_negatives(latents: np.ndarray, n: int, lookup: ActivationLookup, seed: int) -> tuple[Windows, np.ndarray]:
@@ -26,51 +29,67 @@ def random_negatives(latents: np.ndarray, n: int, lookup: ActivationLookup, seed
     explaining, or if it came before. So new text or another latent never changes a draw, and a new firing at most one.
 
     Args:
-        latents: int64 [count], whose activations `lookup` holds.
+        latents: int64 [count], ascending, whose activations `lookup` holds.
 
     Returns:
-        the windows, and for each its number within its latent.
+        the windows, sorted by latent, and for each its number within its latent.
     """
     shape = lookup.shape
-    total = np.uint64(shape.contexts * shape.places)
-    kept: list[np.ndarray] = []  # rows of (latent, window)
-    short, first, width = latents, 0, 3 * n + 8
-    while len(short) and first < LARGEST_ROUND * n:
-        number = np.arange(first, first + width)
-        drawn = (keyed(seed, DRAW_NEGATIVE, short[:, None], number[None, :]) % total).astype(np.int64)
-        latent, window = np.repeat(short, width), drawn.ravel()
-        context, start = window // shape.places, shape.start(window % shape.places)
-        low, high = lookup.bounds(latent, context, start)
-        usable = (low == high) & ~for_explaining(seed, latent, context)
-        kept.append(np.stack([latent[usable], window[usable]], axis=1))
-        short = lacking(kept, short, n)
-        first, width = first + width, width * 2
-    rows = in_order_of_draw(kept)
-    rank = rank_in_group(rows[:, 0])
-    rows, rank = rows[rank < n], rank[rank < n]
-    context, place = rows[:, 1] // shape.places, rows[:, 1] % shape.places
-    return Windows(rows[:, 0], context, shape.start(place), np.zeros(len(rows), dtype=np.float32)), rank
+    parts = [enough_draws(some, n, lookup, seed) for some in few_at_a_time(latents)]
+    latent, window = np.concatenate(parts, axis=1)
+    rank = rank_in_group(latent)
+    latent, window, rank = latent[rank < n], window[rank < n], rank[rank < n]
+    start = shape.start(window % shape.places)
+    return Windows(latent, window // shape.places, start, np.zeros(len(latent), dtype=np.float32)), rank
 
 
-def lacking(kept: list[np.ndarray], asked: np.ndarray, n: int) -> np.ndarray:
-    """Which of the latents just asked still have fewer than n distinct windows."""
-    rows = in_order_of_draw(kept)
-    low = int(asked.min())
-    mine = rows[np.isin(rows[:, 0], asked), 0] - low
-    counts = np.bincount(mine, minlength=int(asked.max()) - low + 1)
-    return asked[counts[asked - low] < n]
+def few_at_a_time(latents: np.ndarray) -> Iterator[np.ndarray]:
+    return (latents[start : start + LATENTS_AT_ONCE] for start in range(0, len(latents), LATENTS_AT_ONCE))
 
 
-def in_order_of_draw(kept: list[np.ndarray]) -> np.ndarray:
-    """Rows (latent, window) of all rounds, the first draw of each kept, sorted by latent, then by draw."""
-    rows = np.concatenate(kept)
-    order = np.argsort(rows[:, 0], kind="stable")
-    rows = rows[order]
-    by_window = np.lexsort((np.arange(len(rows)), rows[:, 1], rows[:, 0]))
-    again = np.zeros(len(rows), dtype=bool)
-    same = (rows[by_window[1:]] == rows[by_window[:-1]]).all(axis=1)
-    again[by_window[1:][same]] = True
-    return rows[~again]
+def enough_draws(latents: np.ndarray, n: int, lookup: ActivationLookup, seed: int) -> np.ndarray:
+    """Usable draws, at least n of each latent that has so many: its latent and window, int64 [2, draws]."""
+    found: list[np.ndarray] = []
+    draws = 3 * n + 8
+    while len(latents):
+        row, window = usable_draws(latents, draws, lookup, seed)
+        # Few latents lack windows, so these simply draw again from number 0.
+        done = (np.bincount(row, minlength=len(latents)) >= n) | (draws >= LARGEST_ROUND * n)
+        found.append(np.stack([latents[row], window])[:, done[row]])
+        latents, draws = latents[~done], 2 * draws + 3 * n + 8
+    rows = np.concatenate(found, axis=1)
+    return rows[:, np.argsort(rows[0], kind="stable")]
+
+
+def usable_draws(
+    latents: np.ndarray, draws: int, lookup: ActivationLookup, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the first draws of each latent are not refused: its row in `latents` and its window, in that order."""
+    shape = lookup.shape
+    total = shape.contexts * shape.places
+    drawn = keyed(seed, DRAW_NEGATIVE, latents[:, None], np.arange(draws)[None, :]) % np.uint64(total)
+    windows = drawn.astype(np.int64)
+    row, number = np.nonzero(~for_explaining(seed, latents[:, None], windows // shape.places))
+    window = windows[row, number]
+    by_window = order_by(row, aligned_left(window, total))  # ties in the order of draws
+    row, number, window = row[by_window], number[by_window], window[by_window]
+    kept = ~repeats(row, window)
+    kept &= lookup.silent(latents[row], window // shape.places, shape.start(window % shape.places))
+    usable = np.zeros(windows.shape, dtype=bool)
+    usable[row[kept], number[kept]] = True
+    return np.nonzero(usable)[0], windows[usable]
+
+
+def aligned_left(number: np.ndarray, limit: int) -> np.ndarray:
+    """Numbers below a limit as uint64 whose uppermost bits tell them apart, as `order_by` likes them."""
+    return number.astype(np.uint64) << np.uint64(64 - limit.bit_length())
+
+
+def repeats(row: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """Whether the same window of the same row stands just before."""
+    again = np.zeros(len(row), dtype=bool)
+    again[1:] = (row[1:] == row[:-1]) & (window[1:] == window[:-1])
+    return again
 
 
 def decoder_neighbours(W_dec: Tensor, count: int = NEIGHBOURS, rows_per_block: int = 1024) -> np.ndarray:
@@ -104,20 +123,25 @@ def neighbour_negatives(
     """
     counts = np.bincount(pools.latent, minlength=len(neighbours))
     starts = np.cumsum(counts) - counts
-    theirs = neighbours[latents]
-    sizes = counts[theirs].ravel()
-    latent = np.repeat(np.repeat(latents, theirs.shape[1]), sizes)
-    row = np.repeat(starts[theirs].ravel() - (np.cumsum(sizes) - sizes), sizes) + np.arange(len(latent))
-    context, start, neighbour = pools.context[row], pools.start[row], pools.latent[row]
-    low, high = lookup.bounds(latent, context, start)
-    usable = (low == high) & ~for_explaining(seed, latent, context)
-    latent, context, start, neighbour = (column[usable] for column in (latent, context, start, neighbour))
-    # Where several neighbours fire on one window it counts once, for the nearest of them, which stands first.
-    nearest = np.sort(np.unique(lookup.key(latent, context, start), return_index=True)[1])
-    latent, context, start, neighbour = (column[nearest] for column in (latent, context, start, neighbour))
-    base = int(latents.min()) if len(latents) else 0
-    order = order_by(latent - base, keyed(seed, PICK_NEGATIVE, latent, context, start))
-    rank = rank_in_group(latent[order])
-    order, rank = order[rank < n], rank[rank < n]
-    silent = np.zeros(len(order), dtype=np.float32)
-    return Windows(latent[order], context[order], start[order], silent), neighbour[order], rank
+    parts = []
+    for some in few_at_a_time(latents):
+        theirs = neighbours[some]
+        sizes = counts[theirs].ravel()
+        row = np.repeat(np.repeat(np.arange(len(some)), theirs.shape[1]), sizes)
+        entry = np.repeat(starts[theirs].ravel() - (np.cumsum(sizes) - sizes), sizes) + np.arange(len(row))
+        usable = ~for_explaining(seed, some[row], pools.context[entry])
+        row, entry = row[usable], entry[usable]
+        # Where several neighbours fire on one window it counts once, for the nearest of them, which stands first.
+        window = pools.context[entry] * lookup.shape.context_length + pools.start[entry]
+        order = order_by(row, aligned_left(window, lookup.shape.contexts * lookup.shape.context_length))
+        order = order[~repeats(row[order], window[order])]
+        row, entry = row[order], entry[order]
+        usable = lookup.silent(some[row], pools.context[entry], pools.start[entry])
+        row, entry = row[usable], entry[usable]
+        order = order_by(row, keyed(seed, PICK_NEGATIVE, some[row], pools.context[entry], pools.start[entry]))
+        rank = rank_in_group(row[order])
+        order, rank = order[rank < n], rank[rank < n]
+        parts.append(np.stack([some[row[order]], entry[order], rank]))
+    latent, entry, rank = np.concatenate(parts, axis=1)
+    silent = np.zeros(len(latent), dtype=np.float32)
+    return Windows(latent, pools.context[entry], pools.start[entry], silent), pools.latent[entry], rank

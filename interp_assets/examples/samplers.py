@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from interp_assets.examples.draws import order_by, rank_in_group
+from interp_assets.examples.draws import in_order_of, order_by, rank_in_group
 from interp_assets.examples.windows import DECILES
 
 # Any first few of these deciles spread over the whole range, so a scorer that takes fewer trials still sees all of it.
@@ -28,14 +28,13 @@ def sample(
     Returns:
         indices of the windows taken, sorted by group and turn; and the turn (0, 1, 2, ...) of each within its group.
     """
-    strongest_first = np.uint64(2**32 - 1) - peak.view(np.uint32).astype(np.uint64)
     if sampler == "top":
-        return first_of_each(group, strongest_first << np.uint64(32), n)
+        return first_of_each(group, ~in_order_of(peak), n)
     if sampler == "random":
         return first_of_each(group, priority, n)
     if sampler == "quantiles":
         return by_turns(group, decile, priority, n)
-    in_pool, _ = first_of_each(group, strongest_first << np.uint64(32), pool)
+    in_pool, _ = first_of_each(group, ~in_order_of(peak), pool)
     share = n if sampler == "top_pool" else n // 2
     chosen, turn = first_of_each(group[in_pool], priority[in_pool], share)
     chosen = in_pool[chosen]

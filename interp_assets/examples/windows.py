@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from interp_assets.activations.cache_file import Entries
-from interp_assets.examples.draws import PICK_WINDOW, PLACE_PEAK, SPLIT_CONTEXT, keyed, order_by, rank_in_group
+from interp_assets.examples.draws import PICK_WINDOW, PLACE_PEAK, SPLIT_CONTEXT, in_order_of, keyed, order_by, rank_in_group
 
 DECILES = 10
 EXPLAIN_SHARE = 2**63
@@ -59,15 +59,17 @@ class ActivationLookup:
         per_latent = self.shape.contexts * self.shape.context_length
         return latent.astype(np.int64) * per_latent + context.astype(np.int64) * self.shape.context_length + position
 
-    def bounds(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The entries [low, high) of each window."""
+    def silent(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """Whether the latent fires nowhere in each window. Fast where windows come sorted, as all lookups here are."""
         first = self.key(latent, context, start)
-        return np.searchsorted(self.keys, first), np.searchsorted(self.keys, first + self.shape.window)
+        following = np.searchsorted(self.keys, first)
+        return (following == len(self.keys)) | (self.keys.take(following, mode="clip") >= first + self.shape.window)
 
     def within(self, windows: Windows) -> np.ndarray:
         """Dense activations float32 [windows, window]."""
         dense = np.zeros((len(windows.latent), self.shape.window), dtype=np.float32)
-        low, high = self.bounds(windows.latent, windows.context, windows.start)
+        first = self.key(windows.latent, windows.context, windows.start)
+        low, high = np.searchsorted(self.keys, first), np.searchsorted(self.keys, first + self.shape.window)
         counts = high - low
         row = np.repeat(np.arange(len(counts)), counts)
         entry = np.repeat(low - (np.cumsum(counts) - counts), counts) + np.arange(len(row))
@@ -83,9 +85,7 @@ def active_windows(entries: Entries, shape: WindowShape, seed: int) -> Windows:
     three quarters of the window, for testing at a keyed random place, since a fixed one would give away, where tokens
     are marked, which marks are right. A window that would leave its context is shifted to fit.
     """
-    latent, context = entries.latent.astype(np.int64), entries.context.astype(np.int64)
-    position = entries.position.astype(np.int64)
-    activation = entries.activation
+    latent, context, position, activation = entries
     if shape.placement == "aligned":
         place = position // shape.window
         inside = place < shape.places
@@ -95,19 +95,20 @@ def active_windows(entries: Entries, shape: WindowShape, seed: int) -> Windows:
             )
         first = changes(latent, context, place)
         peak = np.maximum.reduceat(activation, first) if len(first) else activation
-        return Windows(latent[first], context[first], place[first] * shape.window, peak)
+        start = place[first].astype(np.int64) * shape.window
+        return Windows(latent[first].astype(np.int64), context[first].astype(np.int64), start, peak)
     first = changes(latent, context)
     peak = np.maximum.reduceat(activation, first) if len(first) else activation
     group = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(latent))))
     at_peak = np.flatnonzero(activation == peak[group])
     at_peak = at_peak[changes(group[at_peak])]
-    latent, context = latent[first], context[first]
+    latent, context = latent[first].astype(np.int64), context[first].astype(np.int64)
     before = np.where(
         for_explaining(seed, latent, context),
         shape.window * 3 // 4,
         (keyed(seed, PLACE_PEAK, latent, context) % np.uint64(shape.window)).astype(np.int64),
     )
-    start = np.clip(position[at_peak] - before, 0, shape.context_length - shape.window)
+    start = np.clip(position[at_peak].astype(np.int64) - before, 0, shape.context_length - shape.window)
     return Windows(latent, context, start, peak)
 
 
@@ -130,8 +131,7 @@ def deciles(windows: Windows) -> np.ndarray:
     """The decile 0..9 of each window's peak among all windows of its latent; int64."""
     low = int(windows.latent.min()) if len(windows.latent) else 0
     group = windows.latent - low
-    # Bits of positive floats order as integers; the shift leaves them where `order_by` compares exactly.
-    order = order_by(group, windows.peak.view(np.uint32).astype(np.uint64) << np.uint64(32))
+    order = order_by(group, in_order_of(windows.peak))
     counts = np.bincount(group)
     result = np.empty(len(order), dtype=np.int64)
     sorted_group = group[order]

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from interp_assets.examples.assets import in_table
 from interp_assets.examples.draws import PICK_LATENT, keyed
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations import extractive, prompts
 from interp_assets.job import Job, Metadata, computes
 from interp_assets.models import engine
 from interp_assets.progress import Progress
-from interp_assets.study import LlmExplainer
+from interp_assets.settings import LlmExplainer
 from interp_assets.tables import EXPLANATIONS, conform
 from resources.language_models.protocol import GenerateRequest, message_hash, require
 
@@ -44,7 +43,7 @@ def explanations(job: Job) -> Metadata:
         **{f"{explainer} {status}": count for explainer, status, count in counts.iter_rows()},
         "prompt_tokens": int(result["prompt_tokens"].sum()),
         "completion_tokens": int(result["completion_tokens"].sum()),
-        "some_explanations": {"markdown": as_markdown(result)},
+        "some_explanations": {"table": some(result)},
     }
 
 
@@ -113,9 +112,7 @@ def promoted_tokens(job: Job) -> dict[int, list[str]]:
     return dict(table.drop_nulls().iter_rows())
 
 
-def as_markdown(table: pl.DataFrame, count: int = 6) -> str:
-    lines = ["| latent | explainer | explanation |", "|---|---|---|"]
-    for (explainer,), group in table.filter(pl.col("status") == "ok").group_by("explainer", maintain_order=True):
-        for row in group.head(count).iter_rows(named=True):
-            lines.append(f"| {row['latent']} | {explainer} | {in_table(row['explanation'])} |")
-    return "\n".join(lines)
+def some(table: pl.DataFrame, count: int = 6) -> list[Row]:
+    """A few explanations of each explainer, for the UI."""
+    good = table.filter(pl.col("status") == "ok").select("latent", "explainer", "explanation")
+    return good.group_by("explainer", maintain_order=True).head(count).to_dicts()

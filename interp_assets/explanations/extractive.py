@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from interp_assets.examples.rendering import Rendering
-from interp_assets.study import ExtractiveExplainer
+from interp_assets.settings import ExtractiveExplainer
 
 WORDS_BEFORE, WORDS_AFTER = 8, 4
 MIN_PRECISION = 0.3

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from interp_assets.examples.rendering import Rendering, marks_of
-from interp_assets.study import LlmExplainer
+from interp_assets.settings import LlmExplainer
 from resources.language_models.protocol import Message
 
 INSTRUCTIONS = """\

@@ -15,7 +15,7 @@ from interp_assets.scores.embedding import compare, distinct_texts
 from interp_assets.scores.judging import judge
 from interp_assets.scores.statistics import scores
 from interp_assets.scores.trials import Subject, TestExample, Trial, explanations_under_test, test_examples
-from interp_assets.study import EmbeddingScorer, JudgeScorer
+from interp_assets.settings import EmbeddingScorer, JudgeScorer
 from interp_assets.tables import TRIALS, conform
 
 
@@ -83,15 +83,14 @@ def finish(job: Job, subjects: list[Subject]) -> Metadata:
     table = scores(trials)
     job.draft.write("trials", trials)
     job.draft.write("scores", table)
-    means = table.group_by("statistic", "explainer", "control").agg(pl.col("value").mean(), pl.len()).sort(pl.all())
-    lines = ["| statistic | explainer | control | mean | latents |", "|---|---|---|---|---|"]
-    for statistic, explainer, control, value, count in means.iter_rows():
-        lines.append(
-            f"| {statistic} | {explainer} | {control} | {'-' if value is None else f'{value:.3f}'} | {count} |"
-        )
+    means = (
+        table.group_by("statistic", "explainer", "control")
+        .agg(mean=pl.col("value").mean().round(4), latents=pl.len())
+        .sort(pl.all())
+    )
     statuses = dict(trials["status"].value_counts().iter_rows())
     return {
-        "means": {"markdown": "\n".join(lines)},
+        "means": {"table": means.to_dicts()},
         "trials": len(trials),
         "trials_failed": statuses.get("failed", 0),
         "trials_left_out": statuses.get("left_out", 0),

@@ -12,7 +12,7 @@ import numpy as np
 from interp_assets.examples.draws import SHUFFLE, keyed
 from interp_assets.examples.rendering import Rendering
 from interp_assets.scores.trials import Subject, Trial
-from interp_assets.study import JudgeScorer
+from interp_assets.settings import JudgeScorer
 from resources.language_models.protocol import (
     ChooseRequest,
     GenerateRequest,

@@ -137,8 +137,9 @@ class TransformersEngine:
         """The beginning that all prompts with the same system message share, whatever follows it."""
         if messages[0].role != "system" or len(messages) < 2:
             return []
+        # This prompt itself is among those compared: a tokenizer may not tell the other two apart.
         probes = [self._prompt((messages[0], Message("user", text))) for text in ("A", "1")]
-        return probes[0][: common_prefix(probes)]
+        return probes[0][: common_prefix([*probes, self._prompt(messages)])]
 
     # --- forward passes ---
 

@@ -49,9 +49,10 @@ def locate(root: Path, format: str = "auto") -> list[SaeLocation]:
 
 def recognise(folder: Path, root: Path, format: str) -> SaeLocation:
     config = config_of(folder)
-    names = [name for name, module in FORMATS.items() if module.recognises(config)] if format == "auto" else [format]
+    names = [name for name in (FORMATS if format == "auto" else [format]) if FORMATS[name].recognises(config)]
     if not names:
-        raise UnknownSae(f"{folder / CONFIG}: no supported format has these keys; supported: {', '.join(FORMATS)}")
+        what = "no supported format has" if format == "auto" else f"format {format} does not have"
+        raise UnknownSae(f"{folder / CONFIG}: {what} these keys; supported: {', '.join(FORMATS)}")
     if not (folder / FORMATS[names[0]].WEIGHTS).is_file():
         raise UnknownSae(f"{folder}: {CONFIG} is of format {names[0]}, but {FORMATS[names[0]].WEIGHTS} is missing")
     own_name = None if folder == root and not looks_like_module(folder.name) else folder.relative_to(root.parent).name

@@ -31,3 +31,10 @@ def load_tensors(file: Path, names: tuple[str, ...], device: str) -> dict[str, T
             return {name: opened.get_tensor(name).to(torch.float32) for name in names}
     except (SafetensorError, OSError) as error:
         raise InvalidSae(f"{file}: damaged or cut short ({error})") from None
+
+
+def check_declared(file: Path, tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> None:
+    """The tensors are the truth, the settings must agree with them."""
+    for name, declared in shapes.items():
+        if (shape := tuple(tensors[name].shape)) != declared:
+            raise InvalidSae(f"{file}: {name} has shape {shape}, cfg.json says {declared}")

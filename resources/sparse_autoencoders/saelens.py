@@ -11,6 +11,15 @@ if TYPE_CHECKING:
 
 WEIGHTS = "sae_weights.safetensors"
 ARCHITECTURES = ("standard", "topk", "jumprelu")
+SETTINGS: dict[str, Any] = {
+    "normalize_activations": "none",
+    "reshape_activations": "none",
+    # Before version 6, where a TopK SAE could be a standard one with another activation function.
+    "activation_fn": "relu",
+    "activation_fn_str": "relu",
+    "finetuning_scaling_factor": False,
+}
+"The only value of each setting that is read; one that is not there is as good."
 
 
 def recognises(config: dict[str, Any]) -> bool:
@@ -29,13 +38,13 @@ def hookpoint(config: dict[str, Any], name: str | None) -> str | None:
 
 
 def published_l0(config: dict[str, Any]) -> float | None:
-    return float(config["k"]) if config["architecture"] == "topk" else None
+    return float(config["k"]) if config["architecture"] == "topk" and "k" in config else None
 
 
 def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder:
     """Its maker's rules: x - b_dec where apply_b_dec_to_input, then relu, strict threshold, or the k largest of relu."""
     from .autoencoder import InvalidSae, SparseAutoencoder
-    from .read import load_tensors
+    from .read import check_declared, load_tensors
 
     architecture = config["architecture"]
     if architecture not in ARCHITECTURES:
@@ -43,11 +52,15 @@ def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder
         raise InvalidSae(
             f"{folder / 'cfg.json'}: architecture {architecture!r} is not supported; supported: {supported}"
         )
-    for key in ("normalize_activations", "reshape_activations"):
-        if config.get(key, "none") not in (None, "none"):
-            raise InvalidSae(f"{folder / 'cfg.json'}: {key} {config[key]!r} is not supported; supported: 'none'")
+    for key, value in SETTINGS.items():
+        if config.get(key) not in (None, value):
+            raise InvalidSae(f"{folder / 'cfg.json'}: {key} {config[key]!r} is not supported; supported: {value!r}")
+    if architecture == "topk" and "k" not in config:
+        raise InvalidSae(f"{folder / 'cfg.json'}: k is missing, which architecture 'topk' needs")
     names = ("W_enc", "b_enc", "W_dec", "b_dec", *(("threshold",) if architecture == "jumprelu" else ()))
     tensors = load_tensors(folder / WEIGHTS, names, device)
+    d_in, d_sae = config["d_in"], config["d_sae"]
+    check_declared(folder / WEIGHTS, tensors, {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in)})
     decoder_norm = None
     if architecture == "topk" and config.get("rescale_acts_by_decoder_norm", False):
         decoder_norm = tensors["W_dec"].norm(dim=1)

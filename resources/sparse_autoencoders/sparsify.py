@@ -26,19 +26,17 @@ def published_l0(config: dict[str, Any]) -> float:
 def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder:
     """Its maker's rules: x - b_dec, the k largest of relu(x W_enc + b_enc), decoder rows [n_latents, d_in]."""
     from .autoencoder import InvalidSae, SparseAutoencoder
-    from .read import load_tensors
+    from .read import check_declared, load_tensors
 
-    for key, supported in (("activation", "topk"), ("transcode", False), ("skip_connection", False)):
+    # `signed` is of early releases: the k largest of either sign.
+    settings = (("activation", "topk"), ("transcode", False), ("skip_connection", False), ("signed", False))
+    for key, supported in settings:
         if config.get(key, supported) != supported:
             raise InvalidSae(f"{folder / 'cfg.json'}: {key} {config[key]!r} is not supported; supported: {supported!r}")
     tensors = load_tensors(folder / WEIGHTS, ("encoder.weight", "encoder.bias", "W_dec", "b_dec"), device)
-    # num_latents 0 means d_in * expansion_factor; the tensors are the truth, the settings must agree with them.
-    declared = config.get("num_latents") or config["d_in"] * config.get("expansion_factor", 32)
-    if tuple(tensors["encoder.weight"].shape) != (declared, config["d_in"]):
-        shape = tuple(tensors["encoder.weight"].shape)
-        raise InvalidSae(
-            f"{folder / WEIGHTS}: encoder.weight has shape {shape}, cfg.json says {(declared, config['d_in'])}"
-        )
+    # num_latents 0 means d_in * expansion_factor.
+    declared = (config.get("num_latents") or config["d_in"] * config.get("expansion_factor", 32), config["d_in"])
+    check_declared(folder / WEIGHTS, tensors, {"encoder.weight": declared, "W_dec": declared})
     return SparseAutoencoder(
         W_enc=tensors["encoder.weight"].T,
         b_enc=tensors["encoder.bias"],

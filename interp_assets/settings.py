@@ -1,0 +1,219 @@
+"""The settings that a study file may hold, section by section.
+
+Each field is marked *identity* (it decides what the results are: it enters the fingerprints of the assets that read
+it) or *operational* (it decides how they are reached: device, batch sizes, paths; it never does). Paths are
+operational because files enter by their content.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+def identity(default: Any = ..., **constraints: Any) -> Any:
+    return Field(default, json_schema_extra={"mark": "identity"}, **constraints)
+
+
+def operational(default: Any = ..., allowed: str | None = None, **constraints: Any) -> Any:
+    """`allowed` says in words what a pattern says in signs."""
+    return Field(default, json_schema_extra={"mark": "operational", "allowed": allowed}, **constraints)
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide what the results are, nested settings included, as plain JSON values."""
+        found = {}
+        for name, field in type(self).model_fields.items():
+            if mark(field) == "identity":
+                value = getattr(self, name)
+                found[name] = value.identity() if isinstance(value, Settings) else value
+        return found
+
+
+def mark(field: Any) -> str | None:
+    extra = field.json_schema_extra
+    return extra.get("mark") if isinstance(extra, dict) else None
+
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Sampler = Literal["top", "top_pool", "random", "quantiles", "mixture"]
+NegativeKind = Literal["random", "neighbour"]
+Count = Annotated[int, Field(ge=1)]
+LatentNumbers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+
+def device() -> Any:
+    """A field: where a model runs."""
+    return operational("auto", allowed="auto, cpu, cuda, cuda:1, ...", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$")
+
+
+class SubjectModel(Settings):
+    """The LLM whose activations are explained."""
+
+    path: str = operational()
+    "A folder in Hugging Face layout, or the name of a model on the Hugging Face hub."
+    revision: str | None = identity(None)
+    "For a hub name: the commit, tag or branch."
+    dtype: Dtype = identity("bfloat16")
+    device: str = device()
+    batch_tokens: int = operational(4096, ge=1)
+    "Tokens in one forward pass."
+
+
+class SaeSource(Settings):
+    """A folder of sparse autoencoders, or a single one."""
+
+    path: str = operational()
+    format: Literal["auto", "sparsify", "saelens"] = operational("auto")
+    hookpoints: tuple[str, ...] | None = operational(None, min_length=1)
+    "Module paths under the base model, such as layers.10 or layers.3.mlp; all that the folder holds when left out."
+    label: str | None = operational(
+        None, allowed="letters, digits and any of _ . -", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
+    )
+    "Tells apart two SAEs at one hookpoint: the layer key becomes layers.10@label."
+
+
+class Corpus(Settings):
+    """The text on which activations are collected."""
+
+    path: str = operational()
+    "A .parquet, .jsonl or .txt file, or a Hugging Face data set as name or name:configuration."
+    split: str = identity("train")
+    "For a Hugging Face data set."
+    column: str = identity("text")
+    "For Parquet, JSONL and data sets: the column that holds the text."
+    tokens: int = identity(10_000_000, ge=1)
+    "How many tokens are used, BOS included; rounded down to whole contexts."
+    context_length: int = identity(256, ge=8, le=65_535)
+    bos: bool = identity(True)
+    "Begin every context with the tokenizer's BOS token; what latents do on it is dropped."
+    separator: str = identity("\n\n")
+    "Stands after every document; documents are packed into contexts without padding."
+
+
+class ProofOfLoad(Settings):
+    """What an SAE must show on a few thousand tokens before the long pass begins."""
+
+    tokens: int = identity(4096, ge=64)
+    max_fvu: float = identity(0.8, gt=0)
+    "Largest fraction of variance unexplained. A wrong hookpoint or a transposed decoder lies near or above 1."
+    l0_factor: float = identity(2.0, gt=1)
+    "Mean L0 must lie within this factor of the published one, where there is one."
+
+
+class ExplainExamples(Settings):
+    sampler: Sampler = identity("quantiles")
+    n: int = identity(40, ge=1)
+    pool: int = identity(200, ge=1)
+    "top_pool and mixture draw from this many strongest windows."
+
+
+class TestExamples(Settings):
+    __test__ = False  # not a pytest class
+
+    activating: int = identity(100, ge=1)
+    "Spread evenly over the ten deciles of peak activation."
+    non_activating: int = identity(100, ge=0)
+    negatives: NegativeKind = identity("random")
+    "random: windows without the latent. neighbour: windows on which a latent with a similar decoder fires."
+
+
+class Examples(Settings):
+    """Which windows of text stand for a latent."""
+
+    window: int = identity(32, ge=4)
+    placement: Literal["aligned", "centred"] = identity("aligned")
+    "aligned: contexts are cut into windows. centred: the peak stands at three quarters of the window."
+    min_windows: int = identity(20, ge=2)
+    "Latents with fewer active windows are counted and reported, not interpreted."
+    latents: Count | LatentNumbers | Literal["all"] = identity("all")
+    "All, a number (drawn by a keyed hash from those with enough windows) or a list of latents."
+    explain: ExplainExamples = identity(ExplainExamples())
+    test: TestExamples = identity(TestExamples())
+    seed: int = identity(0)
+
+
+class TransformersEngine(Settings):
+    """A language model run in this process by transformers."""
+
+    kind: Literal["transformers"] = identity("transformers")
+    path: str = operational()
+    "A folder in Hugging Face layout, or the name of a model on the Hugging Face hub."
+    revision: str | None = identity(None)
+    dtype: Dtype = identity("bfloat16")
+    device: str = device()
+    batch_size: int = operational(16, ge=1)
+
+
+class ExtractiveExplainer(Settings):
+    """Explains by quoting: the words and short contexts that the latent fires on. No LLM."""
+
+    kind: Literal["extractive"] = identity("extractive")
+    words: int = identity(5, ge=1)
+    phrases: int = identity(5, ge=0)
+
+
+class LlmExplainer(Settings):
+    """Explains by asking a language model about marked examples."""
+
+    kind: Literal["llm"] = identity("llm")
+    engine: str = identity()
+    "A name under `engines`."
+    latents: int | None = identity(None, ge=1)
+    "Explain only this many of the interpreted latents (the first in the keyed order)."
+    n_examples: int = identity(40, ge=1)
+    mark_threshold: float = identity(0.3, ge=0, lt=1)
+    "Tokens above this share of an example's maximum are marked."
+    show_activations: bool = identity(False)
+    promoted_tokens: bool = identity(False)
+    chain_of_thought: bool = identity(False)
+    max_tokens: int = identity(64, ge=8)
+
+
+Explainer = Annotated[ExtractiveExplainer | LlmExplainer, Field(discriminator="kind")]
+
+
+class EmbeddingScorer(Settings):
+    """Cosine of explanation and example in the space of a sentence embedder; no LLM."""
+
+    model: str = operational()
+    "A sentence-transformers folder or hub name."
+    dtype: Dtype = identity("float32")
+    device: str = device()
+    explainers: tuple[str, ...] | None = identity(None, min_length=1)
+    activating: int = identity(10, ge=1)
+    non_activating: int = identity(10, ge=1)
+    shuffled_control: bool = identity(True)
+    instruction: str = identity("")
+    "Stands before each explanation; for embedders that were trained with a retrieval instruction."
+    batch_size: int = operational(64, ge=1)
+
+
+class JudgeScorer(Settings):
+    """Detection or fuzzing: a language model judges single examples against the explanation."""
+
+    engine: str = identity()
+    explainers: tuple[str, ...] | None = identity(None, min_length=1)
+    "Which explainers are scored; all when left out."
+    activating: int = identity(50, ge=1)
+    non_activating: int = identity(50, ge=1)
+    protocol: Literal["single", "list"] = identity("single")
+    "single: one example a prompt, answered by the probability of Yes. list: several a prompt, answered as a list."
+    per_prompt: int = identity(5, ge=2)
+    "Examples in one prompt of the list protocol."
+    mark_threshold: float = identity(0.3, ge=0, lt=1)
+    "Fuzzing: tokens above this share of an example's maximum are marked."
+    shuffled_control: bool = identity(True)
+
+
+class Scorers(Settings):
+    embedding: EmbeddingScorer | None = identity(None)
+    detection: JudgeScorer | None = identity(None)
+    fuzzing: JudgeScorer | None = identity(None)
+
+    def chosen(self) -> dict[str, EmbeddingScorer | JudgeScorer]:
+        return {name: scorer for name in type(self).model_fields if (scorer := getattr(self, name)) is not None}

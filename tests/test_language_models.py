@@ -1,0 +1,119 @@
+"""The transformers engine against a plain forward pass: reusing beginnings must change nothing but the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from resources.language_models.protocol import ChooseRequest, GenerateRequest, LikelihoodRequest, Message, require
+from resources.language_models.transformers_engine import TransformersEngine
+from tests.tiny import WORDS, make_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("engine"), layers=3)
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[TransformersEngine]:
+    engine = TransformersEngine(folder, dtype="float32", device="cpu", batch_size=3)
+    yield engine
+    engine.close()
+
+
+def messages(group: int, number: int) -> tuple[Message, ...]:
+    shared = " ".join(WORDS[group : group + 9])
+    own = " ".join(WORDS[(number * 7 + i) % len(WORDS)] for i in range(3 + number % 4))
+    return Message("system", " ".join(WORDS[:20])), Message("user", f"{shared} {own}")
+
+
+def plain_log_probability(engine: TransformersEngine, prompt: list[int], continuation: list[int]) -> float:
+    logits = engine.model(torch.tensor([prompt + continuation])).logits[0].float().log_softmax(-1)
+    return sum(float(logits[len(prompt) + i - 1, token]) for i, token in enumerate(continuation))
+
+
+CHOICES = (WORDS[3], WORDS[5], f"{WORDS[5]} {WORDS[6]}", f"{WORDS[5]} {WORDS[7]}")
+
+
+def requests() -> list[ChooseRequest]:
+    return [ChooseRequest(messages(group, number), CHOICES, f"g{group}") for number in range(7) for group in range(3)]
+
+
+@torch.inference_mode()
+def test_choose_equals_a_plain_forward(engine: TransformersEngine) -> None:
+    for request, reply in zip(requests(), engine.choose(requests()), strict=True):
+        prompt = engine._prompt(request.messages)
+        for choice, value in zip(request.choices, reply.log_probabilities, strict=True):
+            assert value == pytest.approx(plain_log_probability(engine, prompt, engine._ids(choice)), abs=1e-4)
+
+
+def test_answers_do_not_depend_on_order_company_or_batch_size(engine: TransformersEngine, folder: Path) -> None:
+    asked = requests()
+    answers = {(r.messages, r.group): a.log_probabilities for r, a in zip(asked, engine.choose(asked), strict=True)}
+    backwards = [r for r in reversed(asked) if r.group != "g1"]
+    for request, reply in zip(backwards, engine.choose(backwards), strict=True):
+        assert reply.log_probabilities == pytest.approx(answers[request.messages, request.group], abs=1e-5)
+    other = TransformersEngine(folder, dtype="float32", device="cpu", batch_size=16)
+    for request, reply in zip(asked, other.choose(asked), strict=True):
+        assert reply.log_probabilities == pytest.approx(answers[request.messages, request.group], abs=1e-5)
+
+
+def test_shared_beginnings_are_computed_once(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = requests()
+    computed = []
+    extend = engine._extend
+    monkeypatch.setattr(engine, "_extend", lambda cache, ids: computed.append(sum(map(len, ids))) or extend(cache, ids))
+    replies = engine.choose([r for r in asked if r.group == "g0"])
+    whole = sum(len(engine._prompt(r.messages)) for r in asked if r.group == "g0")
+    cached = sum(reply.usage.cached_tokens for reply in replies)
+    assert sum(reply.usage.prompt_tokens for reply in replies) == whole
+    assert cached > whole / 2
+    # Padding and second tokens of long choices are computed on top; the shared part is not.
+    assert sum(computed) < whole + len(replies) * 12 - cached
+
+
+@torch.inference_mode()
+def test_log_likelihood_equals_a_plain_forward(engine: TransformersEngine) -> None:
+    asked = [
+        LikelihoodRequest(" ".join(WORDS[: 5 + i]), " ".join(WORDS[10 + i : 14 + i]), group="x" if i < 4 else "")
+        for i in range(6)
+    ]
+    for request, reply in zip(asked, engine.log_likelihood(asked), strict=True):
+        text, continuation = engine._with_bos(engine._ids(request.text)), engine._ids(request.continuation)
+        assert reply.log_probability == pytest.approx(plain_log_probability(engine, text, continuation), abs=1e-4)
+        assert reply.tokens == len(continuation)
+
+
+@torch.inference_mode()
+def test_generate_is_greedy_decoding(engine: TransformersEngine) -> None:
+    asked = [GenerateRequest(messages(group, 1), max_tokens=6) for group in range(3)]
+    for request, reply in zip(asked, engine.generate(asked), strict=True):
+        ids = engine._prompt(request.messages)
+        expected = []
+        for _ in range(6):
+            token = int(engine.model(torch.tensor([ids + expected])).logits[0, -1].argmax())
+            expected.append(token)
+        assert reply.text == engine.tokenizer.decode(expected, skip_special_tokens=True)
+        assert (reply.finished, reply.usage.completion_tokens) == (False, 6)
+
+
+def test_sampling_is_repeatable_and_differs_by_draw(engine: TransformersEngine) -> None:
+    def sample(draw: int) -> str:
+        return engine.generate([GenerateRequest(messages(0, 1), max_tokens=12, temperature=1.5, draw=draw)])[0].text
+
+    assert sample(0) == sample(0)
+    assert len({sample(draw) for draw in range(4)}) > 1
+
+
+def test_an_engine_that_cannot_says_so_before_anything_runs(engine: TransformersEngine) -> None:
+    class OnlyWrites:
+        name = "writer"
+        capabilities = frozenset({"generate"})
+
+    with pytest.raises(Exception, match=r"detection needs an engine that can choose; writer can: generate"):
+        require(OnlyWrites(), "choose", "detection")  # type: ignore[arg-type]
+    require(engine, "choose", "detection")
