@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from interp_assets.graph import Asset, assets_of, layers_of
 from interp_assets.study import Study
+from resources.errors import NotNow
 from resources.table_store import Partition, TableStore, combined_hash, write_aside
 
 State = Literal["fresh", "stale", "missing", "failed", "blocked"]
@@ -27,8 +28,12 @@ class Fingerprint(NamedTuple):
     "What went in, by name; kept in the manifest so that a change can be explained."
 
 
-class InputMissing(Exception):
+class InputMissing(NotNow):
     """An input has never been made."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__(f"{label} was never made; make it first")
+        self.label = label
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,8 @@ class Freshness:
 
     def outside_files(self, asset: Asset, layer: str | None) -> dict[str, list[Path]]:
         found = {name: files if isinstance(files, list) else [files] for name, files in asset.files.items()}
-        if asset.name == "sae_weights" and layer is not None:
+        # Whoever reads the hash of an SAE reads its weights too, and they must be those that were hashed.
+        if layer is not None and (asset.name == "sae_weights" or any(r.asset == "sae_weights" for r in asset.reads)):
             found["sae"] = self.study.layer(layer).location.files()
         return {
             name: existing for name, files in found.items() if (existing := [file for file in files if file.is_file()])
@@ -147,7 +153,7 @@ class Freshness:
         try:
             now = self.fingerprint(asset, layer)
         except InputMissing as missing:
-            return ("missing", (f"{missing} is missing",))
+            return "missing", (f"{missing.label} is missing",)
         if failure := self.store.failure(asset.name, layer, now.value):
             return "failed", (failure["reason"],)
         if last is None:
@@ -189,7 +195,7 @@ class FileHashes:
     def __init__(self, memory: Path) -> None:
         self.memory = memory
         self.known: dict[str, list[Any]] = {}
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        with contextlib.suppress(FileNotFoundError, ValueError):
             self.known = json.loads(memory.read_text())
 
     def sha256(self, file: Path) -> str:

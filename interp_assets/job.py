@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from interp_assets.freshness import Fingerprint, Freshness, InputMissing, partition_label
+from interp_assets.freshness import Fingerprint, Freshness, InputMissing, differences, partition_label
 from interp_assets.graph import Asset, layers_of
 from interp_assets.study import Study
-from resources.errors import UnusableInput
+from resources.errors import NotNow, UnusableInput
 from resources.loaded_models import LoadedModels
 from resources.table_store import Busy, Draft, Partition
 
@@ -50,11 +50,19 @@ class Job:
         return partition
 
 
-Compute = Callable[[Job], Metadata]
-Harvest = Callable[[list[Job]], "dict[str, Metadata | UnusableInput]"]
+class InputChanged(NotNow):
+    """A file was changed while it was read."""
+
 
 COMPUTES: dict[str, Any] = {}
-"How each asset is made; filled by `<stage>/assets.py` when the stage is first needed."
+"""How each asset is made; filled by `<stage>/assets.py` when the stage is first needed. A function of a Job that
+returns Metadata; of several Jobs that returns the outcome of each layer, Metadata or UnusableInput, where the asset
+harvests."""
+
+
+def load_stage(asset: Asset) -> None:
+    """Import what makes an asset, with the libraries that it needs."""
+    importlib.import_module(f"interp_assets.{asset.group}.assets")
 
 
 def computes(asset: str) -> Callable[[Any], Any]:
@@ -84,14 +92,14 @@ def make_partition(
 
     Raises:
         UnusableInput: the input is at fault; recorded, so that it is not tried again until the input changes.
-        InputMissing, Busy: an earlier asset is missing; another process is writing this partition.
+        NotNow: an earlier asset is missing, another process is making this partition, or an input changed meanwhile.
     """
     freshness = Freshness(study)
     asset = freshness.assets[asset_name]
     store = freshness.store
     fingerprint = freshness.fingerprint(asset, layer)
     if failure := store.failure(asset_name, layer, fingerprint.value):
-        raise UnusableInput(failure["reason"], failure)
+        raise UnusableInput(failure["reason"], {"proof": failure["proof"]} if "proof" in failure else None)
     partition = store.partition(asset_name, layer, fingerprint.value)
     reused = partition is not None
     if partition is None:
@@ -112,31 +120,37 @@ def _compute(
     store, started = freshness.store, time.time()
     with ExitStack() as drafts:
         draft = drafts.enter_context(store.draft(asset.name, layer, fingerprint.value))
+        if made_meanwhile := store.partition(asset.name, layer, fingerprint.value):
+            return made_meanwhile
         jobs = [Job(freshness.study, asset, layer, freshness, models, draft, fingerprint)]
         for other in others:
             if job := _sibling(freshness, asset, other, models, drafts):
                 jobs.append(job)
         outcomes: dict[str | None, Metadata | UnusableInput]
         try:
-            importlib.import_module(f"interp_assets.{asset.group}.assets")
+            load_stage(asset)
             function = COMPUTES[asset.name]
             outcomes = function(jobs) if asset.harvests else {layer: function(jobs[0])}
         except UnusableInput as error:
             outcomes = {layer: error}
+        changes = {job.layer: _changes_since(job) for job in jobs}
         for job in jobs:
             outcome = outcomes.get(job.layer)
+            if outcome is None or changes[job.layer]:
+                continue
             if isinstance(outcome, UnusableInput):
-                failure = {"reason": str(outcome), "parts": job.fingerprint.parts} | getattr(outcome, "details", {})
+                failure = {"reason": str(outcome), "parts": job.fingerprint.parts} | outcome.details
                 store.record_failure(asset.name, job.layer, job.fingerprint.value, failure)
-            elif outcome is not None and _inputs_held_still(job):
+            else:
                 seconds = {"seconds": round(time.time() - started, 2)}
                 job.draft.commit(job.fingerprint.parts, outcome | seconds)
+    if changed := changes[layer]:
+        raise InputChanged(f"{jobs[0].label}: {'; '.join(changed)} while it was being made; run it again")
     own = outcomes[layer]
     if isinstance(own, UnusableInput):
         raise own
     partition = store.partition(asset.name, layer, fingerprint.value)
-    if partition is None:
-        raise RuntimeError(f"{partition_label(asset.name, layer)}: a file it reads changed meanwhile; run it again")
+    assert partition is not None
     return partition
 
 
@@ -154,9 +168,10 @@ def _sibling(freshness: Freshness, asset: Asset, layer: str, models: LoadedModel
     return Job(freshness.study, asset, layer, freshness, models, draft, fingerprint)
 
 
-def _inputs_held_still(job: Job) -> bool:
-    """Whether the partition would still get the fingerprint under which it was begun."""
-    return Freshness(job.study).fingerprint(job.asset, job.layer).value == job.fingerprint.value
+def _changes_since(job: Job) -> list[str]:
+    """What is no longer as it was when the partition was begun; such a result belongs to no fingerprint."""
+    now = Freshness(job.study).fingerprint(job.asset, job.layer)
+    return [] if now.value == job.fingerprint.value else differences(job.fingerprint.parts, now.parts)
 
 
 def wanted_layers(study: Study, asset: Asset, layers: Sequence[str] | None) -> list[str | None]:

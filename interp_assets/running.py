@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import time
-import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from interp_assets.freshness import Freshness, partition_label
-from interp_assets.graph import Asset
-from interp_assets.job import wanted_layers
-from interp_assets.study import PROJECT, Study, StudyError, listed
+from interp_assets.graph import Asset, layers_of
+from interp_assets.job import load_stage, wanted_layers
+from interp_assets.setting_errors import StudyError, listed
+from interp_assets.study import Study
+
+if TYPE_CHECKING:
+    from interp_assets.dagster_runs import DagsterRuns
 
 
 def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> int:
@@ -28,13 +32,12 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
         raise StudyError(f"--until: {study.name} has no asset {until!r}; {listed(freshness.assets)}")
     wanted = {name: freshness.assets[name] for name in (needed_for(freshness, until) if until else freshness.assets)}
     print(f"{study.name}: {study.file}")
-    runner = Runner(study, wanted_layers(study, next(a for a in freshness.assets.values() if a.per_layer), layers))
-    fresh = True
+    runner = Runner(study, [key for key in known if layers is None or key in layers])
     for asset in wanted.values():
         for layer in wanted_layers(study, asset, layers):
-            fresh &= runner.bring_up_to_date(asset, layer)
+            runner.bring_up_to_date(asset, layer)
     runner.summary()
-    return 0 if fresh else 1
+    return 0 if not runner.not_fresh else 1
 
 
 def needed_for(freshness: Freshness, until: str) -> list[str]:
@@ -47,108 +50,84 @@ def needed_for(freshness: Freshness, until: str) -> list[str]:
 
 
 class Runner:
-    """Runs partitions one by one and says what it does. Dagster is loaded when something is due."""
+    """Runs partitions one by one, inputs first, and says what it does. Dagster is loaded when something is due."""
 
-    def __init__(self, study: Study, layers: Sequence[str | None]) -> None:
+    def __init__(self, study: Study, layers: list[str]) -> None:
         self.study = study
-        self.layers = [layer for layer in layers if layer]
+        self.layers = layers
         self.counts = {"made": 0, "fresh": 0, "failed": 0, "blocked": 0}
+        self.not_fresh: set[str] = set()
+        "Labels of partitions that this run could not bring up to date."
         self._dagster: DagsterRuns | None = None
         self.started = time.monotonic()
 
-    def bring_up_to_date(self, asset: Asset, layer: str | None) -> bool:
-        """Whether the partition is fresh now."""
+    def bring_up_to_date(self, asset: Asset, layer: str | None) -> None:
         label = partition_label(asset.name, layer)
-        freshness = Freshness(self.study)
-        state = next(s for s in freshness.states() if (s.asset, s.layer) == (asset.name, layer))
-        if state.state == "fresh":
+        if asset.scope != "study" and (in_the_way := self.inputs_not_fresh(asset, layer)):
+            self.leave("blocked", label, "; ".join(f"{each} is not up to date" for each in in_the_way))
+            return
+        state, reasons = Freshness(self.study).own_state(asset, layer)
+        if state == "fresh":
             self.counts["fresh"] += 1
-            return True
-        if state.state in ("failed", "blocked"):
-            self.counts[state.state] += 1
-            print(f"{state.state:8} {label}: {'; '.join(state.reasons)}", flush=True)
-            return False
-        print(f"{'make':8} {label}: {'; '.join(state.reasons)}", flush=True)
+        elif state == "failed":
+            self.leave("failed", label, f"{reasons[0]} (tried again when its input changes)")
+        else:
+            self.make(asset, layer, label, "; ".join(reasons))
+
+    def inputs_not_fresh(self, asset: Asset, layer: str | None) -> list[str]:
+        sources = [Freshness(self.study).assets[read.asset] for read in asset.reads]
+        labels = [partition_label(source.name, layer if source.per_layer else None) for source in sources]
+        return [label for label in dict.fromkeys(labels) if label in self.not_fresh]
+
+    def make(self, asset: Asset, layer: str | None, label: str, why: str) -> None:
+        dagster = self.loaded(asset)
+        print(f"{'make':8} {label}: {why}", flush=True)
         before = time.monotonic()
-        self._dagster = self._dagster or DagsterRuns(self.study, self.layers)
-        reason = self._dagster.materialize(asset, layer)
-        if reason is None:
-            self.counts["made"] += 1
-            print(f"{'made':8} {label} in {time.monotonic() - before:.1f} s", flush=True)
-            return True
-        self.counts["failed"] += 1
-        print(f"{'failed':8} {label}: {reason}", flush=True)
-        return False
+        try:
+            problem = dagster.materialize(asset, layer)
+        except BaseException:
+            print(f"{'stopped':8} {label}", flush=True)
+            raise
+        if problem is not None:
+            self.leave("failed", label, problem)
+            return
+        self.counts["made"] += 1
+        print(f"{'made':8} {label} in {time.monotonic() - before:.1f} s", flush=True)
+
+    def loaded(self, asset: Asset) -> DagsterRuns:
+        """Dagster, and the libraries that the asset needs: on the first call this takes a while, so it says so."""
+        if self._dagster is None:
+            print(f"{'load':8} Dagster, torch, transformers (once, about ten seconds)", flush=True)
+            quiet_libraries()
+            from interp_assets.dagster_runs import DagsterRuns
+
+            load_stage(asset)
+            self._dagster = DagsterRuns(self.study, self.layers)
+        return self._dagster
+
+    def leave(self, state: str, label: str, reason: str) -> None:
+        self.not_fresh.add(label)
+        self.counts[state] += 1
+        print(f"{state:8} {label}: {reason}", flush=True)
 
     def summary(self) -> None:
         said = ", ".join(f"{count} {name}" for name, count in self.counts.items() if count) or "nothing to do"
         print(f"\n{self.study.name}: {said}; {time.monotonic() - self.started:.0f} s")
-        report = Freshness(self.study).current("score_report", None)
+        freshness = Freshness(self.study)
+        report = freshness.current("score_report", None)
         if report is not None:
             print(f"report:  {report.files('page')[0]}")
-        print(f"tables:  interp path {self.study.name} examples {self.study.layers[0].key}")
+        for asset in reversed(freshness.assets.values()):
+            layer = next((x for x in layers_of(self.study, asset) if freshness.current(asset.name, x)), None)
+            if layer is not None:
+                print(f"tables:  interp path {self.study.name} {asset.name} {layer}")
+                break
         print("lineage: make ui")
 
 
-class DagsterRuns:
-    """One Dagster run for each partition, in this process, on the project's instance."""
-
-    def __init__(self, study: Study, layers: list[str]) -> None:
-        import dagster as dg
-
-        from interp_assets.dagster_assets import PLAN_TAG, asset_key, definitions_of
-
-        warnings.filterwarnings("ignore", category=dg.BetaWarning)
-        warnings.filterwarnings("ignore", category=dg.PreviewWarning)
-        quiet_libraries()
-        self.study = study
-        self.key = asset_key
-        self.tags = {PLAN_TAG: ",".join(layers)}
-        self.instance = open_instance()
-        self.job = definitions_of(study).resolve_implicit_global_asset_job_def()
-
-    def materialize(self, asset: Asset, layer: str | None) -> str | None:
-        """Run one partition; None where it succeeded, else the reason why not."""
-        result = self.job.execute_in_process(
-            instance=self.instance,
-            asset_selection=[self.key(self.study, asset.name)],
-            partition_key=layer,
-            raise_on_error=False,
-            tags=self.tags,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        )
-        if result.success:
-            return None
-        for event in result.all_events:
-            failure = event.step_failure_data if event.is_step_failure else None
-            if failure is not None:
-                if failure.user_failure_data and failure.user_failure_data.description:
-                    return failure.user_failure_data.description
-                error = failure.error
-                while error is not None and error.cause is not None:
-                    error = error.cause
-                if error is not None and "KeyboardInterrupt" in (error.cls_name or ""):
-                    raise KeyboardInterrupt
-                return error.message.strip() if error is not None else "unknown"
-        raise KeyboardInterrupt
-
-
-def open_instance():  # type: ignore[no-untyped-def]
-    """The project's Dagster instance, the one that `make ui` opens; DAGSTER_HOME names another."""
-    from dagster import DagsterInstance
-
-    if os.environ.get("DAGSTER_HOME"):
-        return DagsterInstance.get()
-    # The folders in dagster.yaml are relative to the project, so it is entered once study paths are absolute.
-    os.chdir(PROJECT)
-    return DagsterInstance.from_config(str(PROJECT))
-
-
 def quiet_libraries() -> None:
-    """Model loading has its own bars and notes, which would stand between our lines."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    """Model loading has its own bars and notes, which would stand between our lines. Set before they are imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]

@@ -23,10 +23,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from resources.errors import NotNow
+
 UNPARTITIONED = "all"
 
 
-class Busy(Exception):
+class Busy(NotNow):
     """Another process is writing the same partition."""
 
 
@@ -68,10 +70,12 @@ class TableStore:
         return self.root / asset / (layer or UNPARTITIONED) / fingerprint
 
     def partition(self, asset: str, layer: str | None, fingerprint: str) -> Partition | None:
-        """What is committed under a fingerprint, or None."""
+        """What is committed under a fingerprint, or None; also where a file of it has been deleted since."""
         folder = self.folder(asset, layer, fingerprint)
-        with contextlib.suppress(FileNotFoundError):
-            return Partition(folder, json.loads((folder / "manifest.json").read_text()))
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            found = Partition(folder, json.loads((folder / "manifest.json").read_text()))
+            if all(file.is_file() for table in found.tables for file in found.files(table)):
+                return found
         return None
 
     def pointed(self, study: str, asset: str, layer: str | None) -> Partition | None:
@@ -111,7 +115,8 @@ class TableStore:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Busy(f"{asset}[{layer or UNPARTITIONED}] is being written by another process") from None
+                label = f"{asset}[{layer}]" if layer else asset
+                raise Busy(f"{label} is being made by another process; when that has ended, run this again") from None
             listed = {"manifest.json", "failed.json", ".lock"}
             if committed := self.partition(asset, layer, fingerprint):
                 listed |= {name for table in committed.tables.values() for name in table["files"]}
@@ -190,10 +195,18 @@ def write_aside(file: Path, content: bytes) -> None:
 
 
 def settle(aside: Path, file: Path) -> None:
-    """Flush a finished file to the disk and give it its name."""
-    with aside.open("rb") as written:
-        os.fsync(written.fileno())
+    """Flush a finished file to the disk and give it its name, which a loss of power does not undo."""
+    flush(aside)
     aside.rename(file)
+    flush(file.parent)
+
+
+def flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def combined_hash(parts: Any) -> str:

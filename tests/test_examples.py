@@ -13,7 +13,7 @@ from interp_assets.activations.cache_file import CacheReader
 from interp_assets.examples.drawing import draw_examples
 from interp_assets.examples.draws import PICK_WINDOW, SPLIT_CONTEXT, keyed
 from interp_assets.examples.negatives import decoder_neighbours
-from interp_assets.study import Examples, ExplainExamples, TestExamples
+from interp_assets.settings import Examples, ExplainExamples, TestExamples
 from tests.synthetic_cache import CONTEXTS, LATENTS, LENGTH, firings, tokens, write_cache
 
 WINDOW = 16

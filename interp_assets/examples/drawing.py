@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from interp_assets.activations.cache_file import CacheReader, Entries
 from interp_assets.examples.draws import PICK_LATENT, keyed
@@ -124,7 +125,7 @@ def draw_block(
     refused = without_examples(latents, entries, counted, settings)
     interpreted = counted.enough(settings) & asked[latents.start : latents.stop]
     if not interpreted.any():
-        return refused
+        return conform(refused, EXAMPLES)
     mine = interpreted[windows.latent - latents.start]
     windows, explaining = windows.take(mine), explaining[mine]
     lookup = ActivationLookup(entries, shape)
@@ -148,29 +149,35 @@ def draw_block(
     elif test.non_activating:
         picked, number = random_negatives(chosen, test.non_activating, lookup, settings.seed)
         drawn.append(Drawn(picked, number, "test", "random"))
-    frames = [as_frame(part, tokens, lookup) for part in drawn]
-    return pl.concat([refused, *frames]).sort("latent", maintain_order=True)
+    rows = pl.concat([refused, *map(as_frame, drawn)], how="diagonal").sort("latent", maintain_order=True)
+    return conform(with_text(rows, tokens, lookup), EXAMPLES)
 
 
-def as_frame(drawn: Drawn, tokens: np.ndarray, lookup: ActivationLookup) -> pl.DataFrame:
-    windows = drawn.windows
-    every_start = np.lib.stride_tricks.sliding_window_view(tokens, lookup.shape.window, axis=1)
-    frame = pl.DataFrame(
-        {
-            "latent": windows.latent.astype(np.uint32),
-            "example": drawn.example.astype(np.uint32),
-            "context": windows.context.astype(np.uint32),
-            "start": windows.start.astype(np.uint16),
-            "tokens": pl.Series(every_start[windows.context, windows.start]).arr.to_list(),
-            "activations": pl.Series(lookup.within(windows)).arr.to_list(),
-            "peak_activation": windows.peak,
-        }
-    ).with_columns(purpose=pl.lit(drawn.purpose), kind=pl.lit(drawn.kind), status=pl.lit("ok"))
-    if drawn.decile is not None:
-        frame = frame.with_columns(decile=pl.Series(drawn.decile))
+def as_frame(drawn: Drawn) -> pl.DataFrame:
+    columns = {"latent": drawn.windows.latent.astype(np.uint32), "example": drawn.example}
+    columns |= {"context": drawn.windows.context, "start": drawn.windows.start, "peak_activation": drawn.windows.peak}
+    columns |= {"decile": drawn.decile} if drawn.decile is not None else {}
+    columns |= {"neighbour": drawn.neighbour} if drawn.neighbour is not None else {}
+    frame = pl.DataFrame(columns)
     if drawn.neighbour is not None:
-        frame = frame.with_columns(neighbour=pl.Series(drawn.neighbour), neighbour_by=pl.lit("decoder_cosine"))
-    return conform(frame, EXAMPLES)
+        frame = frame.with_columns(neighbour_by=pl.lit("decoder_cosine"))
+    return frame.with_columns(purpose=pl.lit(drawn.purpose), kind=pl.lit(drawn.kind), status=pl.lit("ok"))
+
+
+def with_text(rows: pl.DataFrame, tokens: np.ndarray, lookup: ActivationLookup) -> pl.DataFrame:
+    """The rows with tokens and activations of their windows; null where a row has no window."""
+    without = rows["start"].is_null().to_numpy()
+    found = rows.filter(~without) if without.any() else rows
+    windows = Windows(*(found[name].to_numpy() for name in ("latent", "context", "start", "peak_activation")))
+    every_start = np.lib.stride_tricks.sliding_window_view(tokens, lookup.shape.window, axis=1)
+    ends = np.concatenate([[0], np.cumsum(~without) * lookup.shape.window])
+
+    def lists(values: np.ndarray) -> pl.Series:
+        return pl.Series(pa.LargeListArray.from_arrays(ends, values.ravel(), mask=pa.array(without)))
+
+    return rows.with_columns(
+        tokens=lists(every_start[windows.context, windows.start]), activations=lists(lookup.within(windows))
+    )
 
 
 def window_pools(cache: CacheReader, shape: WindowShape, seed: int, pool: ThreadPoolExecutor) -> Windows:
@@ -198,14 +205,11 @@ def without_examples(latents: range, entries: Entries, counted: Counted, setting
         else f"all of its {windows} active windows fall on one side of the split into explain and test contexts"
         for never, windows in zip(dead, counted.windows[few], strict=True)
     ]
-    return conform(
-        pl.DataFrame(
-            {
-                "latent": (latents.start + few).astype(np.uint32),
-                "status": np.where(dead, "dead", "too_few_examples"),
-                "reason": pl.Series(reasons, dtype=pl.String),
-            },
-            schema_overrides={"status": pl.String},
-        ),
-        EXAMPLES,
+    return pl.DataFrame(
+        {
+            "latent": (latents.start + few).astype(np.uint32),
+            "status": np.where(dead, "dead", "too_few_examples"),
+            "reason": reasons,
+        },
+        schema={"latent": pl.UInt32, "status": pl.String, "reason": pl.String},
     )

@@ -54,10 +54,13 @@ def order_by(group: np.ndarray, value: np.ndarray) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     group_bits, index_bits = int(group.max()).bit_length(), len(group).bit_length()
     value_bits = 64 - group_bits - index_bits
-    keys = (group.astype(np.uint64) << np.uint64(value_bits)) | (value >> np.uint64(64 - value_bits))
-    keys = (keys << np.uint64(index_bits)) | np.arange(len(group), dtype=np.uint64)
+    keys = group.astype(np.uint64)
+    keys <<= np.uint64(value_bits)
+    keys |= value >> np.uint64(64 - value_bits)
+    keys <<= np.uint64(index_bits)
+    keys |= np.arange(len(group), dtype=np.uint64)
     keys.sort()
-    order = (keys & np.uint64((1 << index_bits) - 1)).astype(np.int64)
+    order = (keys & np.uint64((1 << index_bits) - 1)).view(np.int64)
     keys >>= np.uint64(index_bits)
     same = keys[1:] == keys[:-1]
     if same.any():

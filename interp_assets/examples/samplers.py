@@ -60,10 +60,24 @@ def first_of_each(group: np.ndarray, value: np.ndarray, n: int) -> tuple[np.ndar
 
 def by_turns(group: np.ndarray, decile: np.ndarray, priority: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Deciles take turns within each group until it has n."""
-    order = order_by(group * DECILES + decile, priority)
-    rank = rank_in_group((group * DECILES + decile)[order])
-    # A turn beyond n can only be needed by a group whose deciles ran out, and then at most the n-th of a decile.
-    order, rank = order[rank < n], rank[rank < n]
+    cell = group * DECILES + decile
+    sizes = np.bincount(cell, minlength=DECILES * (int(group.max()) + 1) if len(group) else 0)
+    needed = turns_needed(sizes.reshape(-1, DECILES), n)
+    order = order_by(cell, priority)
+    rank = rank_in_group(cell[order])
+    kept = rank < needed[group[order]]
+    order, rank = order[kept], rank[kept]
     turn = (rank * DECILES + SPREAD[decile[order]]).astype(np.uint64)
     return_to, place = first_of_each(group[order], turn << np.uint64(32), n)
     return order[return_to], place
+
+
+def turns_needed(sizes: np.ndarray, n: int) -> np.ndarray:
+    """The fewest turns after which each group has n or is exhausted; sizes int64 [groups, deciles], result [groups]."""
+    wanted = np.minimum(sizes.sum(axis=1), n)
+    low, high = np.zeros(len(sizes), dtype=np.int64), np.full(len(sizes), n)
+    for _ in range(n.bit_length()):
+        middle = (low + high) // 2
+        enough = np.minimum(sizes, middle[:, None]).sum(axis=1) >= wanted
+        low, high = np.where(enough, low, middle + 1), np.where(enough, middle, high)
+    return high

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from interp_assets.activations.cache_file import Entries
-from interp_assets.examples.draws import PICK_WINDOW, PLACE_PEAK, SPLIT_CONTEXT, in_order_of, keyed, order_by, rank_in_group
+from interp_assets.examples.draws import PICK_WINDOW, PLACE_PEAK, SPLIT_CONTEXT, in_order_of, keyed, order_by
 
 DECILES = 10
 EXPLAIN_SHARE = 2**63
@@ -68,10 +68,11 @@ class ActivationLookup:
     def within(self, windows: Windows) -> np.ndarray:
         """Dense activations float32 [windows, window]."""
         dense = np.zeros((len(windows.latent), self.shape.window), dtype=np.float32)
-        first = self.key(windows.latent, windows.context, windows.start)
+        active = np.flatnonzero(windows.peak)
+        first = self.key(windows.latent[active], windows.context[active], windows.start[active])
         low, high = np.searchsorted(self.keys, first), np.searchsorted(self.keys, first + self.shape.window)
         counts = high - low
-        row = np.repeat(np.arange(len(counts)), counts)
+        row = np.repeat(active, counts)
         entry = np.repeat(low - (np.cumsum(counts) - counts), counts) + np.arange(len(row))
         dense[row, self.entries.position[entry] - windows.start[row]] = self.entries.activation[entry]
         return dense
@@ -128,14 +129,15 @@ def for_explaining(seed: int, latent: np.ndarray, context: np.ndarray) -> np.nda
 
 
 def deciles(windows: Windows) -> np.ndarray:
-    """The decile 0..9 of each window's peak among all windows of its latent; int64."""
+    """The decile 0..9 of each window's peak among all windows of its latent: rank * 10 // count; int8."""
     low = int(windows.latent.min()) if len(windows.latent) else 0
     group = windows.latent - low
-    order = order_by(group, in_order_of(windows.peak))
     counts = np.bincount(group)
-    result = np.empty(len(order), dtype=np.int64)
-    sorted_group = group[order]
-    result[order] = rank_in_group(sorted_group) * DECILES // counts[sorted_group]
+    # Decile d begins at rank ceil(count * d / 10).
+    begins = -(-counts[:, None] * np.arange(DECILES + 1) // DECILES)
+    in_order = np.repeat(np.tile(np.arange(DECILES, dtype=np.int8), len(counts)), np.diff(begins, axis=1).ravel())
+    result = np.empty(len(group), dtype=np.int8)
+    result[order_by(group, in_order_of(windows.peak))] = in_order
     return result
 
 

@@ -1,0 +1,116 @@
+"""One Dagster run for each partition, in this process, on the project's instance."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import warnings
+from collections.abc import Iterator
+
+import dagster as dg
+import psutil
+from dagster._core.errors import DagsterExecutionInterruptedError
+
+from interp_assets.dagster_assets import IN_PROGRESS, PLAN_TAG, asset_key, definitions_of
+from interp_assets.graph import Asset
+from interp_assets.study import PROJECT, Study
+from resources.errors import one_line
+
+PROCESS_TAG = "interp/process"
+"Run tag: which process carries a run out, so that runs whose process was killed can be told from living ones."
+
+
+class DagsterRuns:
+    def __init__(self, study: Study, layers: list[str]) -> None:
+        warnings.filterwarnings("ignore", category=dg.BetaWarning)
+        warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+        self.study = study
+        self.tags = {PLAN_TAG: ",".join(layers), PROCESS_TAG: process_name(psutil.Process())}
+        self.instance = open_instance()
+        end_runs_of_killed_processes(self.instance)
+        self.job = definitions_of(study).resolve_implicit_global_asset_job_def()
+
+    def materialize(self, asset: Asset, layer: str | None) -> str | None:
+        """Run one partition; None where it succeeded, else the reason why not.
+
+        Raises:
+            OSError, MemoryError: the machine's fault; the next partition would fare no better.
+            KeyboardInterrupt: also where the signal came while Dagster was not listening.
+        """
+        with every_interrupt():
+            try:
+                self.job.execute_in_process(
+                    instance=self.instance,
+                    asset_selection=[asset_key(self.study, asset.name)],
+                    partition_key=layer,
+                    tags=self.tags,
+                    run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                )
+            except DagsterExecutionInterruptedError:
+                raise KeyboardInterrupt from None
+            except dg.Failure as failure:
+                return one_line(failure.description or "unknown")
+            except Exception as error:
+                if trouble := machine_trouble(error):
+                    raise trouble from error
+                return f"{type(error).__name__}: {one_line(str(error))} (unexpected; the traceback is under Runs in `make ui`)"
+        return None
+
+
+def machine_trouble(error: BaseException) -> OSError | MemoryError | None:
+    """A full disk, lack of memory and the like, whichever library reports it in its own way."""
+    if isinstance(error, OSError | MemoryError):
+        return error
+    text = one_line(str(error))
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        return MemoryError(f"{text}; a smaller batch_tokens or batch_size in the study needs less")
+    if any(sign in text for sign in ("(os error ", "disk is full", "disk I/O error")):
+        return OSError(text)
+    return None
+
+
+@contextlib.contextmanager
+def every_interrupt() -> Iterator[None]:
+    """Notices a Ctrl-C that arrives between Dagster's checkpoints, which Dagster would drop at the end of a run."""
+    reading, writing = socket.socketpair()
+    with reading, writing:
+        reading.setblocking(False)
+        writing.setblocking(False)
+        before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+        with contextlib.suppress(BlockingIOError):
+            if {signal.SIGINT, signal.SIGTERM} & set(reading.recv(256)):
+                raise KeyboardInterrupt
+
+
+def open_instance() -> dg.DagsterInstance:
+    """The project's Dagster instance, the one that `make ui` opens; DAGSTER_HOME names another."""
+    if os.environ.get("DAGSTER_HOME"):
+        return dg.DagsterInstance.get()
+    # The folders in dagster.yaml are relative to the project, so it is entered once study paths are absolute.
+    os.chdir(PROJECT)
+    return dg.DagsterInstance.from_config(str(PROJECT))
+
+
+def end_runs_of_killed_processes(instance: dg.DagsterInstance) -> None:
+    """A run whose process was killed would count as in progress forever, and hold its place in the pools."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
+        host, _, process = run.tags.get(PROCESS_TAG, "").partition(" ")
+        if host == socket.gethostname() and not is_alive(process):
+            instance.report_run_failed(run, "The process that carried out this run was killed.")
+
+
+def process_name(process: psutil.Process) -> str:
+    return f"{socket.gethostname()} {process.pid} {process.create_time():.2f}"
+
+
+def is_alive(process: str) -> bool:
+    """Whether a process is there and is the one that had that number then."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process_name(psutil.Process(int(process.split()[0]))).endswith(process)
+    return False
