@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from interp_assets.study import PROJECT, Study, StudyError, listed, load_study, studies_folder
-from resources.errors import UnusableInput
+from interp_assets.setting_errors import StudyError, listed
+from interp_assets.study import PROJECT, Study, load_study, studies_folder
+from resources.errors import NotNow, UnusableInput, one_line
 
 EXAMPLES = """\
 examples:
@@ -23,19 +24,20 @@ examples:
 """
 
 
+GOES_ON = "What was finished is kept; the same command goes on from there."
+
+
 class UserError(Exception):
     """A mistake in how the command was used; the message is shown without a traceback."""
 
 
 def find_study(name: str) -> Study:
     """A study by its file's path or by its name in the studies folder."""
-    if Path(name).suffix in (".yaml", ".yml"):
-        return load_study(name)
-    by_name = studies_folder() / f"{name}.yaml"
-    if not by_name.is_file():
+    file = Path(name) if Path(name).suffix in (".yaml", ".yml") else studies_folder() / f"{name}.yaml"
+    if not file.is_file():
         there = sorted(file.stem for file in studies_folder().glob("*.yaml"))
-        raise UserError(f"no study named {name!r} in {studies_folder()}; {listed(there)}")
-    return load_study(by_name)
+        raise UserError(f"no study {name!r} ({file.resolve()}); in {studies_folder()} {listed(there)}")
+    return load_study(file)
 
 
 def command_run(arguments: argparse.Namespace) -> int:
@@ -61,7 +63,7 @@ def command_status(arguments: argparse.Namespace) -> int:
 
 
 def command_path(arguments: argparse.Namespace) -> int:
-    from interp_assets.freshness import Freshness
+    from interp_assets.freshness import Freshness, partition_label
 
     freshness = Freshness(find_study(arguments.study))
     asset, _, table = arguments.asset.rpartition("/")
@@ -75,10 +77,13 @@ def command_path(arguments: argparse.Namespace) -> int:
     if node.per_layer and layer not in layers:
         problem = f"{asset} has one table for each layer; name one" if layer is None else f"no layer {layer!r}"
         raise UserError(f"{problem}; {listed(layers)}")
-    layer = layer if node.per_layer else None
+    if not node.per_layer and layer is not None:
+        raise UserError(f"{asset} is one for all layers; leave {layer!r} out")
     partition = freshness.current(asset, layer)
     if partition is None:
-        raise UserError(f"{arguments.asset} was never made; run: interp run {arguments.study} --until {asset}")
+        _, reasons = freshness.own_state(node, layer)
+        label = partition_label(asset, layer)
+        raise UserError(f"{label}: {'; '.join(reasons)}; run: interp run {arguments.study} --until {asset}")
     if table and table not in partition.tables:
         raise UserError(f"{asset} has no table {table!r}; {listed(partition.tables)}")
     state, reasons = freshness.own_state(node, layer)
@@ -134,17 +139,20 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser().parse_args(arguments)
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
         return parsed.function(parsed)
-    except (UserError, StudyError, UnusableInput) as error:
+    except (UserError, StudyError, UnusableInput, NotNow) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        print(f"\nstopped. {GOES_ON}", file=sys.stderr)
         return 130
-    except OSError as error:
-        print(f"error: {error}. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `head` does; nothing is left to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (OSError, MemoryError) as error:
+        print(f"error: {one_line(str(error)) or 'out of memory'}. {GOES_ON}", file=sys.stderr)
         return 1
 
 

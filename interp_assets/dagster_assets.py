@@ -11,8 +11,9 @@ import dagster as dg
 
 from interp_assets.graph import Asset, assets_of
 from interp_assets.job import Made, make_partition
+from interp_assets.setting_errors import StudyError
 from interp_assets.study import Study, load_study
-from resources.errors import UnusableInput
+from resources.errors import NotNow, UnusableInput
 from resources.loaded_models import LoadedModels
 from resources.table_store import Partition
 
@@ -76,15 +77,17 @@ def one_asset(
         output_required=False,
     )
     def compute(context: dg.AssetExecutionContext, models: dg.ResourceParam[LoadedModels]) -> Iterator[Any]:
-        # Read anew: the file may have changed since this code location was loaded.
-        current = load_study(file)
         layer = context.partition_key if context.has_partition_key else None
         try:
+            # Read anew: the file may have changed since this code location was loaded.
+            current = load_study(file)
             made = make_partition(current, asset.name, layer, models, also_wanted(context, key))
         except UnusableInput as error:
             if checks:
-                yield proof_result(key, False, {"reason": str(error)} | getattr(error, "details", {}).get("proof", {}))
+                yield proof_result(key, False, {"reason": str(error)} | error.details.get("proof", {}))
             raise dg.Failure(description=str(error), allow_retries=False) from None
+        except (NotNow, StudyError) as error:
+            raise dg.Failure(description=str(error)) from None
         if checks:
             yield proof_result(key, True, made.partition.metadata.get("proof", {}))
         yield materialization(made, key)

@@ -11,34 +11,49 @@ from pathlib import Path
 
 PACKAGES = ("dagster", "torch", "transformers", "polars", "pyarrow", "sentence-transformers", "scipy", "vllm")
 OPTIONAL = {"vllm": "optional: pip install 'interp-assets[vllm]'"}
+DEMO_MODELS = ("SmolLM2-135M-Instruct", "all-MiniLM-L6-v2")
 UI_PORT = 3000
 
 
 def examine(project: Path) -> int:
     """Print what was found; 1 where something is missing that every study needs."""
-    bad = 0
-    print(f"python       {platform.python_version()}")
+    missing = [package for package in PACKAGES if version(package) is None]
+    line("python", platform.python_version())
     for package in PACKAGES:
-        try:
-            print(f"{package:12} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            bad += package not in OPTIONAL
-            print(f"{package:12} missing ({OPTIONAL.get(package, 'run: make install')})")
-    import torch
+        line(package, version(package) or f"missing ({OPTIONAL.get(package, 'run: make install')})")
+    line("devices", devices())
+    line("disk", f"{shutil.disk_usage(project).free / 2**30:,.1f} GB free")
+    for name in DEMO_MODELS:
+        there = (project / "demo" / "weights" / name).is_dir()
+        line("demo weights", f"{name}: {'there' if there else 'not unpacked (run: make demo)'}")
+    line("port", f"{UI_PORT}: {port_state()}")
+    needed = [package for package in missing if package not in OPTIONAL]
+    print(f"not ready: {', '.join(needed)} missing (run: make install)" if needed else "ready")
+    return 1 if needed else 0
 
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    print(
-        f"{'devices':12} {', '.join(devices) if devices else 'cpu only'}; {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    )
-    free = shutil.disk_usage(project).free / 2**30
-    print(f"{'disk':12} {free:,.1f} GB free")
-    for name in ("SmolLM2-135M-Instruct", "all-MiniLM-L6-v2"):
-        folder = project / "demo" / "weights" / name
-        print(f"{'demo weights':12} {name}: {'there' if folder.is_dir() else 'not unpacked (run: make demo)'}")
+
+def line(name: str, text: str) -> None:
+    print(f"{name:22} {text}", flush=True)
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def devices() -> str:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return f"unknown: torch cannot be imported ({str(error).splitlines()[0]})"
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    found = ", ".join(names) if names else "cpu only"
+    return f"{found}; {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def port_state() -> str:
     with socket.socket() as probe:
         taken = probe.connect_ex(("127.0.0.1", UI_PORT)) == 0
-    print(
-        f"{'port':12} {UI_PORT}: {'in use (a UI may be running; another: make ui PORT=3001)' if taken else 'free for make ui'}"
-    )
-    print("ready" if not bad else f"{bad} packages missing")
-    return 1 if bad else 0
+    return "in use (a UI may be running; another: make ui PORT=3001)" if taken else "free for make ui"

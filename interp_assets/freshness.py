@@ -112,7 +112,10 @@ class Freshness:
     def _content(self, files: list[Path]) -> str:
         key = tuple(map(str, files))
         if key not in self._files:
-            self._files[key] = combined_hash([[file.name, self.file_hashes.sha256(file)] for file in files])
+            # Of a single file only the suffix tells how it is read; among several each name has its meaning.
+            names = [file.name for file in files] if len(files) > 1 else [files[0].suffix]
+            hashes = [self.file_hashes.sha256(file) for file in files]
+            self._files[key] = combined_hash(list(zip(names, hashes, strict=True)))
         return self._files[key]
 
     def states(self, until: str | None = None) -> list[PartitionState]:

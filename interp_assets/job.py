@@ -11,6 +11,7 @@ from typing import Any
 
 from interp_assets.freshness import Fingerprint, Freshness, InputMissing, differences, partition_label
 from interp_assets.graph import Asset, layers_of
+from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import Study
 from resources.errors import NotNow, UnusableInput
 from resources.loaded_models import LoadedModels
@@ -95,6 +96,8 @@ def make_partition(
         NotNow: an earlier asset is missing, another process is making this partition, or an input changed meanwhile.
     """
     freshness = Freshness(study)
+    if asset_name not in freshness.assets:
+        raise StudyError(f"{study.name} has no asset {asset_name!r} any more; {listed(freshness.assets)}")
     asset = freshness.assets[asset_name]
     store = freshness.store
     fingerprint = freshness.fingerprint(asset, layer)

@@ -50,8 +50,8 @@ def sentence(problem: Any, place: Place) -> str:
         return f"{place.key}: missing; it must be {place.allowed or in_words(place.wanted)}"
     if problem["type"].startswith("union_tag"):
         value = problem["input"].get("kind") if isinstance(problem["input"], dict) else None
-        found = "missing" if value is None else shown(value)
-        return f"{place.key}.kind: {found}; it must be {' or '.join(map(repr, kinds_of(place.wanted)))}"
+        found = "missing;" if value is None else f"{shown(value)}:"
+        return f"{place.key}.kind: {found} it must be {' or '.join(map(repr, kinds_of(place.wanted)))}"
     return f"{place.key}: {shown(problem['input'])}: it must be {place.allowed or in_words(place.wanted)}"
 
 

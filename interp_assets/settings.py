@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
-def identity(default: Any = ..., **constraints: Any) -> Any:
-    return Field(default, json_schema_extra={"mark": "identity"}, **constraints)
+def identity(default: Any = ..., allowed: str | None = None, **constraints: Any) -> Any:
+    """`allowed` says in words what a pattern says in signs."""
+    return Field(default, json_schema_extra={"mark": "identity", "allowed": allowed}, **constraints)
 
 
 def operational(default: Any = ..., allowed: str | None = None, **constraints: Any) -> Any:
-    """`allowed` says in words what a pattern says in signs."""
     return Field(default, json_schema_extra={"mark": "operational", "allowed": allowed}, **constraints)
 
 
@@ -69,9 +69,9 @@ class SaeSource(Settings):
 
     path: str = operational()
     format: Literal["auto", "sparsify", "saelens"] = operational("auto")
-    hookpoints: tuple[str, ...] | None = operational(None, min_length=1)
+    hookpoints: tuple[str, ...] | None = identity(None, min_length=1)
     "Module paths under the base model, such as layers.10 or layers.3.mlp; all that the folder holds when left out."
-    label: str | None = operational(
+    label: str | None = identity(
         None, allowed="letters, digits and any of _ . -", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
     )
     "Tells apart two SAEs at one hookpoint: the layer key becomes layers.10@label."
@@ -99,8 +99,10 @@ class ProofOfLoad(Settings):
     """What an SAE must show on a few thousand tokens before the long pass begins."""
 
     tokens: int = identity(4096, ge=64)
-    max_fvu: float = identity(0.8, gt=0)
-    "Largest fraction of variance unexplained. A wrong hookpoint or a transposed decoder lies near or above 1."
+    max_fvu: float = identity(0.5, gt=0)
+    "Largest fraction of variance unexplained. A forgotten b_dec or a transposed decoder lies above 0.7."
+    compare_layers: bool = identity(True)
+    "Refuse an SAE that explains the same module of another layer better than the one it is said to read."
     l0_factor: float = identity(2.0, gt=1)
     "Mean L0 must lie within this factor of the published one, where there is one."
 

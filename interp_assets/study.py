@@ -47,7 +47,7 @@ class Layer(Settings):
 
 
 class Study(Settings):
-    name: str = operational(allowed="letters, digits and underscores", pattern=r"^[A-Za-z0-9_]+$")
+    name: str = identity(allowed="letters, digits and underscores", pattern=r"^[A-Za-z0-9_]+$")
     "The file's name when left out."
     storage: str = operational(".interp")
     "Folder for tables; studies that share it share their caches."

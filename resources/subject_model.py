@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from resources.errors import UnusableInput
+from resources.errors import NotNow, UnusableInput
 
 
 class NoSuchHookpoint(UnusableInput):
@@ -25,7 +25,29 @@ class _AllSeen(Exception):
 
 
 def pick_device(device: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    """
+    Raises:
+        NotNow: this machine has no such device.
+    """
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if device == "auto":
+        return "cuda" if len(there) > 1 else "cpu"
+    if device.startswith("cuda") and (device if ":" in device else "cuda:0") not in there:
+        raise NotNow(f"device {device}: this machine has none; there are: {', '.join(there)}")
+    return device
+
+
+def not_usable(path: str | Path, what: str, error: Exception) -> Exception:
+    """What it means that loading failed: the files are at fault, or the hub was not reached, or it is the machine."""
+    if (isinstance(error, OSError) and error.errno) or isinstance(error, MemoryError | UnusableInput):
+        return error
+    if isinstance(error, ImportError):
+        return NotNow(f"{path}: a {what} that needs another package ({first_line(error)})")
+    if not Path(path).is_dir():
+        return NotNow(
+            f"{path}: no such folder, and no {what} of that name to be had from the hub ({first_line(error)})"
+        )
+    return UnusableInput(f"{path}: no usable {what} ({first_line(error)})")
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -35,8 +57,8 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     """
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise UnusableInput(f"{path}: no usable tokenizer ({first_line(error)})") from None
+    except Exception as error:
+        raise not_usable(path, "tokenizer", error) from None
 
 
 def vocabulary_size(path: str | Path, revision: str | None = None) -> int:
@@ -45,9 +67,27 @@ def vocabulary_size(path: str | Path, revision: str | None = None) -> int:
 
     try:
         config = AutoConfig.from_pretrained(path, revision=revision)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise UnusableInput(f"{path}: no usable model configuration ({first_line(error)})") from None
+    except Exception as error:
+        raise not_usable(path, "model configuration", error) from None
     return int(config.get_text_config().vocab_size)
+
+
+def load_language_model(path: str | Path, revision: str | None, dtype: str, device: str) -> Any:
+    """
+    Raises:
+        UnusableInput: no complete causal language model that transformers can read lies there.
+    """
+    place = pick_device(device)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, dtype=getattr(torch, dtype), output_loading_info=True
+        )
+        # transformers fills what is missing with random numbers.
+        if missing := sorted(report["missing_keys"]):
+            raise UnusableInput(f"{path}: the model's files lack {len(missing)} of its tensors, such as {missing[0]}")
+    except Exception as error:
+        raise not_usable(path, "causal language model", error) from None
+    return model.to(place).eval()
 
 
 def first_line(error: BaseException) -> str:
@@ -68,14 +108,10 @@ class SubjectModel:
     def __init__(self, path: str | Path, revision: str | None, dtype: str, device: str) -> None:
         """
         Raises:
-            UnusableInput: no causal language model that transformers can read lies there.
+            UnusableInput: no complete causal language model that transformers can read lies there.
         """
         self.device = pick_device(device)
-        try:
-            self.model: Any = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=getattr(torch, dtype))
-        except (OSError, ValueError, KeyError) as error:
-            raise UnusableInput(f"{path}: no usable causal language model ({first_line(error)})") from None
-        self.model.to(self.device).eval()
+        self.model = load_language_model(path, revision, dtype, device)
         self.modules = {name: module for name, module in self.model.base_model.named_modules() if name}
 
     def check_hookpoint(self, hookpoint: str) -> None:
@@ -94,6 +130,15 @@ class SubjectModel:
         there = [name for name in self.modules if name.startswith(prefix) and name.count(".") == depth]
         shown = ", ".join(there[:6] + (["..."] if len(there) > 7 else []) + there[max(6, len(there) - 1) :])
         raise NoSuchHookpoint(f"the subject model has no module {path!r}; at that place there are: {shown}")
+
+    def same_place_elsewhere(self, hookpoint: str) -> list[str]:
+        """The same module of other layers, 1, 2, 4 and 8 before and behind; none where the path has no layer number."""
+        found = re.fullmatch(r"(.*?\.)(\d+)((?:\..*)?(?::in)?)", hookpoint)
+        if found is None:
+            return []
+        numbers = [int(found[2]) + sign * step for step in (1, 2, 4, 8) for sign in (-1, 1)]
+        names = [f"{found[1]}{number}{found[3]}" for number in numbers]
+        return [name for name in names if name.removesuffix(":in") in self.modules]
 
     @torch.inference_mode()
     def activations(self, tokens: Tensor, hookpoints: Sequence[str]) -> dict[str, Tensor]:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resources.errors import UnusableInput
-from resources.subject_model import first_line, pick_device
+from resources.subject_model import not_usable, pick_device
 
 REMEMBERED_TEXTS = 200_000
 
@@ -22,15 +21,16 @@ class TextEmbedder:
         import torch
         from sentence_transformers import SentenceTransformer
 
+        place = pick_device(device)
         try:
             self.model = SentenceTransformer(
                 str(path),
-                device=pick_device(device),
+                device=place,
                 model_kwargs={"dtype": getattr(torch, dtype)},
                 trust_remote_code=False,
             )
-        except (OSError, ValueError, KeyError) as error:
-            raise UnusableInput(f"{path}: no usable sentence-transformers model ({first_line(error)})") from None
+        except Exception as error:
+            raise not_usable(path, "sentence-transformers model", error) from None
         self.batch_size = batch_size
         self._known: dict[str, np.ndarray] = {}
 

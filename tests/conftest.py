@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
 from interp_assets.study import Study, load_study
 from resources.table_store import Partition
+from tests.changed_study import changed
 from tests.oracle import OracleModels
-from tests.tiny import make_study
+from tests.tiny import make_sae, make_study
 
 
 def make_all(study: Study, models: OracleModels | None = None) -> dict[str, Partition]:
@@ -42,3 +44,14 @@ def tiny(tiny_file: Path) -> Study:
 def tiny_tables(tiny: Study) -> dict[str, Partition]:
     """The tiny study carried through, judged by the oracle."""
     return make_all(tiny)
+
+
+@pytest.fixture(scope="session")
+def complete_file(tiny_file: Path, tiny_tables: dict[str, Partition], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny study with its tables, in a folder of its own, with every section that a study can have."""
+    root = tmp_path_factory.mktemp("complete") / "world"
+    shutil.copytree(tiny_file.parent, root)
+    make_sae(root / "saes", "layers.0")
+    shutil.copytree(root / "model", root / "embedder")
+    additions = {"explainers.quotes": {"kind": "extractive"}, "scorers.embedding": {"model": "./embedder"}}
+    return changed(root / "study.yaml", additions, "study.yaml")

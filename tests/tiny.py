@@ -1,12 +1,13 @@
 """A tiny world with planted truths: a model whose hidden states name its tokens, an SAE with one latent per word.
 
 The model is a random Llama whose embedding is a scaled identity, so at the hookpoint `embed_tokens` every token is its
-own direction. The SAE reads just that: latent i fires on word i and on nothing else.
+own direction, and all share one shift. The SAE reads just that: latent i fires on word i and on nothing else.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,17 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "nu", "pe", "ri", "so", "ta") for b in ("ba", "de", "fi", "go", "hu", "za")]
+WORDS = [
+    f"{a}{b}" for a in ("ka", "lo", "mi", "nu", "pe", "ri", "so", "ta") for b in ("ba", "de", "fi", "go", "hu", "za")
+]
 SPECIAL = ["<s>", "<unk>"]
 VOCABULARY = [*SPECIAL, *WORDS]
 HIDDEN = len(VOCABULARY) + (-len(VOCABULARY)) % 8
 CONTEXT = 64
+SHIFT = 8.0
+"Added to every hidden state along the direction of latent 0; the SAE's b_dec takes it away."
 
 
 def make_model(folder: Path, layers: int = 2) -> Path:
@@ -42,10 +47,16 @@ def make_model(folder: Path, layers: int = 2) -> Path:
     )
     model = LlamaForCausalLM(config)
     with torch.no_grad():
-        model.model.embed_tokens.weight.copy_(5 * torch.eye(len(VOCABULARY), HIDDEN))
+        model.model.embed_tokens.weight.copy_(5 * torch.eye(len(VOCABULARY), HIDDEN) + shift())
     model.save_pretrained(folder)
     make_tokenizer(VOCABULARY).save_pretrained(folder)
     return folder
+
+
+def shift() -> torch.Tensor:
+    vector = torch.zeros(HIDDEN)
+    vector[0] = SHIFT
+    return vector
 
 
 def make_tokenizer(vocabulary: list[str]) -> PreTrainedTokenizerFast:
@@ -55,15 +66,43 @@ def make_tokenizer(vocabulary: list[str]) -> PreTrainedTokenizerFast:
 
 
 def make_sae(folder: Path, hookpoint: str = "embed_tokens", k: int = 1) -> Path:
-    """Latent i is word i; a b_dec that has to be subtracted makes forgetting it visible."""
+    """Latent i is word i. Where b_dec is not subtracted, latent 0 alone fires on everything."""
     n = len(VOCABULARY)
-    bias = torch.full((HIDDEN,), 0.5)
     directions = torch.eye(n, HIDDEN)
     target = folder / hookpoint
     target.mkdir(parents=True, exist_ok=True)
-    weights = {"encoder.weight": directions, "encoder.bias": torch.full((n,), 0.5), "W_dec": directions.clone(), "b_dec": bias}
+    weights = {
+        "encoder.weight": directions,
+        "encoder.bias": torch.zeros(n),
+        "W_dec": directions.clone(),
+        "b_dec": shift(),
+    }
     save_file(weights, target / "sae.safetensors")
     (target / "cfg.json").write_text(json.dumps({"d_in": HIDDEN, "num_latents": n, "k": k, "activation": "topk"}))
+    return folder
+
+
+def make_embedder(folder: Path) -> Path:
+    """A sentence embedder of random weights over the tiny vocabulary: texts that share words lie close."""
+    from sentence_transformers import SentenceTransformer, models
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=128,
+        pad_token_id=1,
+    )
+    tokenizer = make_tokenizer(VOCABULARY)
+    tokenizer.add_special_tokens({"pad_token": "<unk>"})
+    with tempfile.TemporaryDirectory() as bert:
+        BertModel(config).save_pretrained(bert)
+        tokenizer.save_pretrained(bert)
+        words = models.Transformer(bert, max_seq_length=128)
+        SentenceTransformer(modules=[words, models.Pooling(32)], device="cpu").save(str(folder))
     return folder
 
 

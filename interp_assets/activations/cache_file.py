@@ -211,11 +211,13 @@ class CacheReader:
         return Entries(np.full(count, latent, dtype=np.uint32), context, position, activation)
 
     def block(self, number: int) -> tuple[range, Entries]:
-        """One file of the cache: the latents that it holds, and its entries in order."""
-        latents = np.flatnonzero(self._file == number)
-        frame = pl.read_parquet(self.files[number], use_statistics=False)
-        entries = Entries(*(frame[name].to_numpy() for name in SCHEMA.names))
-        return range(int(latents[0]), int(latents[-1]) + 1), entries
+        """One file of the cache: the latents that it holds, and its entries in order. Threads may read at once."""
+        held = np.flatnonzero(self._file == number)
+        latents = range(int(held[0]), int(held[-1]) + 1)
+        # The index says which rows belong to which latent, so that column need not be decoded.
+        latent = np.repeat(np.arange(latents.start, latents.stop, dtype=np.uint32), self.entries[held])
+        table = pq.ParquetFile(self.files[number]).read(list(COLUMNS), use_threads=False)
+        return latents, Entries(latent, *(table.column(name).to_numpy() for name in COLUMNS))
 
     def blocks(self) -> Iterator[tuple[range, Entries]]:
         """The cache file by file."""

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from interp_assets.activations.cache_file import CacheWriter, Entries
-from interp_assets.activations.proof_of_load import prove
+from interp_assets.activations.proof_of_load import compare_layers, prove
 from interp_assets.progress import Progress
 from interp_assets.settings import ProofOfLoad
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder, TopActivations
 from resources.subject_model import SubjectModel, context_batches
+
+TOKENS_TO_COMPARE = 1_024
+"Tokens on which it is asked whether an SAE explains another layer better."
 
 
 @dataclass
@@ -99,16 +102,30 @@ def prove_all(
 ) -> None:
     """The proof of load of every layer, on a few thousand tokens."""
     sound = [layer for layer in layers if layer.failure is None]
-    parts: dict[str, list[Tensor]] = {layer.hookpoint: [] for layer in sound}
-    for batch in context_batches(tokens, batch_tokens) if sound else ():
-        for hookpoint, x in subject.activations(as_ids(tokens[batch]), list(parts)).items():
-            parts[hookpoint].append(x[:, skip:].flatten(0, 1))
+    own = activations_at(subject, tokens, [layer.hookpoint for layer in sound], skip, batch_tokens)
+    few = tokens[: max(1, TOKENS_TO_COMPARE // tokens.shape[1])]
+    others = [name for layer in sound for name in subject.same_place_elsewhere(layer.hookpoint)]
+    wanted = [layer.hookpoint for layer in sound] + others if limits.compare_layers else []
+    elsewhere = activations_at(subject, few, wanted, skip, batch_tokens)
     for layer in sound:
         with failing_alone(layer):
             assert layer.sae is not None
-            x = torch.cat(parts[layer.hookpoint])
-            layer.proof = prove(layer.sae, x, layer.hookpoint, layer.published_l0, limits)
+            layer.proof = prove(layer.sae, own[layer.hookpoint], layer.hookpoint, layer.published_l0, limits)
+            if limits.compare_layers:
+                names = [layer.hookpoint, *subject.same_place_elsewhere(layer.hookpoint)]
+                compare_layers(layer.sae, layer.hookpoint, {name: elsewhere[name] for name in names}, layer.proof)
             layer.writer = layer.writer_for(layer.sae.n_latents)
+
+
+def activations_at(
+    subject: SubjectModel, tokens: np.ndarray, hookpoints: list[str], skip: int, batch_tokens: int
+) -> dict[str, Tensor]:
+    """Activations [tokens, d] at each hookpoint, all in memory: for a few thousand tokens."""
+    parts: dict[str, list[Tensor]] = {name: [] for name in hookpoints}
+    for batch in context_batches(tokens, batch_tokens) if hookpoints else ():
+        for name, x in subject.activations(as_ids(tokens[batch]), list(parts)).items():
+            parts[name].append(x[:, skip:].flatten(0, 1))
+    return {name: torch.cat(found) for name, found in parts.items()}
 
 
 def as_ids(tokens: np.ndarray) -> Tensor:

@@ -1,7 +1,8 @@
 """The proof of load: an SAE must reconstruct what its hookpoint holds, before anything is built on it.
 
-A wrong hookpoint, a transposed decoder, a forgotten b_dec or a TopK read as ReLU shows here as a fraction of variance
-unexplained (FVU) near or above 1, or as an L0 far from the published one.
+A transposed decoder, a forgotten b_dec or a TopK read as ReLU shows here as a fraction of variance unexplained (FVU)
+near or above 1, or as an L0 far from the published one. The residual streams of two layers are so alike that an SAE
+of one explains the other not badly; so it is also asked whether it explains another layer better.
 """
 
 from __future__ import annotations
@@ -15,58 +16,94 @@ from interp_assets.settings import ProofOfLoad
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 
+MASSIVE = 10.0
+"""Tokens whose norm is this many times the median are left out of the FVU that is judged: a handful of them can hold
+nearly all variance of a layer (Sun et al. 2024, "Massive Activations"), and would pass any SAE that hits them."""
+BETTER = 0.95
+"Another layer counts as explained better below this share of the own layer's FVU."
+
 
 class ProofFailed(UnusableInput):
     """The SAE does not fit what it reads; `details` holds what was measured."""
 
     def __init__(self, message: str, proof: dict[str, Any]) -> None:
-        super().__init__(message)
+        super().__init__(f"proof of load: {message}")
         self.details = {"proof": proof}
+
+
+def typical(x: Tensor) -> Tensor:
+    """The rows of x [tokens, d] without massive activations, float32."""
+    x = x.float()
+    norms = x.norm(dim=1)
+    return x[norms <= MASSIVE * norms.median()]
+
+
+def unexplained(sae: SparseAutoencoder, x: Tensor) -> float:
+    """FVU = sum ||x - x'||^2 / sum ||x - mean(x)||^2 over x [tokens, d_in]."""
+    error = (x - sae.decode(sae.encode(x))).square().sum()
+    return float(error / (x - x.mean(0)).square().sum())
 
 
 def prove(
     sae: SparseAutoencoder, x: Tensor, hookpoint: str, published_l0: float | None, limits: ProofOfLoad
 ) -> dict[str, Any]:
-    """Measure an SAE on activations x [tokens, d_in]; BOS left out.
-
-    FVU = sum ||x - x'||^2 / sum ||x - mean(x)||^2. Returns what was measured, plain numbers.
+    """Measure an SAE on activations x [tokens, d_in]; BOS left out. Returns what was measured, plain numbers.
 
     Raises:
-        ProofFailed: FVU or L0 out of bounds.
+        ProofFailed: dimensions, FVU or L0 out of bounds.
     """
+    proof: dict[str, Any] = {"hookpoint": hookpoint, "tokens": len(x)}
     if x.shape[1] != sae.d_in:
-        proof = {"hookpoint": hookpoint, "tokens": len(x)}
-        raise ProofFailed(f"proof of load: {hookpoint} holds {x.shape[1]} dimensions, the SAE reads {sae.d_in}", proof)
+        raise ProofFailed(f"{hookpoint} holds {x.shape[1]} dimensions, the SAE reads {sae.d_in}", proof)
     x = x.float()
-    top = sae.encode(x)
     if not torch.isfinite(x).all():
-        raise ProofFailed(f"proof of load: {hookpoint} holds values that are NaN or infinite", {"hookpoint": hookpoint})
-    error = (x - sae.decode(top)).square().sum()
-    fvu = float(error / (x - x.mean(0)).square().sum())
+        raise ProofFailed(f"{hookpoint} holds values that are NaN or infinite", proof)
+    usual = typical(x)
+    fvu = unexplained(sae, usual)
+    top = sae.encode(x)
     active = top.activations > 0
     alive = torch.zeros(sae.n_latents, dtype=torch.bool, device=x.device)
     alive[top.indices[active]] = True
     mean_l0 = float(active.sum(1).float().mean())
-    proof = {
-        "hookpoint": hookpoint,
-        "tokens": len(x),
+    proof |= {
         "fvu": round(fvu, 6),
+        "fvu_with_massive_activations": round(unexplained(sae, x), 6),
+        "tokens_with_massive_activations": len(x) - len(usual),
         "max_fvu": limits.max_fvu,
         "mean_l0": round(mean_l0, 4),
         "published_l0": published_l0,
         "silent_share": round(1 - float(alive.float().mean()), 6),
-        "largest_norm_over_median": round(float(x.norm(dim=1).max() / x.norm(dim=1).median()), 2),
     }
     if not fvu <= limits.max_fvu:
         raise ProofFailed(
-            f"proof of load: at {hookpoint} the SAE leaves {fvu:.3g} of the variance unexplained (allowed: {limits.max_fvu:g}); "
+            f"at {hookpoint} the SAE leaves {fvu:.3g} of the variance unexplained (allowed: {limits.max_fvu:g}); "
             "wrong hookpoint, wrong subject model, or weights read in a wrong way",
             proof,
         )
     if published_l0 and not published_l0 / limits.l0_factor <= mean_l0 <= published_l0 * limits.l0_factor:
         raise ProofFailed(
-            f"proof of load: at {hookpoint} {mean_l0:.1f} latents fire per token, published are {published_l0:g} "
+            f"at {hookpoint} {mean_l0:.1f} latents fire per token, published are {published_l0:g} "
             f"(allowed: within a factor of {limits.l0_factor:g})",
             proof,
         )
     return proof
+
+
+def compare_layers(sae: SparseAutoencoder, hookpoint: str, places: dict[str, Tensor], proof: dict[str, Any]) -> None:
+    """Add to a proof how well the SAE explains the same module of other layers.
+
+    Args:
+        places: activations [tokens, d] on the same tokens, by hookpoint, the own one among them.
+
+    Raises:
+        ProofFailed: it explains another one better than its own.
+    """
+    fvu = {name: round(unexplained(sae, typical(x)), 6) for name, x in places.items() if x.shape[1] == sae.d_in}
+    proof["fvu_by_layer"] = fvu
+    best = min(fvu, key=lambda name: fvu[name])
+    if fvu[best] < BETTER * fvu[hookpoint]:
+        raise ProofFailed(
+            f"the SAE explains {best} better (FVU {fvu[best]:.3g}) than {hookpoint} (FVU {fvu[hookpoint]:.3g}), which the "
+            "study names as its hookpoint; if that is right all the same, set proof_of_load.compare_layers: false",
+            proof,
+        )

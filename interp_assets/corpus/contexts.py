@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from interp_assets.progress import Progress
 from interp_assets.settings import Corpus
-from resources.errors import UnusableInput
+from resources.errors import NotNow, UnusableInput
+from resources.subject_model import first_line
 
 DOCUMENTS_PER_BATCH = 256
 
@@ -30,29 +32,39 @@ def documents(corpus: Corpus, path: Path) -> Iterator[str]:
     return (text for text in texts if text and text.strip())
 
 
-def parquet_texts(path: Path, column: str) -> Iterator[str]:
+def parquet_texts(path: Path, column: str) -> Iterator[str | None]:
     try:
-        file = pq.ParquetFile(path)
-    except (OSError, ValueError) as error:
+        with pq.ParquetFile(path) as file:
+            if column not in file.schema_arrow.names:
+                raise UnusableInput(f"{path}: no column {column!r}; there are: {', '.join(file.schema_arrow.names)}")
+            kind = file.schema_arrow.field(column).type
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+                raise UnusableInput(f"{path}: column {column!r} holds {kind}, not text")
+            for batch in file.iter_batches(columns=[column]):
+                yield from batch.column(0).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        # pyarrow says OSError of damaged files too; those of the operating system carry a number.
+        if getattr(error, "errno", None):
+            raise
         raise UnusableInput(f"{path}: not a readable Parquet file ({error})") from None
-    if column not in file.schema_arrow.names:
-        raise UnusableInput(f"{path}: no column {column!r}; there are: {', '.join(file.schema_arrow.names)}")
-    for batch in file.iter_batches(columns=[column]):
-        yield from batch.column(0).to_pylist()
 
 
-def jsonl_texts(path: Path, column: str) -> Iterator[str]:
-    with path.open(encoding="utf-8") as lines:
+def jsonl_texts(path: Path, column: str) -> Iterator[str | None]:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
+                row = json.loads(line.decode("utf-8"))
+            except ValueError as error:
                 raise UnusableInput(f"{path}: line {number} is not JSON ({error})") from None
-            if not isinstance(row, dict) or not isinstance(row.get(column), str):
-                there = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-                raise UnusableInput(f"{path}: line {number} has no text under {column!r}; there is: {there}")
+            if not isinstance(row, dict):
+                raise UnusableInput(f"{path}: line {number} is not an object with a text under {column!r}")
+            if column not in row:
+                raise UnusableInput(f"{path}: line {number} has no {column!r}; there are: {', '.join(row) or 'none'}")
+            if not isinstance(row[column], str | None):
+                raise UnusableInput(f"{path}: line {number}: {column!r} is {type(row[column]).__name__}, not text")
             yield row[column]
 
 
@@ -65,10 +77,14 @@ def plain_texts(path: Path, column: str) -> Iterator[str]:
 
 
 def hub_texts(corpus: Corpus) -> Iterator[str]:
+    """
+    Raises:
+        NotNow: the hub was not reached, or has no such data set: it may tomorrow.
+    """
     try:
         from datasets import load_dataset
     except ImportError:
-        raise UnusableInput(
+        raise NotNow(
             f"corpus {corpus.path}: reading a hub data set needs: pip install 'interp-assets[datasets]'"
         ) from None
     name, _, configuration = corpus.path.partition(":")
@@ -78,8 +94,8 @@ def hub_texts(corpus: Corpus) -> Iterator[str]:
             if corpus.column not in row:
                 raise UnusableInput(f"corpus {corpus.path}: no column {corpus.column!r}; there are: {', '.join(row)}")
             yield row[corpus.column]
-    except (OSError, ValueError, ConnectionError) as error:
-        raise UnusableInput(f"corpus {corpus.path}: cannot be read ({str(error).splitlines()[0]})") from None
+    except (OSError, ValueError) as error:
+        raise NotNow(f"corpus {corpus.path}: cannot be read from the hub ({first_line(error)})") from None
 
 
 def pack(
@@ -117,10 +133,10 @@ def pack(
             f"corpus {corpus.path}: holds {there:,} tokens in whole contexts, corpus.tokens asks for {corpus.tokens:,}; "
             + ("lower it or give more text" if there else "the corpus is empty or too short for one context")
         )
-    if len(ids) and int(ids.max()) >= vocabulary:
+    if (largest := max([*head, int(ids.max())])) >= vocabulary:
         raise UnusableInput(
-            f"the tokenizer does not fit the model: it gives token id {int(ids.max()):,}, "
-            f"the model's vocabulary ends at {vocabulary - 1:,}"
+            f"the tokenizer does not fit the model: it gives token id {largest:,}, the model's vocabulary ends at "
+            f"{vocabulary - 1:,}; subject_model.path needs the tokenizer that the model was trained with"
         )
     return as_table(ids.reshape(wanted, room), np.array(starts), head)
 

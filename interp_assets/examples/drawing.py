@@ -92,8 +92,9 @@ def asked_latents(
 
 
 def count(latents: range, windows: Windows, explaining: np.ndarray) -> Counted:
-    both = np.bincount(windows.latent - latents.start, minlength=len(latents))
-    explain = np.bincount(windows.latent[explaining] - latents.start, minlength=len(latents))
+    ends = np.searchsorted(windows.latent, np.arange(latents.start, latents.stop + 1))
+    both = np.diff(ends)
+    explain = np.diff(np.concatenate([[0], np.cumsum(explaining)])[ends])
     return Counted(both, np.minimum(explain, both - explain))
 
 
@@ -196,7 +197,8 @@ def window_pools(cache: CacheReader, shape: WindowShape, seed: int, pool: Thread
 def without_examples(latents: range, entries: Entries, counted: Counted, settings: Examples) -> pl.DataFrame:
     """One row for each latent of a block that has too few windows, with the reason."""
     few = np.flatnonzero(~counted.enough(settings))
-    dead = np.bincount(entries.latent - latents.start, minlength=len(latents))[few] == 0
+    ends = np.searchsorted(entries.latent, np.arange(latents.start, latents.stop + 1, dtype=np.uint32))
+    dead = np.diff(ends)[few] == 0
     reasons = [
         "never fires on the corpus"
         if never

@@ -72,9 +72,9 @@ def usable_draws(
     row, number = np.nonzero(~for_explaining(seed, latents[:, None], windows // shape.places))
     window = windows[row, number]
     by_window = order_by(row, aligned_left(window, total))  # ties in the order of draws
+    by_window = by_window[~repeats(row[by_window], window[by_window])]
     row, number, window = row[by_window], number[by_window], window[by_window]
-    kept = ~repeats(row, window)
-    kept &= lookup.silent(latents[row], window // shape.places, shape.start(window % shape.places))
+    kept = lookup.silent(latents[row], window // shape.places, shape.start(window % shape.places))
     usable = np.zeros(windows.shape, dtype=bool)
     usable[row[kept], number[kept]] = True
     return np.nonzero(usable)[0], windows[usable]

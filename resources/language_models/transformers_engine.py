@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import DynamicCache
 
-from resources.errors import UnusableInput
 from resources.language_models.protocol import (
     Advance,
     Capability,
@@ -32,7 +31,7 @@ from resources.language_models.protocol import (
     Usage,
     silent,
 )
-from resources.subject_model import first_line, load_tokenizer, pick_device
+from resources.subject_model import load_language_model, load_tokenizer, pick_device
 
 Ids = list[int]
 
@@ -56,11 +55,7 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.device = pick_device(device)
         self.tokenizer = load_tokenizer(path, revision)
-        try:
-            self.model: Any = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=getattr(torch, dtype))
-        except (OSError, ValueError, KeyError) as error:
-            raise UnusableInput(f"{path}: no usable causal language model ({first_line(error)})") from None
-        self.model.to(self.device).eval()
+        self.model: Any = load_language_model(path, revision, dtype, device)
         self._instructions: tuple[Ids, DynamicCache] | None = None
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ def load_tensors(file: Path, names: tuple[str, ...], device: str) -> dict[str, T
             if missing := [name for name in names if name not in there]:
                 raise InvalidSae(f"{file}: tensor {missing[0]} is missing; there are: {', '.join(sorted(there))}")
             return {name: opened.get_tensor(name).to(torch.float32) for name in names}
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise InvalidSae(f"{file}: damaged or cut short ({error})") from None
 
 
