@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from interp_assets.activations.cache_file import CacheReader
+from interp_assets.activations.proof_of_load import prove
 from interp_assets.corpus.contexts import tokens_matrix
+from interp_assets.settings import ProofOfLoad
 from interp_assets.study import Study
+from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 from resources.sparse_autoencoders.read import read_sae
 from resources.subject_model import NoSuchHookpoint, SubjectModel
 from resources.table_store import Partition
@@ -109,3 +112,15 @@ def test_bos_is_part_of_the_input(subject: SubjectModel, ids: torch.Tensor) -> N
     with_bos = subject.activations(torch.cat([torch.zeros_like(ids[:, :1]), ids], 1), ["layers.1"])["layers.1"][:, 1:]
     without = subject.activations(ids, ["layers.1"])["layers.1"]
     assert (with_bos - without).abs().max() > 1e-4
+
+
+def test_massive_activations_do_not_hide_what_is_unexplained() -> None:
+    """An SAE that knows one of four directions, and three tokens of enormous norm along just that one."""
+    one = torch.eye(4)[:1]
+    sae = SparseAutoencoder(one.T, torch.zeros(1), one, torch.zeros(4), "topk", k=1)
+    usual = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)).abs()
+    limits = ProofOfLoad(max_fvu=0.99)
+    proof = prove(sae, torch.cat([usual, 500 * one.expand(3, -1)]), "here", None, limits)
+    assert proof["tokens_with_massive_activations"] == 3
+    assert proof["fvu_with_massive_activations"] < 0.01
+    assert proof["fvu"] == prove(sae, usual, "here", None, limits)["fvu"] > 0.7

@@ -69,17 +69,6 @@ def test_a_wrong_module_fails_the_proof(study: Study, activations: dict[str, tor
         prove(sae, activations[wrong], wrong, 32.0, LIMITS)
 
 
-def test_massive_activations_do_not_hide_a_wrong_layer(study: Study, activations: dict[str, torch.Tensor]) -> None:
-    """Three tokens of enormous norm that the SAE happens to hit: with them nearly all variance seems explained."""
-    sae = read_sae(study.layer("layers.10").location)
-    wrong = activations["layers.4"].float()
-    massive = sae.b_dec + 20 * wrong.norm(dim=1).median() * sae.W_dec[[5]].expand(3, -1)
-    proof = prove(sae, torch.cat([wrong, massive]), "layers.4", 32.0, LIMITS)
-    assert proof["tokens_with_massive_activations"] == 3
-    assert proof["fvu"] == prove(sae, wrong, "layers.4", 32.0, LIMITS)["fvu"]
-    assert proof["fvu_with_massive_activations"] < 0.6 * proof["fvu"]
-
-
 @pytest.mark.parametrize(
     "mistake", ["b_dec not subtracted", "b_dec forgotten", "TopK as ReLU", "transposed", "mixed up"]
 )

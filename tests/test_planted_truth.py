@@ -56,12 +56,21 @@ def accuracy_from_marks(trials: pl.DataFrame) -> float:
 
 def test_wrong_trials_carry_the_marks_of_right_ones(tiny_tables: dict[str, Partition]) -> None:
     """The same patterns, equally often, within each latent; and no wrong mark on a token that fires."""
-    trials = tiny_tables["scores/fuzzing"].read("trials").filter((pl.col("control") == "none") & (pl.col("status") == "ok"))
+    trials = (
+        tiny_tables["scores/fuzzing"].read("trials").filter((pl.col("control") == "none") & (pl.col("status") == "ok"))
+    )
     for _, group in trials.group_by("latent"):
-        right, wrong = (sorted(map(tuple, group.filter(pl.col("expected") == side)["marked"])) for side in (True, False))
+        right, wrong = (
+            sorted(map(tuple, group.filter(pl.col("expected") == side)["marked"])) for side in (True, False)
+        )
         assert right == wrong
     examples = tiny_tables["examples"].read("examples").filter(pl.col("purpose") == "test")
-    fires = {(row[0], row[1]): row[2] for row in examples.filter(pl.col("kind") == "activating").select("latent", "example", "activations").iter_rows()}
+    fires = {
+        (row[0], row[1]): row[2]
+        for row in examples.filter(pl.col("kind") == "activating")
+        .select("latent", "example", "activations")
+        .iter_rows()
+    }
     for latent, example, expected, marked in trials.select("latent", "example", "expected", "marked").iter_rows():
         activations = np.array(fires[latent, example])
         if expected:

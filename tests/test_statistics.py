@@ -112,7 +112,9 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         for example in range(40):
             expected = example < 20
             right = draw.random() < (0.8 if expected else 0.6)
-            rows.append((latent, "llm", "none", example, expected, expected == right, draw.normal(float(expected)), "ok"))
+            rows.append(
+                (latent, "llm", "none", example, expected, expected == right, draw.normal(float(expected)), "ok")
+            )
     names = ["latent", "explainer", "control", "example", "expected", "predicted", "probability", "status"]
     table = scores(conform(pl.DataFrame(rows, schema=names, orient="row"), TRIALS))
     for statistic, truth in (("balanced_accuracy", 0.7), ("auroc", 0.7602)):
