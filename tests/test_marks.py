@@ -11,9 +11,12 @@ import pytest
 
 from interp_assets.freshness import Freshness
 from interp_assets.graph import layers_of
+from interp_assets.job import COMPUTES, load_stage
 from interp_assets.settings import Settings, identity, mark
 from interp_assets.study import Layer, Study, load_study
 from tests.changed_study import changed
+from tests.conftest import make_all
+from tests.tiny import make_embedder
 
 OPERATIONAL: dict[str, Any] = {
     "storage": "elsewhere",
@@ -55,6 +58,7 @@ IDENTITY: dict[str, Any] = {
     "proof_of_load.tokens": 512,
     "proof_of_load.max_fvu": 0.7,
     "proof_of_load.l0_factor": 3,
+    "proof_of_load.compare_layers": False,
     "examples.window": 8,
     "examples.placement": "centred",
     "examples.min_windows": 9,
@@ -201,3 +205,56 @@ def test_a_setting_reaches_those_who_read_it(file: Path, key: str, reached: set[
     """What lies behind them changes only when their tables do."""
     before, after = fingerprints(file), fingerprints(changed(file, {key: IDENTITY[key]}))
     assert {name for name in before if after[name] != before[name]} == reached
+
+
+def settings_objects(settings: Settings, key: str = "") -> Iterator[tuple[str, Settings]]:
+    """All settings that a study holds, by dotted key."""
+    yield key, settings
+    for name in type(settings).model_fields:
+        value, full = getattr(settings, name), f"{key}.{name}" if key else name
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple) else ()
+        inner = [("", value)] if isinstance(value, Settings) else inner
+        for part, each in inner:
+            if isinstance(each, Settings) and not isinstance(each, Layer):
+                yield from settings_objects(each, f"{full}.{part}".rstrip("."))
+
+
+def test_what_a_stage_reads_is_in_its_fingerprint(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every identity setting that is looked at while an asset is made must change that asset's fingerprint."""
+    shutil.rmtree(file.parent / "embedder")
+    make_embedder(file.parent / "embedder")
+    study = load_study(changed(file, {"storage": "watched", "examples.test.negatives": "neighbour"}, "watched.yaml"))
+    keys = {id(settings): key for key, settings in settings_objects(study)}
+    read: dict[str, set[str]] = {}
+    watching: list[str] = []
+
+    def watched_getattribute(self: Settings, name: str) -> Any:
+        if watching and id(self) in keys and mark(type(self).model_fields.get(name)) == "identity":
+            read[watching[-1]].add(f"{keys[id(self)]}.{name}".lstrip("."))
+        return object.__getattribute__(self, name)
+
+    def watched(asset: str, compute: Any) -> Any:
+        def run(job: Any) -> Any:
+            watching.append(asset)
+            read[asset] = set()
+            try:
+                return compute(job)
+            finally:
+                watching.pop()
+
+        return run
+
+    for name, asset in Freshness(study).assets.items():
+        load_stage(asset)
+        monkeypatch.setitem(COMPUTES, name, watched(name, COMPUTES[name]))
+    monkeypatch.setattr(Settings, "__getattribute__", watched_getattribute, raising=False)
+    make_all(study)
+    monkeypatch.undo()
+
+    assert "examples.window" in read["examples"]
+    before = fingerprints(study.file)
+    for asset, looked_at in read.items():
+        for key in looked_at & set(IDENTITY):
+            value = "random" if key == "examples.test.negatives" else IDENTITY[key]
+            after = fingerprints(changed(study.file, {key: value}))
+            assert after[asset] != before[asset], f"{asset} reads {key}"
