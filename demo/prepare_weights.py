@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 WEIGHTS = Path(__file__).parent / "weights"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -58,7 +59,8 @@ def convert_smollm2(folder: Path) -> None:
         {k: v for k, v in packed.config.to_dict().items() if k != "quantization_config"}
     )
     config.name_or_path = "SmolLM2-135M-Instruct"
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16)
     model.load_state_dict(packed.state_dict())
     with written_aside(folder) as aside:
         model.save_pretrained(aside)

@@ -6,6 +6,7 @@ code that makes an asset stands in `<stage>/assets.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +36,7 @@ class Asset:
     reads: tuple[Read, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     "The identity settings that it reads."
-    files: dict[str, Path | list[Path]] = field(default_factory=dict)
+    files: Mapping[str, Path | list[Path]] = field(default_factory=dict)
     "Files and folders outside the store that it reads; they enter by content. `sae` is filled in by layer."
     scope: Literal["layer", "corpus", "study"] = "layer"
     "layer: one partition per layer. corpus: one for all. study: one, reading all layers, never blocked by any."

@@ -79,9 +79,10 @@ def load_language_model(path: str | Path, revision: str | None, dtype: str, devi
     """
     place = pick_device(device)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, revision=revision, dtype=getattr(torch, dtype), output_loading_info=True
         )
+        model, report = loaded
         # transformers fills what is missing with random numbers.
         if missing := sorted(report["missing_keys"]):
             raise UnusableInput(f"{path}: the model's files lack {len(missing)} of its tensors, such as {missing[0]}")

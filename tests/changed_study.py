@@ -1,4 +1,4 @@
-"""Copies of a study file with some settings changed."""
+"""Copies of a study file with some settings changed, and another value for every setting there is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,81 @@ from typing import Any
 import yaml
 
 LEFT_OUT = object()
+
+OPERATIONAL: dict[str, Any] = {
+    "storage": "elsewhere",
+    "subject_model.path": "./moved/model",
+    "subject_model.device": "auto",
+    "subject_model.batch_tokens": 64,
+    "saes.0.path": "moved/saes",
+    "saes.0.format": "sparsify",
+    "corpus.path": "moved/corpus.parquet",
+    "engines.oracle.path": "moved/model",
+    "engines.oracle.device": "auto",
+    "engines.oracle.batch_size": 3,
+    "scorers.embedding.model": "moved/embedder",
+    "scorers.embedding.device": "auto",
+    "scorers.embedding.batch_size": 3,
+}
+
+JUDGE = {
+    "explainers": ["llm"],
+    "activating": 9,
+    "non_activating": 9,
+    "protocol": "list",
+    "per_prompt": 4,
+    "mark_threshold": 0.4,
+    "shuffled_control": False,
+}
+IDENTITY: dict[str, Any] = {
+    "name": "other",
+    "saes.0.hookpoints": ["layers.0"],
+    "saes.0.label": "wide",
+    "subject_model.revision": "main",
+    "subject_model.dtype": "bfloat16",
+    "corpus.split": "test",
+    "corpus.column": "words",
+    "corpus.tokens": 4096,
+    "corpus.context_length": 32,
+    "corpus.bos": False,
+    "corpus.separator": "\n",
+    "proof_of_load.tokens": 512,
+    "proof_of_load.max_fvu": 0.7,
+    "proof_of_load.l0_factor": 3,
+    "proof_of_load.compare_layers": False,
+    "examples.window": 8,
+    "examples.placement": "centred",
+    "examples.min_windows": 9,
+    "examples.latents": 5,
+    "examples.seed": 1,
+    "examples.explain.sampler": "top",
+    "examples.explain.n": 11,
+    "examples.explain.pool": 100,
+    "examples.test.activating": 20,
+    "examples.test.non_activating": 20,
+    "examples.test.negatives": "neighbour",
+    "engines.oracle.revision": "main",
+    "engines.oracle.dtype": "float32",
+    "explainers.quotes.words": 4,
+    "explainers.quotes.phrases": 4,
+    "explainers.llm.engine": "second",
+    "explainers.llm.latents": 3,
+    "explainers.llm.n_examples": 9,
+    "explainers.llm.mark_threshold": 0.4,
+    "explainers.llm.show_activations": True,
+    "explainers.llm.promoted_tokens": True,
+    "explainers.llm.chain_of_thought": True,
+    "explainers.llm.max_tokens": 32,
+    "scorers.embedding.dtype": "bfloat16",
+    "scorers.embedding.explainers": ["llm"],
+    "scorers.embedding.activating": 9,
+    "scorers.embedding.non_activating": 9,
+    "scorers.embedding.shuffled_control": False,
+    "scorers.embedding.instruction": "Find: ",
+    "scorers.detection.engine": "second",
+    "scorers.fuzzing.engine": "second",
+    **{f"scorers.{method}.{key}": value for method in ("detection", "fuzzing") for key, value in JUDGE.items()},
+}
 
 
 def changed(file: Path, changes: dict[str, Any], name: str = "changed.yaml") -> Path:

@@ -22,7 +22,7 @@ def corpus(job: Job) -> Metadata:
         "contexts": len(table),
         "tokens": len(table) * study.corpus.context_length,
         "documents": int(table["documents"].list.len().sum()),
-        "beginning": {"markdown": quoted(tokenizer.decode(table["tokens"][0].to_list()[:64]))},
+        "beginning": {"markdown": quoted(str(tokenizer.decode(table["tokens"][0].to_list()[:64])))},
     }
 
 

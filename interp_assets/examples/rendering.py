@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 from os.path import commonprefix
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -20,7 +21,7 @@ class Rendering:
     """Decodes windows of the subject model's tokens. A BOS token is part of the input, not of the text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, bos: bool = True) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer
         self.hidden = {tokenizer.bos_token_id} if bos else set()
 
     @classmethod
@@ -59,7 +60,8 @@ class Rendering:
             # What the run adds to the text so far: decoded alone it might lose its space or half a character.
             text = self.tokenizer.decode(ids[:last])
             text = text if last == len(ids) else text.rstrip("\ufffd")
-            run, before = text[len(commonprefix([before, text])) :], text
+            same = len(commonprefix([before, text]))  # noqa: RUF071 - by character is what is wanted
+            run, before = text[same:], text
             inner = run.lstrip(" ")
             spaces = run[: len(run) - len(inner)]
             parts.append(f"{spaces}{OPEN}{inner}{CLOSE}" if shown and shown[first][1] else run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,7 +31,8 @@ def score_distributions(scores: pl.DataFrame, layers: list[str], chance: float =
             if not len(values):
                 continue
             if len(values) >= 20 and values.std() > 0:
-                body = axes.violinplot(values, positions=[place + shift], widths=0.34, showextrema=False)["bodies"][0]
+                drawn: Any = axes.violinplot(values, positions=[place + shift], widths=0.34, showextrema=False)
+                body = drawn["bodies"][0]
                 body.set(facecolor=color, alpha=0.55, edgecolor="none")
             else:
                 spread = np.linspace(-0.08, 0.08, len(values))

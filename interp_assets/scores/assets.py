@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 import polars as pl
@@ -60,7 +61,11 @@ def ask(job: Job, settings: JudgeScorer, method: ModuleType, subjects: list[Subj
     return finish(job, subjects)
 
 
-def under_test(job: Job, settings: EmbeddingScorer | JudgeScorer, trials_of) -> list[Subject]:  # type: ignore[no-untyped-def]
+TrialsOf = Callable[[int, list[TestExample]], list[Trial]]
+"Makes the trials of a latent from its test examples."
+
+
+def under_test(job: Job, settings: EmbeddingScorer | JudgeScorer, trials_of: TrialsOf) -> list[Subject]:
     """Every explanation to be scored, with its trials; `trials_of(latent, examples)` makes them once a latent."""
     examples = test_examples(job.input("examples").read("examples"), settings.activating, settings.non_activating)
     explainers = job.study.explainers_of(settings)

@@ -54,7 +54,7 @@ class TransformersEngine:
         self.name = Path(path).name
         self.batch_size = batch_size
         self.device = pick_device(device)
-        self.tokenizer = load_tokenizer(path, revision)
+        self.tokenizer: Any = load_tokenizer(path, revision)
         self.model: Any = load_language_model(path, revision, dtype, device)
         self._instructions: tuple[Ids, DynamicCache] | None = None
 
@@ -209,7 +209,7 @@ class TransformersEngine:
         return Generated(text, finished, Usage(len(prompt), len(head), len(reply)))
 
 
-def grouped(requests: Sequence[ChooseRequest] | Sequence[LikelihoodRequest]) -> list[list[int]]:
+def grouped(requests: Sequence[ChooseRequest | LikelihoodRequest]) -> list[list[int]]:
     """Indices of the requests of each group, groups in the order of their first request."""
     groups: dict[str, list[int]] = {}
     for i, request in enumerate(requests):

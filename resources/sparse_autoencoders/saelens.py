@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from .autoencoder import SparseAutoencoder
 
 WEIGHTS = "sae_weights.safetensors"
-ARCHITECTURES = ("standard", "topk", "jumprelu")
+ACTIVATIONS: dict[str, Literal["relu", "topk", "jumprelu"]] = {
+    "standard": "relu",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+}
+"Supported architectures, and the activation function of each."
 SETTINGS: dict[str, Any] = {
     "normalize_activations": "none",
     "reshape_activations": "none",
@@ -47,8 +52,8 @@ def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder
     from .read import check_declared, load_tensors
 
     architecture = config["architecture"]
-    if architecture not in ARCHITECTURES:
-        supported = ", ".join(ARCHITECTURES)
+    if architecture not in ACTIVATIONS:
+        supported = ", ".join(ACTIVATIONS)
         raise InvalidSae(
             f"{folder / 'cfg.json'}: architecture {architecture!r} is not supported; supported: {supported}"
         )
@@ -70,7 +75,7 @@ def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder
         b_enc=tensors["b_enc"],
         W_dec=tensors["W_dec"],
         b_dec=tensors["b_dec"],
-        activation={"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}[architecture],
+        activation=ACTIVATIONS[architecture],
         k=int(config["k"]) if architecture == "topk" else None,
         threshold=tensors.get("threshold"),
         subtract_b_dec=bool(config.get("apply_b_dec_to_input", True)),

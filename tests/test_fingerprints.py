@@ -1,0 +1,138 @@
+"""Fingerprints: identity settings decide them, operational ones never do, and nothing that is read is left out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interp_assets.freshness import Freshness
+from interp_assets.graph import layers_of
+from interp_assets.job import COMPUTES, load_stage
+from interp_assets.settings import Settings, mark
+from interp_assets.study import Layer, load_study
+from tests.changed_study import IDENTITY, OPERATIONAL, changed
+from tests.conftest import make_all
+from tests.tiny import make_embedder
+
+
+@pytest.fixture(scope="module")
+def file(complete_file: Path) -> Path:
+    """The complete study, with a second engine, and all that it refers to in a second place."""
+    root = complete_file.parent
+    engines = {"oracle": {"path": "./model"}, "second": {"path": "./model", "dtype": "float16"}}
+    base = changed(complete_file, {"engines": engines}, "marks.yaml")
+    for name in ("model", "embedder", "saes"):
+        shutil.copytree(root / name, root / "moved" / name)
+    shutil.copy(root / "corpus.parquet", root / "moved")
+    shutil.copytree(root / "store", root / "elsewhere")
+    shutil.copytree(root / "store" / "pointers" / "tiny", root / "store" / "pointers" / "other")
+    for place in list((root / "store").rglob("embed_tokens")):
+        for layer in ("layers.0", "embed_tokens@wide"):
+            copy = shutil.copytree if place.is_dir() else shutil.copy
+            copy(place, place.with_name(layer))
+    return base
+
+
+def fingerprints(file: Path) -> dict[str, str]:
+    """The fingerprint of every asset of the first layer, on the tables that are there."""
+    freshness = Freshness(load_study(file))
+    return {
+        asset.name: freshness.fingerprint(asset, layers_of(freshness.study, asset)[0]).value
+        for asset in freshness.assets.values()
+    }
+
+
+def test_operational_settings_never_change_a_fingerprint(file: Path) -> None:
+    before = fingerprints(file)
+    assert len(before) == 10
+    for key, value in OPERATIONAL.items():
+        assert fingerprints(changed(file, {key: value})) == before, key
+
+
+def test_identity_settings_change_fingerprints(file: Path) -> None:
+    before = fingerprints(file)
+    for key, value in IDENTITY.items():
+        after = fingerprints(changed(file, {key: value}))
+        assert [name for name in before if after[name] != before[name]], key
+
+
+@pytest.mark.parametrize(
+    ("key", "reached"),
+    [
+        ("examples.window", {"examples"}),
+        ("corpus.tokens", {"corpus"}),
+        ("corpus.bos", {"corpus", "activation_cache"}),
+        ("proof_of_load.max_fvu", {"activation_cache"}),
+        ("explainers.quotes.words", {"explanations"}),
+        ("scorers.detection.protocol", {"scores/detection"}),
+        ("name", {"score_report"}),
+    ],
+)
+def test_a_setting_reaches_those_who_read_it(file: Path, key: str, reached: set[str]) -> None:
+    """What lies behind them changes only when their tables do."""
+    before, after = fingerprints(file), fingerprints(changed(file, {key: IDENTITY[key]}))
+    assert {name for name in before if after[name] != before[name]} == reached
+
+
+BACK = {"examples.test.negatives": "random"} | {f"scorers.{m}.explainers": None for m in ("detection", "fuzzing")}
+"Where the study that is watched has the other value already."
+
+
+def settings_objects(settings: Settings, key: str = "") -> Iterator[tuple[str, Settings]]:
+    """All settings that a study holds, by dotted key."""
+    yield key, settings
+    for name in type(settings).model_fields:
+        value, full = getattr(settings, name), f"{key}.{name}" if key else name
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple) else ()
+        inner = [("", value)] if isinstance(value, Settings) else inner
+        for part, each in inner:
+            if isinstance(each, Settings) and not isinstance(each, Layer):
+                yield from settings_objects(each, f"{full}.{part}".rstrip("."))
+
+
+def test_what_a_stage_reads_is_in_its_fingerprint(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every identity setting that is looked at while an asset is made must change that asset's fingerprint."""
+    shutil.rmtree(file.parent / "embedder")
+    make_embedder(file.parent / "embedder")
+    only_llm = {f"scorers.{method}.explainers": ["llm"] for method in ("detection", "fuzzing")}
+    changes = {"storage": "watched", "examples.test.negatives": "neighbour", **only_llm}
+    study = load_study(changed(file, changes, "watched.yaml"))
+    keys = {id(settings): key for key, settings in settings_objects(study)}
+    read: dict[str, set[str]] = {}
+    watching: list[str] = []
+
+    def watched_getattribute(self: Settings, name: str) -> Any:
+        fields = type(self).model_fields
+        if watching and id(self) in keys and name in fields and mark(fields[name]) == "identity":
+            read[watching[-1]].add(f"{keys[id(self)]}.{name}".lstrip("."))
+        return object.__getattribute__(self, name)
+
+    def watched(asset: str, compute: Any) -> Any:
+        def run(job: Any) -> Any:
+            watching.append(asset)
+            read[asset] = set()
+            try:
+                return compute(job)
+            finally:
+                watching.pop()
+
+        return run
+
+    for name, asset in Freshness(study).assets.items():
+        load_stage(asset)
+        monkeypatch.setitem(COMPUTES, name, watched(name, COMPUTES[name]))
+    monkeypatch.setattr(Settings, "__getattribute__", watched_getattribute, raising=False)
+    make_all(study)
+    monkeypatch.undo()
+
+    assert "examples.window" in read["examples"]
+    before = fingerprints(study.file)
+    for key in sorted(set.union(*read.values()) & set(IDENTITY)):
+        after = fingerprints(changed(study.file, {key: BACK.get(key, IDENTITY[key])}))
+        overlooked = [asset for asset in read if key in read[asset] and after[asset] == before[asset]]
+        print(key, overlooked)
+    assert 0
