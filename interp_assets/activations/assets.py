@@ -112,7 +112,8 @@ def promoted_columns(job: Job) -> dict[str, pl.Series]:
     sae = read_sae(layer.location, pick_device(study.subject_model.device))
     if sae.W_dec.shape[1] != subject.model.config.get_text_config().hidden_size or layer.hookpoint.endswith(":in"):
         return {}
-    tokenizer = load_tokenizer(study.local_folder(study.subject_model.path) or study.subject_model.path)
+    path = study.local_folder(study.subject_model.path) or study.subject_model.path
+    tokenizer = load_tokenizer(path, study.subject_model.revision)
     names = tokenizer.batch_decode([[i] for i in range(subject.model.get_output_embeddings().weight.shape[0])])
     text = np.array(names, dtype=object)
     found = subject.promoted_tokens(sae.W_dec)

@@ -32,7 +32,10 @@ class SaeLocation(NamedTuple):
 
     def published_l0(self) -> float | None:
         """The mean L0 that the settings promise: k for TopK, None where they promise nothing."""
-        return FORMATS[self.format].published_l0(config_of(self.folder))
+        try:
+            return FORMATS[self.format].published_l0(config_of(self.folder))
+        except (TypeError, ValueError) as error:
+            raise UnknownSae(f"{self.folder / CONFIG}: k is not a number ({error})") from None
 
 
 def locate(root: Path, format: str = "auto") -> list[SaeLocation]:

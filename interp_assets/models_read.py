@@ -1,0 +1,60 @@
+"""Which models and tokenizers an asset reads: by name where the hub has them, by their files where a folder does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from interp_assets.settings import EmbeddingScorer, JudgeScorer
+from interp_assets.study import Study
+
+WEIGHTS = (".safetensors", ".bin")
+SETTINGS = (".json", ".jinja", ".model", ".tiktoken", ".txt")
+
+
+def hub_name(study: Study, path: str) -> dict[str, str]:
+    """A hub name is identity; a local path is not, its content is."""
+    return {} if study.path(path).exists() else {"hub": path}
+
+
+def model_files(study: Study, path: str) -> list[Path]:
+    folder = study.local_folder(path)
+    if folder is None:
+        return []
+    return sorted(file for file in folder.rglob("*") if file.suffix in (*WEIGHTS, *SETTINGS) and file.is_file())
+
+
+def subject_files(study: Study) -> list[Path]:
+    return model_files(study, study.subject_model.path)
+
+
+def tokenizer_read(study: Study) -> dict[str, Any]:
+    """Which tokenizer, where the hub has it; that of a folder enters by its files."""
+    return {"revision": study.subject_model.revision} | hub_name(study, study.subject_model.path)
+
+
+def tokenizer_files(study: Study) -> list[Path]:
+    """All that reading text can depend on: the model's files without its weights."""
+    return [file for file in subject_files(study) if file.suffix not in WEIGHTS]
+
+
+def engines_read(study: Study, names: list[str]) -> dict[str, Any]:
+    return {
+        "engines": {n: study.engines[n].identity() | hub_name(study, study.engines[n].path) for n in sorted(set(names))}
+    }
+
+
+def engine_files(study: Study, names: list[str]) -> dict[str, list[Path]]:
+    return {f"engine {name}": model_files(study, study.engines[name].path) for name in sorted(set(names))}
+
+
+def model_read(study: Study, scorer: EmbeddingScorer | JudgeScorer) -> dict[str, Any]:
+    if isinstance(scorer, JudgeScorer):
+        return engines_read(study, [scorer.engine])
+    return {"embedder": hub_name(study, scorer.model)}
+
+
+def scorer_files(study: Study, scorer: EmbeddingScorer | JudgeScorer) -> dict[str, list[Path]]:
+    if isinstance(scorer, JudgeScorer):
+        return engine_files(study, [scorer.engine])
+    return {"embedder": model_files(study, scorer.model)}

@@ -1,0 +1,159 @@
+"""Judges and explainers that answer badly: nothing is lost, nothing is made up, the raw reply is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from interp_assets.scores.fuzzing import dealt_marks, trials
+from interp_assets.scores.judging import read_digits
+from interp_assets.scores.trials import TestExample, shuffled
+from interp_assets.study import Study, load_study
+from resources.language_models.protocol import ChooseRequest, Chosen, Generated, GenerateRequest, Usage, silent
+from resources.table_store import Partition
+from tests.conftest import make_all
+from tests.oracle import OracleEngine, OracleModels
+from tests.tiny import make_study
+
+
+@pytest.fixture(scope="module")
+def list_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    scorer = {"engine": "oracle", "activating": 10, "non_activating": 10, "protocol": "list", "per_prompt": 5}
+    file = make_study(tmp_path_factory.mktemp("list"), scorers={"detection": scorer, "fuzzing": scorer})
+    return load_study(file)
+
+
+def mean(partition: Partition, control: str) -> float:
+    wanted = (pl.col("control") == control) & (pl.col("statistic") == "balanced_accuracy")
+    return partition.read("scores").filter(wanted)["value"].mean()
+
+
+def test_the_list_protocol_finds_the_planted_truth(list_study: Study) -> None:
+    oracle = OracleEngine()
+    made = make_all(list_study, OracleModels(oracle))
+    for method in ("scores/detection", "scores/fuzzing"):
+        assert mean(made[method], "none") == 1.0
+        assert mean(made[method], "shuffled") == pytest.approx(0.5, abs=0.03)
+    lists = [prompt for prompt in oracle.prompts if "Text 5:" in prompt]
+    assert lists
+    assert all("Text 6:" not in prompt for prompt in lists)
+
+
+class Careless(OracleEngine):
+    """Forgets a digit in every third list, explains every third latent with nothing, and is lost for every fifth choice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def generate(self, requests: Sequence[GenerateRequest], advance: Any = silent) -> list[Generated]:
+        replies = super().generate(requests, advance)
+        spoilt = []
+        for reply in replies:
+            self.asked += 1
+            text = reply.text
+            if self.asked % 3 == 0:
+                text = text[:-3] if text[:1] in "01" else ""
+            spoilt.append(Generated(text, True, Usage(1, 0, 1)))
+        return spoilt
+
+    def choose(self, requests: Sequence[ChooseRequest], advance: Any = silent) -> list[Chosen]:
+        replies = super().choose(requests, advance)
+        lost = Chosen((-math.inf, -math.inf), Usage(1, 0, 0))
+        return [lost if i % 5 == 0 else reply for i, reply in enumerate(replies)]
+
+
+def test_bad_lists_are_failed_rows_with_the_raw_reply(list_study: Study, tmp_path: Path) -> None:
+    study = list_study.model_copy(update={"storage": str(tmp_path)})
+    made = make_all(study, OracleModels(Careless()))
+    table = made["scores/detection"].read("trials")
+    failed = table.filter(pl.col("status") == "failed")
+    assert 0.2 < len(failed) / len(table) < 0.5
+    assert failed["predicted"].null_count() == failed["probability"].null_count() == len(failed)
+    assert failed["reason"].str.contains("not a list of 5 digits").all()
+    assert failed["raw_reply"].null_count() == 0
+    scores = made["scores/detection"].read("scores").filter(pl.col("statistic") == "balanced_accuracy")
+    assert scores["n_failed"].sum() == len(failed)
+    # What was answered is still right: a missing answer is not counted as a No.
+    assert mean(made["scores/detection"], "none") == 1.0
+
+
+def test_explanations_that_failed_are_rows_and_are_not_scored(list_study: Study, tmp_path: Path) -> None:
+    study = list_study.model_copy(update={"storage": str(tmp_path)})
+    made = make_all(study, OracleModels(Careless()))
+    table = made["explanations"].read("explanations")
+    failed = table.filter(pl.col("status") == "failed")
+    assert len(failed) > 5
+    assert set(failed["reason"]) == {"the reply is empty"}
+    assert set(failed["raw_reply"]) == {""}
+    assert not set(failed["latent"]) & set(made["scores/detection"].read("scores")["latent"])
+
+
+def test_choices_without_a_probability_are_failed_trials(tiny: Study, tmp_path: Path) -> None:
+    study = tiny.model_copy(update={"storage": str(tmp_path)})
+    made = make_all(study, OracleModels(Careless()))
+    table = made["scores/detection"].read("trials")
+    failed = table.filter(pl.col("status") == "failed")
+    assert len(failed) / len(table) == pytest.approx(0.2, abs=0.02)
+    assert failed["predicted"].null_count() == len(failed)
+    assert mean(made["scores/detection"], "none") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("1, 0, 1", [True, False, True]),
+        ("[1,0,1]", [True, False, True]),
+        (" 0,0,0.\n", [False, False, False]),
+        ("1, 0", None),
+        ("1, 0, 1, 1", None),
+        ("1, 0, 2", None),
+        ("The answer is 1, 0, 1", None),
+        ("101", None),
+        ("", None),
+    ],
+)
+def test_only_a_list_of_so_many_digits_is_an_answer(reply: str, expected: list[bool] | None) -> None:
+    assert read_digits(reply, 3) == expected
+
+
+def example(number: int, *fires: int, length: int = 8) -> TestExample:
+    activations = [1.0 if i in fires else 0.0 for i in range(length)]
+    return TestExample(number, list(range(10, 10 + length)), activations, True)
+
+
+def test_marks_that_fit_nowhere_are_left_out_with_their_right_trial() -> None:
+    """Three texts share position 1; the fourth fires elsewhere. Only pairs that do not clash are asked."""
+    examples = [example(0, 1), example(1, 1), example(2, 1), example(3, 5)]
+    found = trials(0, examples, 4, 0.3, set(), seed=0)
+    asked = [trial for trial in found if trial.left_out is None]
+    right = sorted(tuple(trial.marked) for trial in asked if trial.expected)
+    wrong = sorted(tuple(trial.marked) for trial in asked if not trial.expected)
+    assert right == wrong
+    assert len(right) == 2
+    left_out = [trial for trial in found if trial.left_out]
+    assert len(found) == 8
+    assert {trial.expected for trial in left_out} == {True, False}
+
+
+def test_no_mark_falls_on_a_hidden_token() -> None:
+    examples = [example(0, 0), example(1, 3)]
+    assert len(dealt_marks(0, examples, [[i == 0 for i in range(8)], [i == 3 for i in range(8)]], set(), 0)) == 2
+    # Position 0 of the second text holds a token that is not shown: the first pattern cannot go there.
+    hidden = {examples[1].tokens[0]}
+    assert 1 not in dealt_marks(0, examples, [[i == 0 for i in range(8)], [i == 3 for i in range(8)]], hidden, 0)
+
+
+def test_shuffled_partners_are_others_and_change_little() -> None:
+    before = shuffled(list(range(200)), seed=0)
+    assert all(partner != latent for latent, partner in before.items())
+    assert len(set(before.values())) > 60
+    after = shuffled([latent for latent in range(200) if latent != 17], seed=0)
+    moved = [latent for latent in after if after[latent] != before[latent]]
+    assert all(before[latent] == 17 for latent in moved)
+    assert shuffled([3], seed=0) == {}
