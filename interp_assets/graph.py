@@ -120,6 +120,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
             },
             files={"subject_model": subject},
             kinds=("torch", "polars"),
+            pool="gpu",
         ),
         Asset(
             name="examples",

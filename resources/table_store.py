@@ -117,9 +117,9 @@ class TableStore:
             except BlockingIOError:
                 label = f"{asset}[{layer}]" if layer else asset
                 raise Busy(f"{label} is being made by another process; when that has ended, run this again") from None
-            listed = {"manifest.json", "failed.json", ".lock"}
+            listed = {"failed.json", ".lock"}
             if committed := self.partition(asset, layer, fingerprint):
-                listed |= {name for table in committed.tables.values() for name in table["files"]}
+                listed |= {"manifest.json"} | {name for table in committed.tables.values() for name in table["files"]}
             draft = Draft(folder, asset, layer, fingerprint)
             remove_all_but(folder, listed)
             try:

@@ -30,7 +30,11 @@ ROWS_PER_GROUP = 16_384
 SCHEMA = pa.schema(
     [("latent", pa.uint32()), ("context", pa.uint32()), ("position", pa.uint16()), ("activation", pa.float32())]
 )
-COLUMNS: dict[str, np.dtype[Any]] = {"context": np.dtype("<u4"), "position": np.dtype("<u2"), "activation": np.dtype("<f4")}
+COLUMNS: dict[str, np.dtype[Any]] = {
+    "context": np.dtype("<u4"),
+    "position": np.dtype("<u2"),
+    "activation": np.dtype("<f4"),
+}
 
 
 class Entries(NamedTuple):

@@ -107,14 +107,22 @@ def prove_all(
     others = [name for layer in sound for name in subject.same_place_elsewhere(layer.hookpoint)]
     wanted = [layer.hookpoint for layer in sound] + others if limits.compare_layers else []
     elsewhere = activations_at(subject, few, wanted, skip, batch_tokens)
-    for layer in sound:
-        with failing_alone(layer):
-            assert layer.sae is not None
-            layer.proof = prove(layer.sae, own[layer.hookpoint], layer.hookpoint, layer.published_l0, limits)
-            if limits.compare_layers:
-                names = [layer.hookpoint, *subject.same_place_elsewhere(layer.hookpoint)]
-                compare_layers(layer.sae, layer.hookpoint, {name: elsewhere[name] for name in names}, layer.proof)
-            layer.writer = layer.writer_for(layer.sae.n_latents)
+    with Progress("proof of load", len(sound), "layers") as progress:
+        for layer in sound:
+            prove_one(layer, subject, own, elsewhere, limits)
+            progress.advance(1)
+
+
+def prove_one(
+    layer: LayerPass, subject: SubjectModel, own: dict[str, Tensor], elsewhere: dict[str, Tensor], limits: ProofOfLoad
+) -> None:
+    with failing_alone(layer):
+        assert layer.sae is not None
+        layer.proof = prove(layer.sae, own[layer.hookpoint], layer.hookpoint, layer.published_l0, limits)
+        if limits.compare_layers:
+            names = [layer.hookpoint, *subject.same_place_elsewhere(layer.hookpoint)]
+            compare_layers(layer.sae, layer.hookpoint, {name: elsewhere[name] for name in names}, layer.proof)
+        layer.writer = layer.writer_for(layer.sae.n_latents)
 
 
 def activations_at(

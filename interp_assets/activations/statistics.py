@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import polars as pl
 
@@ -12,15 +14,19 @@ TOP_SHARE = 0.8
 "Unigram latents have few distinct tokens among the strongest TOP_SHARE of their firings."
 
 
-def latent_statistics(cache: CacheReader, tokens: np.ndarray, bos: bool) -> pl.DataFrame:
+def latent_statistics(cache: CacheReader, tokens: np.ndarray, bos: bool, threads: int = 2) -> pl.DataFrame:
     """Columns of `tables.LATENT_STATISTICS` that come from activations; one row a latent.
 
     Args:
         tokens: uint32 [contexts, context_length], the corpus of the cache.
         bos: the first position holds no activations and is left out of rates.
     """
-    frames = [block_statistics(latents, entries, tokens, 1 if bos else 0) for latents, entries in cache.blocks()]
-    return pl.concat(frames)
+
+    def of_block(number: int) -> pl.DataFrame:
+        return block_statistics(*cache.block(number), tokens, 1 if bos else 0)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return pl.concat(pool.map(of_block, range(len(cache.files))))
 
 
 def block_statistics(latents: range, entries: Entries, tokens: np.ndarray, skip: int) -> pl.DataFrame:

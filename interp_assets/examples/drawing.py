@@ -68,9 +68,7 @@ def draw_examples(
         return pl.concat(pool.map(draw, range(len(cache.files))))
 
 
-def asked_latents(
-    cache: CacheReader, shape: WindowShape, settings: Examples, pool: ThreadPoolExecutor
-) -> np.ndarray:
+def asked_latents(cache: CacheReader, shape: WindowShape, settings: Examples, pool: ThreadPoolExecutor) -> np.ndarray:
     """Which latents get examples if they have enough windows; bool [n_latents]."""
     asked = np.zeros(cache.n_latents, dtype=bool)
     if settings.latents == "all":

@@ -61,9 +61,7 @@ def enough_draws(latents: np.ndarray, n: int, lookup: ActivationLookup, seed: in
     return rows[:, np.argsort(rows[0], kind="stable")]
 
 
-def usable_draws(
-    latents: np.ndarray, draws: int, lookup: ActivationLookup, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def usable_draws(latents: np.ndarray, draws: int, lookup: ActivationLookup, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Which of the first draws of each latent are not refused: its row in `latents` and its window, in that order."""
     shape = lookup.shape
     total = shape.contexts * shape.places
