@@ -49,7 +49,7 @@ def published_l0(config: dict[str, Any]) -> float | None:
 def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder:
     """Its maker's rules: x - b_dec where apply_b_dec_to_input, then relu, strict threshold, or the k largest of relu."""
     from .autoencoder import InvalidSae, SparseAutoencoder
-    from .read import check_declared, load_tensors
+    from .tensors import check_declared, load_tensors
 
     architecture = config["architecture"]
     if architecture not in ACTIVATIONS:

@@ -26,7 +26,7 @@ def published_l0(config: dict[str, Any]) -> float:
 def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder:
     """Its maker's rules: x - b_dec, the k largest of relu(x W_enc + b_enc), decoder rows [n_latents, d_in]."""
     from .autoencoder import InvalidSae, SparseAutoencoder
-    from .read import check_declared, load_tensors
+    from .tensors import check_declared, load_tensors
 
     # `signed` is of early releases: the k largest of either sign.
     settings = (("activation", "topk"), ("transcode", False), ("skip_connection", False), ("signed", False))
