@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
 from interp_assets.study import Study, load_study
 from resources.table_store import Partition
+from tests import interruptions
 from tests.changed_study import changed
+from tests.interruptions import Story
 from tests.oracle import OracleModels
 from tests.tiny import make_sae, make_study
 
@@ -66,3 +70,20 @@ def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_sae(root / "saes", "layers.0")
     saes = [{"path": "saes", "hookpoints": ["embed_tokens", "layers.0"]}]
     return make_study(root, saes=saes, engines={}, explainers={"quotes": {"kind": "extractive"}}, scorers={})
+
+
+@pytest.fixture(scope="session")
+def long_study(two_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return interruptions.long_study(two_layers, tmp_path_factory.mktemp("long"))
+
+
+@pytest.fixture(scope="session")
+def stories(long_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Story]]]:
+    """What happens to commands that are stopped; told in the background, since starting processes takes long."""
+    with ThreadPoolExecutor(1) as pool:
+        yield {
+            tell.__name__: pool.submit(
+                tell, interruptions.copy_of(long_study, tmp_path_factory.mktemp(tell.__name__) / "world")
+            )
+            for tell in (interruptions.full_disk_then_killed, interruptions.interrupted)
+        }

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from resources.language_models.protocol import Chosen, ChooseRequest, Generated, GenerateRequest, Message, Usage, silent
+from resources.language_models.protocol import ChooseRequest, Chosen, Generated, GenerateRequest, Message, Usage, silent
 from resources.loaded_models import LoadedModels
 
 MARKED = re.compile(r"<<(.+?)>>")

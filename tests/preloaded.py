@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 
 from interp_assets.running import quiet_libraries
 
 quiet_libraries()
-
-import interp_assets.activations.assets
-import interp_assets.cli
-import interp_assets.corpus.assets
-import interp_assets.dagster_runs
-import interp_assets.examples.assets
-import interp_assets.explanations.assets
-import interp_assets.report.assets
-import interp_assets.scores.assets  # noqa: F401
+for stage in ("activations", "corpus", "examples", "explanations", "report", "scores"):
+    importlib.import_module(f"interp_assets.{stage}.assets")
+importlib.import_module("interp_assets.dagster_runs")
 
 assert threading.active_count() == 1, "a process with threads must not be forked"
 assert os.environ["HF_HUB_OFFLINE"] == "1"

@@ -29,6 +29,16 @@ def world(two_layers: Path, tmp_path: Path) -> Path:
     return shutil.copytree(two_layers.parent, tmp_path / "world")
 
 
+@pytest.fixture(scope="module")
+def ready(two_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with its corpus and the hashes of its SAEs."""
+    root = shutil.copytree(two_layers.parent, tmp_path_factory.mktemp("ready") / "world")
+    make(root, "corpus")
+    for layer in (GOOD, "layers.0"):
+        make(root, "sae_weights", layer)
+    return root
+
+
 def save_texts(root: Path, texts: list[str | None], column: str = "text") -> None:
     pl.DataFrame({column: texts}, schema={column: pl.String}).write_parquet(root / "corpus.parquet")
 
@@ -108,12 +118,16 @@ def cut_layers(root: Path) -> None:
 
 
 @pytest.mark.parametrize("case", MODELS)
-def test_a_subject_model_that_cannot_be_used(world: Path, two_layers: Path, case: str) -> None:
+def test_a_subject_model_that_cannot_be_used(ready: Path, two_layers: Path, tmp_path: Path, case: str) -> None:
     damage, said = MODELS[case]
+    world = shutil.copytree(ready, tmp_path / "world")
     damage(world)
     assert said in refused(world, "activation_cache", GOOD)
-    shutil.copytree(two_layers.parent, world, dirs_exist_ok=True)
-    assert make(world, "activation_cache", GOOD).metadata["fvu"] < 0.1
+    shutil.copytree(two_layers.parent / "model", world / "model", dirs_exist_ok=True)
+    freshness = Freshness(load_study(world / "study.yaml"))
+    assert freshness.own_state(freshness.assets["activation_cache"], GOOD)[0] == "missing"
+    if case == "no weights":
+        assert make(world, "activation_cache", GOOD).metadata["fvu"] < 0.1
 
 
 @pytest.mark.parametrize(

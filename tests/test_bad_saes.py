@@ -130,7 +130,12 @@ def test_mended_they_are_made(world: Path, tmp_path: Path) -> None:
     assert len(files) == 6
     for label in files:
         shutil.copytree(root / "saes" / GOOD, root / label / GOOD, dirs_exist_ok=True)
-        assert make(root, "activation_cache", f"{GOOD}@{label}").metadata["fvu"] < 0.1
+    make(root, "activation_cache", GOOD)
+    make(root, "activation_cache", f"{GOOD}@{files[0]}")
+    freshness = Freshness(load_study(root / "study.yaml"))
+    for label in files:
+        fingerprint = freshness.fingerprint(freshness.assets["activation_cache"], f"{GOOD}@{label}").value
+        assert freshness.store.partition("activation_cache", f"{GOOD}@{label}", fingerprint), label
     assert "no module" in failure(root, "h.3@family")
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future
 from pathlib import Path
 
 import dagster as dg
@@ -19,82 +16,8 @@ from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
 from interp_assets.study import Study, load_study
 from resources.loaded_models import LoadedModels
-from tests.changed_study import changed
-from tests.commands import Command, End, interp, settle_in
+from tests.interruptions import Story
 from tests.refusals import GOOD
-from tests.tiny import make_corpus
-
-RUN = ("run", "long", "--until", "activation_cache", "--layers", GOOD)
-LARGEST_FILE = 900_000
-"Bytes; less than the spill file takes, more than Dagster's databases do."
-
-
-@dataclass
-class Story:
-    """What happened to one folder, command by command, and what lay in the store in between."""
-
-    root: Path
-    ends: list[End] = field(default_factory=list)
-    files: list[set[str]] = field(default_factory=list)
-    "Names of the files of the activation cache after each command."
-
-    @property
-    def cache(self) -> Path:
-        return self.root / "store" / "activation_cache"
-
-    def remember(self, end: End) -> None:
-        self.ends.append(end)
-        self.files.append({file.name for file in self.cache.rglob("*") if file.is_file()})
-
-    def run(self, file_size: int | None = None) -> None:
-        self.remember(interp(self.root, *RUN, file_size=file_size))
-
-    def stop(self, how: signal.Signals) -> None:
-        """Run, and send a signal in the middle of the pass over the corpus."""
-        assert not list(self.cache.rglob(".spill.part"))
-        command = Command(self.root, RUN)
-        command.wait_until(lambda: list(self.cache.rglob(".spill.part")))
-        command.send(how)
-        self.remember(command.end())
-
-
-def full_disk_then_killed(root: Path) -> Story:
-    story = Story(root)
-    story.run(file_size=LARGEST_FILE)
-    story.stop(signal.SIGKILL)
-    story.run()
-    return story
-
-
-def interrupted(root: Path) -> Story:
-    story = Story(root)
-    story.stop(signal.SIGINT)
-    story.run()
-    return story
-
-
-@pytest.fixture(scope="module")
-def long_study(two_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study whose pass over the corpus takes a second or two."""
-    root = tmp_path_factory.mktemp("long")
-    file = settle_in(root, two_layers, "long")
-    make_corpus(root / "corpus.parquet", documents=1600)
-    changes = {"corpus.tokens": 131_072, "subject_model.batch_tokens": 64}
-    return changed(file, changes, "long.yaml")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def stories(long_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Story]]]:
-    """Both stories at once, and behind the tests that need neither: starting a process takes long."""
-    with ThreadPoolExecutor(2) as pool:
-        yield {
-            tell.__name__: pool.submit(tell, copy_of(long_study, tmp_path_factory.mktemp(tell.__name__) / "world"))
-            for tell in (full_disk_then_killed, interrupted)
-        }
-
-
-def copy_of(study: Path, root: Path) -> Path:
-    return shutil.copytree(study.parents[1], root)
 
 
 @pytest.fixture(scope="module")
