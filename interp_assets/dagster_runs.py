@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import warnings
@@ -66,7 +67,9 @@ def machine_trouble(error: BaseException) -> OSError | MemoryError | None:
     text = one_line(str(error))
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
         return MemoryError(f"{text}; a smaller batch_tokens or batch_size in the study needs less")
-    if any(sign in text for sign in ("(os error ", "disk is full", "disk I/O error")):
+    if found := re.search(r"([^:]+) \(os error (\d+)\)", text):  # as polars tells of it
+        return OSError(int(found[2]), found[1].strip())
+    if "disk is full" in text or "disk I/O error" in text:  # as SQLite does
         return OSError(text)
     return None
 

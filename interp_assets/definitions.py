@@ -7,7 +7,8 @@ from pathlib import Path
 import dagster as dg
 
 from interp_assets.dagster_assets import definitions_of
-from interp_assets.study import StudyError, load_study, studies_folder
+from interp_assets.setting_errors import StudyError
+from interp_assets.study import Study, load_study, studies_folder
 
 
 def unreadable(file: Path, error: StudyError) -> dg.Definitions:
@@ -18,13 +19,17 @@ def unreadable(file: Path, error: StudyError) -> dg.Definitions:
 
 
 def load_all(folder: Path) -> dg.Definitions:
-    studies, broken = [], []
+    studies: dict[str, Study] = {}
+    broken = []
     for file in sorted(folder.glob("*.yaml")):
         try:
-            studies.append(load_study(file))
+            study = load_study(file)
+            if first := studies.get(study.name):
+                raise StudyError(f"{file}: name: {study.name!r} is the name of {first.file} too; give it another")
+            studies[study.name] = study
         except StudyError as error:
             broken.append(unreadable(file, error))
-    return dg.Definitions.merge(definitions_of(*studies), *broken)
+    return dg.Definitions.merge(definitions_of(*studies.values()), *broken)
 
 
 defs = load_all(studies_folder())

@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from interp_assets.study import PROJECT
 
 PATIENCE = 120.0
 NUMBERS = itertools.count()
+ENDED = threading.Event()
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.preloaded"])
 
@@ -39,6 +41,7 @@ class Command:
     "The largest file, in bytes, that it can write."
 
     def __post_init__(self) -> None:
+        assert not ENDED.is_set()
         number = next(NUMBERS)
         self.out, self.err = self.root / f"out{number}", self.root / f"err{number}"
         self.process = PROCESSES.Process(target=carry_out, args=(self,))
@@ -63,6 +66,13 @@ class Command:
         self.process.join(PATIENCE)
         assert self.process.exitcode is not None
         return End(self.process.exitcode, self.out.read_text(), self.err.read_text())
+
+
+def end_all() -> None:
+    """Stop what is still running, and let nothing new be started."""
+    ENDED.set()
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def carry_out(command: Command) -> None:

@@ -20,6 +20,7 @@ from interp_assets.study import Study, load_study
 from resources.table_store import Partition
 from tests import interruptions
 from tests.changed_study import changed
+from tests.commands import end_all
 from tests.interruptions import Story
 from tests.oracle import OracleModels
 from tests.tiny import make_sae, make_study
@@ -79,11 +80,19 @@ def long_study(two_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def stories(long_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Story]]]:
-    """What happens to commands that are stopped; told in the background, since starting processes takes long."""
+    """What happens to commands that are stopped; told in the background, since starting them takes long."""
     with ThreadPoolExecutor(1) as pool:
-        yield {
-            tell.__name__: pool.submit(
-                tell, interruptions.copy_of(long_study, tmp_path_factory.mktemp(tell.__name__) / "world")
-            )
-            for tell in (interruptions.full_disk_then_killed, interruptions.interrupted)
-        }
+        told = {}
+        for tell in (interruptions.full_disk_then_killed, interruptions.interrupted):
+            root = interruptions.copy_of(long_study, tmp_path_factory.mktemp(tell.__name__) / "world")
+            told[tell.__name__] = pool.submit(tell, root)
+        yield told
+        pool.shutdown(wait=False, cancel_futures=True)
+        end_all()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def begin_early(request: pytest.FixtureRequest) -> None:
+    """The stories begin with the session where a test of it asks for them."""
+    if any("stories" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("stories")

@@ -28,8 +28,6 @@ from tests.refusals import GOOD, make
 assert activation_assets and corpus_assets  # imported for what they register
 MODELS = LoadedModels()
 
-pytestmark = pytest.mark.usefixtures("stories")  # these run in the background until tests/test_interruption.py asks
-
 
 @pytest.fixture
 def world(two_layers: Path, tmp_path: Path) -> Path:

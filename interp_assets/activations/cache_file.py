@@ -71,14 +71,13 @@ class CacheWriter:
     def _flush(self) -> None:
         if not self._waiting:
             return
-        joined = Entries(*(np.concatenate(parts) for parts in zip(*self._waiting, strict=True)))
+        latent, *columns = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting, self._waiting_entries = [], 0
         # Few latents fit 16 bits, for which numpy's stable sort is a radix sort.
-        keys = joined.latent.astype(np.uint16) if self.n_latents <= 2**16 else joined.latent
-        order = np.argsort(keys, kind="stable")
-        counts = np.bincount(joined.latent, minlength=self.n_latents)
+        order = np.argsort(latent.astype(np.uint16) if self.n_latents <= 2**16 else latent, kind="stable")
+        counts = np.bincount(latent, minlength=self.n_latents)
         self.counts += counts
-        self.spill.append(Entries(*(column[order] for column in joined)), counts)
+        self.spill.append([column[order] for column in columns], counts)
 
     def finish(self) -> None:
         """Merge the runs into the final files and hand them, with the index, to the draft."""
@@ -90,7 +89,7 @@ class CacheWriter:
         for first, last in latent_blocks(self.counts, ENTRIES_PER_FILE):
             block = self.spill.block(first, last)
             for name, column in zip(SCHEMA.names, block, strict=True):
-                hashes[name].update(np.ascontiguousarray(column).tobytes())
+                hashes[name].update(column)
             file = self.draft.folder / f"activations-{len(files):05d}.parquet"
             where_file[first:last] = len(files)
             where_row[first:last] = np.cumsum(self.counts[first:last]) - self.counts[first:last]
@@ -143,34 +142,33 @@ class SpillFile:
         self.file = path.open("w+b")
         self.runs: list[tuple[int, int]] = []  # where a run begins in the file, its entries
 
-    def append(self, entries: Entries, counts: np.ndarray) -> None:
-        self.runs.append((self.file.seek(0, 2), len(entries.latent)))
+    def append(self, columns: list[np.ndarray], counts: np.ndarray) -> None:
+        """Add a run: its COLUMNS in the order of latents, and how many entries each latent has in it."""
+        self.runs.append((self.file.seek(0, 2), len(columns[0])))
         offsets = np.zeros(self.n_latents + 1, dtype="<u4")
         np.cumsum(counts, out=offsets[1:])
-        self.file.write(offsets.tobytes())
-        for name, dtype in COLUMNS.items():
-            self.file.write(np.ascontiguousarray(getattr(entries, name), dtype=dtype).tobytes())
+        self.file.write(offsets)
+        for column, dtype in zip(columns, COLUMNS.values(), strict=True):
+            self.file.write(np.ascontiguousarray(column, dtype=dtype))
 
     def block(self, first: int, last: int) -> Entries:
         """The entries of latents [first, last) over all runs, sorted by latent, context, position."""
-        parts = [self._slice(begin, size, first, last) for begin, size in self.runs]
-        if not parts:
-            return Entries(*(np.empty(0, dtype=dtype) for dtype in ("<u4", *COLUMNS.values())))
-        joined = Entries(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-        # Runs follow the corpus, so a stable sort by latent leaves contexts and positions in order.
-        order = np.argsort(joined.latent, kind="stable")
-        return Entries(*(column[order] for column in joined))
-
-    def _slice(self, begin: int, size: int, first: int, last: int) -> Entries:
-        offsets = self._read(begin + 4 * first, last - first + 1, np.dtype("<u4"))
-        start, count = int(offsets[0]), int(offsets[-1] - offsets[0])
-        latent = np.repeat(np.arange(first, last, dtype=np.uint32), np.diff(offsets))
-        begin += 4 * (self.n_latents + 1)
-        columns = []
-        for dtype in COLUMNS.values():
-            columns.append(self._read(begin + start * dtype.itemsize, count, dtype))
-            begin += size * dtype.itemsize
-        return Entries(latent, *columns)
+        offsets = np.zeros((len(self.runs), last - first + 1), dtype=np.int64)
+        for run, (begin, _) in enumerate(self.runs):
+            offsets[run] = self._read(begin + 4 * first, last - first + 1, np.dtype("<u4"))
+        counts = np.diff(offsets, axis=1)
+        totals = counts.sum(axis=0)
+        # Runs follow the corpus, so what a run holds of a latent goes right behind what earlier runs hold of it.
+        places = np.cumsum(totals) - totals + np.cumsum(counts, axis=0) - counts
+        columns = [np.empty(totals.sum(), dtype=dtype) for dtype in COLUMNS.values()]
+        for run, (begin, size) in enumerate(self.runs):
+            start, stop = int(offsets[run, 0]), int(offsets[run, -1])
+            to = np.repeat(places[run] - offsets[run, :-1], counts[run]) + np.arange(start, stop)
+            begin += 4 * (self.n_latents + 1)
+            for column in columns:
+                column[to] = self._read(begin + start * column.itemsize, stop - start, column.dtype)
+                begin += size * column.itemsize
+        return Entries(np.repeat(np.arange(first, last, dtype=np.uint32), totals), *columns)
 
     def _read(self, position: int, count: int, dtype: np.dtype) -> np.ndarray:
         self.file.seek(position)

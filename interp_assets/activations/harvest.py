@@ -142,11 +142,11 @@ def as_ids(tokens: np.ndarray) -> Tensor:
 
 def entries_of(top: TopActivations, first_context: int, tokens_per_context: int, skip: int) -> Entries:
     """What fires, as cache entries: token rows of the batch become context and position."""
-    rows, places = torch.nonzero(top.activations > 0, as_tuple=True)
-    token = rows.cpu().numpy()
+    firing = torch.nonzero(top.activations.flatten() > 0).squeeze(1)
+    token = (firing // top.activations.shape[1]).cpu().numpy()
     return Entries(
-        latent=top.indices[rows, places].cpu().numpy().astype(np.uint32),
+        latent=top.indices.flatten()[firing].cpu().numpy().astype(np.uint32),
         context=(first_context + token // tokens_per_context).astype(np.uint32),
         position=(token % tokens_per_context + skip).astype(np.uint16),
-        activation=top.activations[rows, places].float().cpu().numpy(),
+        activation=top.activations.flatten()[firing].float().cpu().numpy(),
     )

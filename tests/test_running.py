@@ -1,0 +1,155 @@
+"""`interp run` when a stage goes wrong in ways that are not the input's fault."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from interp_assets import cli
+from interp_assets.dagster_runs import machine_trouble
+from interp_assets.definitions import load_all
+from interp_assets.freshness import Freshness
+from interp_assets.job import COMPUTES, load_stage
+from interp_assets.study import PROJECT, Study, load_study
+from tests.changed_study import changed
+from tests.refusals import GOOD, make
+
+Outcome = tuple[int, list[str], str]
+
+
+@pytest.fixture(scope="module")
+def study(two_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Ready up to the activation caches."""
+    root = shutil.copytree(two_layers.parent, tmp_path_factory.mktemp("running") / "world")
+    for layer in (GOOD, "layers.0"):
+        make(root, "activation_cache", layer)
+    study = load_study(root / "study.yaml")
+    for asset in Freshness(study).assets.values():
+        load_stage(asset)
+    return study
+
+
+@pytest.fixture
+def run(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """Runs `interp run STUDY ...` here: its exit code, the lines it prints, its errors."""
+    shutil.copy(PROJECT / "dagster.yaml", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Outcome:
+        code = cli.main(["run", str(study.file), *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out.splitlines(), captured.err
+
+    return run
+
+
+def fail_with(error: BaseException, of_layer: str = GOOD) -> Callable[[Any], Any]:
+    def compute(job: Any) -> Any:
+        if job.layer == of_layer:
+            raise error
+        return REAL[job.asset.name](job)
+
+    return compute
+
+
+REAL: dict[str, Any] = {}
+
+
+@pytest.fixture
+def examples_fail(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    def install(error: BaseException) -> None:
+        REAL["examples"] = COMPUTES["examples"]
+        monkeypatch.setitem(COMPUTES, "examples", fail_with(error))
+
+    return install
+
+
+def test_an_unexpected_error_is_one_line_and_others_go_on(
+    run: Callable[..., Outcome], study: Study, examples_fail: Callable[[BaseException], None]
+) -> None:
+    """It is not recorded: the next run tries again. What reads it is blocked in this one."""
+    examples_fail(KeyError("first line\nsecond line"))
+    code, lines, errors = run("--until", "explanations")
+    assert (code, errors) == (1, "")
+    assert (
+        f"failed   examples[{GOOD}]: KeyError: 'first line\\nsecond line' "
+        "(unexpected; the traceback is under Runs in `make ui`)"
+    ) in lines
+    assert f"blocked  explanations[{GOOD}]: examples[{GOOD}] is not up to date" in lines
+    assert any(line.startswith("made     explanations[layers.0]") for line in lines)
+    freshness = Freshness(study)
+    assert freshness.own_state(freshness.assets["examples"], GOOD)[0] == "missing"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "x.parquet"), "[Errno 28] No space left on device: 'x.parquet'"),
+        (MemoryError(), "out of memory"),
+        (pl.exceptions.ComputeError("parquet: underlying IO error: File too large (os error 27)"), "[Errno 27] File too large"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "DefaultCPUAllocator: "),
+    ],
+)  # fmt: skip
+def test_the_machines_trouble_stops_the_run(
+    run: Callable[..., Outcome], examples_fail: Callable[[BaseException], None], error: BaseException, said: str
+) -> None:
+    """One line that says so; the next partition would fare no better."""
+    examples_fail(error)
+    code, lines, errors = run("--until", "explanations")
+    assert code == 1
+    assert errors.startswith(f"error: {said}")
+    assert errors.endswith(". What was finished is kept; the same command goes on from there.\n")
+    assert errors.count("\n") == 1
+    assert lines[-1] == f"stopped  examples[{GOOD}]"
+
+
+def test_control_a_programming_error_is_not_the_machines() -> None:
+    assert machine_trouble(ValueError("shapes (3,) and (4,) do not fit")) is None
+    assert isinstance(machine_trouble(type("OutOfMemoryError", (RuntimeError,), {})("CUDA")), MemoryError)
+
+
+def test_ctrl_c(run: Callable[..., Outcome], examples_fail: Callable[[BaseException], None]) -> None:
+    examples_fail(KeyboardInterrupt())
+    code, lines, errors = run("--until", "examples")
+    assert code == 130
+    assert errors.strip() == "stopped. What was finished is kept; the same command goes on from there."
+    assert lines[-1] == f"stopped  examples[{GOOD}]"
+
+
+def test_a_partition_that_another_process_makes(run: Callable[..., Outcome], study: Study) -> None:
+    freshness = Freshness(study)
+    asset = freshness.assets["examples"]
+    with freshness.store.draft(asset.name, GOOD, freshness.fingerprint(asset, GOOD).value):
+        code, lines, errors = run("--until", "explanations")
+    assert (code, errors) == (1, "")
+    said = "is being made by another process; when that has ended, run this again"
+    assert f"failed   examples[{GOOD}]: examples[{GOOD}] {said}" in lines
+    assert f"blocked  explanations[{GOOD}]: examples[{GOOD}] is not up to date" in lines
+    code, lines, _ = run("--until", "explanations")
+    assert code == 0
+    assert any(re.match(r"made +explanations\[embed_tokens\] in ", line) for line in lines)
+
+
+def test_two_studies_of_one_name(study: Study, tmp_path: Path) -> None:
+    """The first by file name stays; the other is shown as unreadable, and the code location loads."""
+    folder = shutil.copytree(study.root, tmp_path / "studies")
+    shutil.copy(folder / "study.yaml", folder / "again.yaml")
+    changed(folder / "study.yaml", {"name": "third"}, "third.yaml")
+    (folder.parent / "model").symlink_to(folder / "model")
+    for name in ("saes", "corpus.parquet"):
+        (folder.parent / name).symlink_to(folder / name)
+    graph = load_all(folder).resolve_asset_graph()
+    keys = {tuple(key.path) for key in graph.get_all_asset_keys()}
+    assert {("tiny", "corpus"), ("third", "corpus"), ("study", "unreadable_study")} <= keys
+    said = graph.get(dg.AssetKey(["study", "unreadable_study"])).description
+    assert said == f"{folder / 'study.yaml'}: name: 'tiny' is the name of {folder / 'again.yaml'} too; give it another"
