@@ -13,11 +13,16 @@ from collections.abc import Iterator
 import dagster as dg
 import psutil
 from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.instance.ref import InstanceRef
 
 from interp_assets.dagster_assets import IN_PROGRESS, PLAN_TAG, asset_key, definitions_of
 from interp_assets.graph import Asset
 from interp_assets.study import PROJECT, Study
 from resources.errors import one_line
+
+NO_COPY_OF_OUTPUT = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+"""What this process prints goes to its terminal and nowhere else: Dagster's copying starts four processes for each run,
+and takes the terminal away from the progress line."""
 
 PROCESS_TAG = "interp/process"
 "Run tag: which process carries a run out, so that runs whose process was killed can be told from living ones."
@@ -93,11 +98,12 @@ def every_interrupt() -> Iterator[None]:
 
 def open_instance() -> dg.DagsterInstance:
     """The project's Dagster instance, the one that `make ui` opens; DAGSTER_HOME names another."""
-    if os.environ.get("DAGSTER_HOME"):
-        return dg.DagsterInstance.get()
-    # The folders in dagster.yaml are relative to the project, so it is entered once study paths are absolute.
-    os.chdir(PROJECT)
-    return dg.DagsterInstance.from_config(str(PROJECT))
+    home = os.environ.get("DAGSTER_HOME")
+    if not home:
+        # The folders in dagster.yaml are relative to the project, so it is entered once study paths are absolute.
+        os.chdir(PROJECT)
+    ref = InstanceRef.from_dir(os.path.expanduser(home or PROJECT), overrides={"compute_logs": NO_COPY_OF_OUTPUT})
+    return dg.DagsterInstance.from_ref(ref)
 
 
 def end_runs_of_killed_processes(instance: dg.DagsterInstance) -> None:

@@ -89,7 +89,7 @@ class CacheWriter:
         for first, last in latent_blocks(self.counts, ENTRIES_PER_FILE):
             block = self.spill.block(first, last)
             for name, column in zip(SCHEMA.names, block, strict=True):
-                hashes[name].update(column)
+                hashes[name].update(column.data)
             file = self.draft.folder / f"activations-{len(files):05d}.parquet"
             where_file[first:last] = len(files)
             where_row[first:last] = np.cumsum(self.counts[first:last]) - self.counts[first:last]
@@ -147,9 +147,9 @@ class SpillFile:
         self.runs.append((self.file.seek(0, 2), len(columns[0])))
         offsets = np.zeros(self.n_latents + 1, dtype="<u4")
         np.cumsum(counts, out=offsets[1:])
-        self.file.write(offsets)
+        self.file.write(offsets.data)
         for column, dtype in zip(columns, COLUMNS.values(), strict=True):
-            self.file.write(np.ascontiguousarray(column, dtype=dtype))
+            self.file.write(np.ascontiguousarray(column, dtype=dtype).data)
 
     def block(self, first: int, last: int) -> Entries:
         """The entries of latents [first, last) over all runs, sorted by latent, context, position."""
