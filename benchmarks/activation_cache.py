@@ -6,7 +6,10 @@ import multiprocessing
 import resource
 import statistics
 import tempfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.measuring import CONTEXT_LENGTH, LATENTS, K, arguments, report, seconds, write_cache
 from interp_assets.activations.cache_file import CacheReader, CacheWriter
 from interp_assets.activations.harvest import as_ids, entries_of
-from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
+from resources.sparse_autoencoders.autoencoder import SparseAutoencoder, TopActivations
 from resources.subject_model import SubjectModel, context_batches
 from resources.table_store import TableStore
 
@@ -32,7 +35,8 @@ def make_subject(folder: Path) -> SubjectModel:
         num_attention_heads=9,
         num_key_value_heads=3,
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16).save_pretrained(folder)
     return SubjectModel(folder, None, "bfloat16", "cpu")
 
 
@@ -48,7 +52,7 @@ def compare_with_bare_pass(root: Path, contexts: int, repeat: int) -> None:
     tokens = np.random.default_rng(0).integers(0, 4_096, (contexts, CONTEXT_LENGTH)).astype(np.uint32)
     hookpoint = f"layers.{LAYERS - 1}"
 
-    def encoded():  # type: ignore[no-untyped-def]
+    def encoded() -> Iterator[tuple[slice, TopActivations]]:
         for batch in context_batches(tokens, BATCH_TOKENS):
             x = subject.activations(as_ids(tokens[batch]), [hookpoint])[hookpoint]
             yield batch, sae.encode(x[:, 1:].flatten(0, 1))
@@ -64,7 +68,7 @@ def compare_with_bare_pass(root: Path, contexts: int, repeat: int) -> None:
                 writer.append(entries_of(top, batch.start, CONTEXT_LENGTH - 1, 1))
             writer.finish()
 
-    bare()
+    bare()  # the first pass warms up
     pairs = [(seconds(cached), seconds(bare)) for _ in range(repeat)]
     report("caching_tokens_per_second", tokens.size / statistics.median(a for a, _ in pairs))
     report("bare_forward_and_encode_tokens_per_second", tokens.size / statistics.median(b for _, b in pairs))
@@ -88,7 +92,7 @@ def measure_reading(cache: CacheReader, name: str) -> None:
     size = sum(file.stat().st_size for file in cache.files)
     report(f"{name}_bytes_per_activation", size / int(cache.entries.sum()))
     latents = np.random.default_rng(0).choice(np.flatnonzero(cache.entries), 200)
-    milliseconds = [1_000 * seconds(lambda latent=latent: cache.latent(int(latent))) for latent in latents]
+    milliseconds = [1_000 * seconds(partial(cache.latent, int(latent))) for latent in latents]
     report(f"{name}_read_one_latent_median_ms", statistics.median(milliseconds))
     report(f"{name}_read_one_latent_95th_percentile_ms", float(np.quantile(milliseconds, 0.95)))
 

@@ -1,85 +1,116 @@
-"""Examples: latents per second from cache to finished table, beside a plain loop over latents."""
+"""From a cache of 2,048 latents on 131k tokens to the examples table, beside a loop over latents in plain numpy."""
 
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from benchmarks.measuring import (
-    CONTEXT_LENGTH,
-    LATENTS,
-    arguments,
-    median_seconds,
-    random_tokens,
-    report,
-    seconds,
-    write_cache,
-)
+from benchmarks.measuring import median_seconds, quick, seconds, show
+from benchmarks.synthetic_cache import CONTEXT_LENGTH, random_tokens, write_cache
 from interp_assets.activations.cache_file import CacheReader
 from interp_assets.examples.drawing import draw_examples
+from interp_assets.examples.draws import DRAW_NEGATIVE, PICK_WINDOW, SPLIT_CONTEXT, keyed
+from interp_assets.examples.negatives import NEIGHBOURS
+from interp_assets.examples.samplers import SPREAD
+from interp_assets.examples.windows import DECILES
 from interp_assets.settings import Examples, ExplainExamples, TestExamples
 
-CONTEXTS = 512
-WINDOW = 32
+LATENTS, K, CONTEXTS, WINDOW = 2048, 32, 512, 32
+REFERENCE_LATENTS = 48
 
 
 def settings(placement: str = "aligned", negatives: str = "random") -> Examples:
-    return Examples(
-        min_windows=20,
-        placement=placement,  # type: ignore[arg-type]
-        explain=ExplainExamples(n=40),
-        test=TestExamples(activating=50, non_activating=50, negatives=negatives),  # type: ignore[arg-type]
+    return Examples.model_validate(
+        {
+            "window": WINDOW,
+            "placement": placement,
+            "min_windows": 4,
+            "explain": ExplainExamples(sampler="quantiles", n=40),
+            "test": {**TestExamples(activating=50, non_activating=50).model_dump(), "negatives": negatives},
+        }
     )
 
 
-def plain_loop(cache: CacheReader, tokens: np.ndarray, latents: range) -> int:
-    """The same kind of draw, one latent and one window at a time."""
-    draw = np.random.default_rng(0)
-    rows = 0
-    for latent in latents:
-        entries = cache.latent(latent)
-        windows: dict[tuple[int, int], np.ndarray] = {}
-        for context, position, activation in zip(entries.context, entries.position, entries.activation, strict=True):
-            key = (int(context), int(position) // WINDOW)
-            windows.setdefault(key, np.zeros(WINDOW, dtype=np.float32))[int(position) % WINDOW] = activation
-        ordered = sorted(windows, key=lambda key: windows[key].max())
-        chosen = [ordered[i] for i in draw.permutation(len(ordered))[:90]]
-        while len(chosen) < 140:
-            key = (int(draw.integers(CONTEXTS)), int(draw.integers(CONTEXT_LENGTH // WINDOW)))
-            if key not in windows:
-                chosen.append(key)
-        frame = pl.DataFrame({"tokens": [tokens[c, w * WINDOW : (w + 1) * WINDOW].tolist() for c, w in chosen]})
-        rows += len(frame)
-    return rows
-
-
 def main() -> None:
-    repeat = 3 if arguments(__doc__).quick else 7
+    times = 3 if quick() else 9
     with tempfile.TemporaryDirectory() as folder:
-        cache = write_cache(Path(folder), CONTEXTS)
-        tokens = random_tokens(CONTEXTS)
-        rows = len(draw_examples(cache, tokens, settings()))
-        report("tokens", tokens.size)
-        report("examples", rows)
-        for name, placement, negatives in (
-            ("centred", "centred", "random"),
-            ("neighbour_negatives", "aligned", "neighbour"),
-            ("aligned", "aligned", "random"),
-        ):
-            near = None
-            if negatives == "neighbour":
-                near = np.random.default_rng(2).integers(0, LATENTS, (LATENTS, 10))
-            spent = median_seconds(
-                lambda p=placement, n=negatives, near=near: draw_examples(cache, tokens, settings(p, n), near), repeat
-            )
-            report(f"{name}_latents_per_second", LATENTS / spent)
-        few = range(0, 64)
-        plain = seconds(lambda: plain_loop(cache, tokens, few)) / len(few)
-        report("plain_loop_latents_per_second", 1 / plain)
-        report("speed_ratio", plain * LATENTS / spent)
+        cache = write_cache(Path(folder), CONTEXTS, LATENTS, K)
+        tokens = random_tokens(CONTEXTS, 49_152)
+        neighbours = np.random.default_rng(2).integers(0, LATENTS, (LATENTS, NEIGHBOURS))
+        draw = partial(draw_examples, cache, tokens)
+        random = median_seconds(lambda: draw(settings()), times)
+        one_thread = median_seconds(lambda: draw(settings(), threads=1), times)
+        neighbour = median_seconds(lambda: draw(settings(negatives="neighbour"), neighbours), times)
+        centred = median_seconds(lambda: draw(settings("centred")), times)
+        some = np.sort(np.random.default_rng(3).permutation(LATENTS)[:REFERENCE_LATENTS])
+        rows: list[dict[str, object]] = []
+        reference = seconds(lambda: rows.extend(row for latent in some for row in one_by_one(cache, tokens, latent)))
+        agree(pl.DataFrame(rows), draw(settings()))
+    show("latents", LATENTS)
+    show("tokens", CONTEXTS * CONTEXT_LENGTH)
+    show("activations", int(cache.entries.sum()))
+    show("neighbour_negatives_latents_per_second", LATENTS / neighbour)
+    show("centred_windows_latents_per_second", LATENTS / centred)
+    show("one_thread_latents_per_second", LATENTS / one_thread)
+    show("latents_per_second", LATENTS / random)
+    show("reference_latents_per_second_extrapolated", REFERENCE_LATENTS / reference)
+    show("project_over_reference_ratio", LATENTS / random / (REFERENCE_LATENTS / reference))
+
+
+def one_by_one(cache: CacheReader, tokens: np.ndarray, latent: int) -> list[dict[str, object]]:
+    """The reference: the examples of one latent, window by window."""
+    _, context, position, activation = cache.latent(latent)
+    dense: dict[tuple[int, int], np.ndarray] = {}
+    for where, place, value in zip(context.tolist(), position.tolist(), activation.tolist(), strict=True):
+        window = dense.setdefault((where, place // WINDOW * WINDOW), np.zeros(WINDOW, dtype=np.float32))
+        window[place % WINDOW] = value
+    windows = list(dense)
+    contexts, starts = np.array(windows).T
+    by_peak = sorted(windows, key=lambda window: dense[window].max())
+    decile = {window: rank * DECILES // len(windows) for rank, window in enumerate(by_peak)}
+    priority = dict(zip(windows, keyed(0, PICK_WINDOW, latent, contexts, starts).tolist(), strict=True))
+    explaining = keyed(0, SPLIT_CONTEXT, latent, np.arange(CONTEXTS)) < 2**63
+    drawn = []
+    for purpose, n in (("explain", 40), ("test", 50)):
+        mine = sorted((w for w in windows if explaining[w[0]] == (purpose == "explain")), key=priority.__getitem__)
+        turns: list[tuple[int, tuple[int, int]]] = []
+        taken = [0] * DECILES
+        for window in mine:
+            turns.append((taken[decile[window]] * DECILES + int(SPREAD[decile[window]]), window))
+            taken[decile[window]] += 1
+        drawn += [(purpose, "activating", window) for _, window in sorted(turns)[:n]]
+    places = CONTEXT_LENGTH // WINDOW
+    silent: dict[tuple[int, int], None] = {}
+    for number in keyed(0, DRAW_NEGATIVE, latent, np.arange(3200)).tolist():
+        where, start = number % (CONTEXTS * places) // places, number % places * WINDOW
+        if not explaining[where] and (where, start) not in dense:
+            silent[where, start] = None
+        if len(silent) == 50:
+            break
+    drawn += [("test", "random", window) for window in silent]
+    nothing = np.zeros(WINDOW, dtype=np.float32)
+    return [
+        {
+            "latent": latent,
+            "purpose": purpose,
+            "kind": kind,
+            "context": where,
+            "start": start,
+            "tokens": tokens[where, start : start + WINDOW].tolist(),
+            "activations": dense.get((where, start), nothing).tolist(),
+        }
+        for purpose, kind, (where, start) in drawn
+    ]
+
+
+def agree(rows: pl.DataFrame, table: pl.DataFrame) -> None:
+    """What is fast must also be right."""
+    ours = table.filter(pl.col("latent").is_in(rows["latent"].implode()), pl.col("status") == "ok")
+    assert ours.select(rows.columns).equals(rows.cast(dict(ours.select(rows.columns).schema)))
 
 
 if __name__ == "__main__":
