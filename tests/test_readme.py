@@ -76,7 +76,11 @@ def port() -> int:
 def test_make_ui_serves_the_assets_of_every_study(tmp_path: Path, port: int) -> None:
     """The recipe of `make ui` itself, on a home of its own; asked over GraphQL what it shows."""
     recipe = subprocess.run(
-        ["make", "-n", "ui", f"PORT={port}", f"BIN={BIN}"], cwd=PROJECT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "ui", f"PORT={port}", f"BIN={BIN}"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     command = recipe.stdout.strip().splitlines()[-1]
     assert "-h 127.0.0.1" in command
