@@ -114,7 +114,8 @@ def shown_metadata(partition: Partition) -> dict[str, Any]:
         if isinstance(value, dict) and "markdown" in value:
             shown[name] = dg.MetadataValue.md(value["markdown"])
         elif isinstance(value, dict) and "table" in value:
-            shown[name] = dg.MetadataValue.table([dg.TableRecord(row) for row in value["table"]])
+            records = [dg.TableRecord(row) for row in value["table"]]
+            shown[name] = dg.MetadataValue.table(records) if records else "none"  # Dagster refuses an empty table
         elif isinstance(value, dict) and "path" in value:
             shown[name] = dg.MetadataValue.path(value["path"])
         elif isinstance(value, dict):

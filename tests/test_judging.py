@@ -10,11 +10,12 @@ from typing import Any
 import polars as pl
 import pytest
 
+from interp_assets.dagster_assets import shown_metadata
 from interp_assets.scores.fuzzing import dealt_marks, trials
 from interp_assets.scores.judging import read_digits
 from interp_assets.scores.trials import TestExample, shuffled
 from interp_assets.study import Study, load_study
-from resources.language_models.protocol import ChooseRequest, Chosen, Generated, GenerateRequest, Usage, silent
+from resources.language_models.protocol import ChooseRequest, Chosen, Generated, GenerateRequest, Message, Usage, silent
 from resources.table_store import Partition
 from tests.conftest import make_all
 from tests.oracle import OracleEngine, OracleModels
@@ -92,6 +93,25 @@ def test_explanations_that_failed_are_rows_and_are_not_scored(list_study: Study,
     assert set(failed["reason"]) == {"the reply is empty"}
     assert set(failed["raw_reply"]) == {""}
     assert not set(failed["latent"]) & set(made["scores/detection"].read("scores")["latent"])
+
+
+class Speechless(OracleEngine):
+    """Explains nothing at all."""
+
+    def answer(self, messages: Sequence[Message], asked: str) -> str:
+        return ""
+
+
+def test_a_layer_without_a_single_explanation_has_empty_scores(tiny: Study, tmp_path: Path) -> None:
+    """Its tables are there and empty, and the UI and the report can show them."""
+    study = tiny.model_copy(update={"storage": str(tmp_path)})
+    made = make_all(study, OracleModels(Speechless()))
+    assert set(made["explanations"].read("explanations")["status"]) == {"failed", "dead"}
+    for partition in made.values():
+        assert shown_metadata(partition)["fingerprint"] == partition.fingerprint
+    assert made["scores/fuzzing"].read("scores").is_empty()
+    assert shown_metadata(made["scores/fuzzing"])["means"] == "none"
+    assert "No scores yet" in made["score_report"].files("page")[0].read_text()
 
 
 def test_choices_without_a_probability_are_failed_trials(tiny: Study, tmp_path: Path) -> None:
