@@ -64,6 +64,8 @@ def command_status(arguments: argparse.Namespace) -> int:
 
 def command_path(arguments: argparse.Namespace) -> int:
     from interp_assets.freshness import Freshness, partition_label
+    from interp_assets.graph import partitions_of
+    from interp_assets.tables import AUXILIARY
 
     freshness = Freshness(find_study(arguments.study))
     asset, _, table = arguments.asset.rpartition("/")
@@ -73,11 +75,13 @@ def command_path(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.study} has no asset {arguments.asset!r}; {listed(freshness.assets)}")
     node = freshness.assets[asset]
     layer = arguments.layer
-    layers = [each.key for each in freshness.study.layers]
-    if node.per_layer and layer not in layers:
-        problem = f"{asset} has one table for each layer; name one" if layer is None else f"no layer {layer!r}"
+    layers = partitions_of(freshness.study, node)
+    if node.partitioned and layer not in layers:
+        problem = (
+            f"{asset} has one table for each {node.scope}; name one" if layer is None else f"no {node.scope} {layer!r}"
+        )
         raise UserError(f"{problem}; {listed(layers)}")
-    if not node.per_layer and layer is not None:
+    if not node.partitioned and layer is not None:
         raise UserError(f"{asset} is one for all layers; leave {layer!r} out")
     partition = freshness.current(asset, layer)
     if partition is None:
@@ -89,7 +93,7 @@ def command_path(arguments: argparse.Namespace) -> int:
     state, reasons = freshness.own_state(node, layer)
     if state != "fresh":
         print(f"note: {state}: {'; '.join(reasons)}", file=sys.stderr)
-    for name in [table] if table else [name for name in partition.tables if name not in ("index", "page")]:
+    for name in [table] if table else [name for name in partition.tables if name not in AUXILIARY]:
         for file in partition.files(name):
             print(file)
     return 0

@@ -4,15 +4,16 @@
 
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from interp_assets.graph import Asset, assets_of
 from interp_assets.job import Made, make_partition
+from interp_assets.partitions import layer_keys, layer_pairs, pair_key
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import Study, load_study
+from interp_assets.tables import AUXILIARY
 from resources.errors import NotNow, UnusableInput
 from resources.loaded_models import LoadedModels
 from resources.table_store import Partition
@@ -47,14 +48,27 @@ def definitions_of(*studies: Study) -> dg.Definitions:
 
 def study_assets(study: Study) -> list[dg.AssetsDefinition]:
     assets = assets_of(study)
-    layers = dg.StaticPartitionsDefinition([layer.key for layer in study.layers])
-    return [one_asset(study.file, study, asset, layers if asset.per_layer else None) for asset in assets.values()]
+    layers = dg.StaticPartitionsDefinition(layer_keys(study))
+    pairs = dg.StaticPartitionsDefinition([pair_key(*pair) for pair in layer_pairs(study)])
+    partitions = {"layer": layers, "pair": pairs}
+    return [one_asset(study, asset, assets, partitions.get(asset.scope)) for asset in assets.values()]
+
+
+def dependency(study: Study, asset: Asset, source: Asset) -> dg.AssetDep:
+    """A pair reads both of its layers; other partitions read their like, or all of them."""
+    if asset.scope != "pair" or not source.per_layer:
+        return dg.AssetDep(asset_key(study, source.name))
+    of_layer: dict[str, set[str]] = {key: set() for key in layer_keys(study)}
+    for pair in layer_pairs(study):
+        for layer in pair:
+            of_layer[layer].add(pair_key(*pair))
+    return dg.AssetDep(asset_key(study, source.name), partition_mapping=dg.StaticPartitionMapping(of_layer))
 
 
 def one_asset(
-    file: Path, study: Study, asset: Asset, partitions: dg.PartitionsDefinition | None
+    study: Study, asset: Asset, assets: dict[str, Asset], partitions: dg.PartitionsDefinition | None
 ) -> dg.AssetsDefinition:
-    key = asset_key(study, asset.name)
+    key, file = asset_key(study, asset.name), study.file
     checks = []
     if asset.name == "activation_cache":
         description = "The SAE reconstructs what this hookpoint holds, with the L0 it was published with."
@@ -66,7 +80,7 @@ def one_asset(
 
     @dg.asset(
         key=key,
-        deps=[asset_key(study, name) for name in dict.fromkeys(read.asset for read in asset.reads)],
+        deps=[dependency(study, asset, assets[name]) for name in dict.fromkeys(read.asset for read in asset.reads)],
         partitions_def=partitions,
         group_name=asset.group,
         kinds=set(asset.kinds),
@@ -123,7 +137,7 @@ def shown_metadata(partition: Partition) -> dict[str, Any]:
         else:
             shown[name] = value
     rows = {name: table["rows"] for name, table in partition.tables.items()}
-    shown["dagster/row_count"] = sum(rows.values())
+    shown["dagster/row_count"] = sum(count for name, count in rows.items() if name not in AUXILIARY)
     shown["rows"] = dg.MetadataValue.json(rows)
     shown["folder"] = dg.MetadataValue.path(str(partition.folder))
     shown["fingerprint"] = partition.fingerprint

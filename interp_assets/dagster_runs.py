@@ -38,7 +38,7 @@ class DagsterRuns:
         end_runs_of_killed_processes(self.instance)
         self.job = definitions_of(study).resolve_implicit_global_asset_job_def()
 
-    def materialize(self, asset: Asset, layer: str | None) -> str | None:
+    def materialize(self, asset: Asset, layer: str | None, why: str) -> str | None:
         """Run one partition; None where it succeeded, else the reason why not.
 
         Raises:

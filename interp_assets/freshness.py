@@ -2,24 +2,33 @@
 
     fingerprint = hash(code version, identity settings, content of outside files, content hashes of the columns read)
 
-Imports neither torch nor Dagster: `interp status` answers at once.
+Imports neither torch nor Dagster: `interp plan` answers at once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from interp_assets.graph import Asset, assets_of, layers_of
+from interp_assets.graph import Asset, assets_of, layers_touched, partitions_of, partitions_read
+from interp_assets.models_read import engine_read, model_files
 from interp_assets.study import Study
+from interp_assets.tables import NOT_CONTENT
+from resources.content_hash import combined_hash
 from resources.errors import NotNow
-from resources.table_store import Partition, TableStore, combined_hash, write_aside
+from resources.table_store import NOTE_FAILED, NOTE_RETRY, Partition, TableStore
 
-State = Literal["fresh", "stale", "missing", "failed", "blocked"]
+State = Literal["fresh", "stale", "missing", "failed", "blocked", "partial"]
+STATES: tuple[State, ...] = ("fresh", "stale", "missing", "failed", "blocked", "partial")
+DUE: tuple[State, ...] = ("stale", "missing", "partial")
+
+
+Node = tuple[str, str | None]
+"An asset's name and a partition key."
 
 
 class Fingerprint(NamedTuple):
@@ -29,7 +38,7 @@ class Fingerprint(NamedTuple):
 
 
 class InputMissing(NotNow):
-    """An input has never been made."""
+    """An input has never been made, or was damaged since."""
 
     def __init__(self, label: str) -> None:
         super().__init__(f"{label} was never made; make it first")
@@ -39,58 +48,85 @@ class InputMissing(NotNow):
 @dataclass(frozen=True)
 class PartitionState:
     asset: str
-    layer: str | None
+    partition: str | None
     state: State
     reasons: tuple[str, ...] = ()
+    due_now: bool = False
+    "It is to be made, and nothing that it is made from is."
+    recorded: bool = True
+    "False where it lies ready, yet this study never came to it: kept from other settings, or made beside another layer."
 
     @property
     def label(self) -> str:
-        return partition_label(self.asset, self.layer)
+        return partition_label(self.asset, self.partition)
 
 
-def partition_label(asset: str, layer: str | None) -> str:
-    return f"{asset}[{layer}]" if layer else asset
+def partition_label(asset: str, key: str | None) -> str:
+    return f"{asset}[{key}]" if key else asset
 
 
 class Freshness:
-    """Answers for one study; create a new one per look, since it remembers what it has hashed."""
+    """Answers for one study as of one moment: what was looked at once is remembered, so create a new one per look."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
         self.assets = assets_of(study)
-        self.store = TableStore(study.path(study.storage))
-        self.file_hashes = FileHashes(self.store.root / "file_hashes.json")
+        self.store = TableStore(study.path(study.storage), NOT_CONTENT)
         self._files: dict[tuple[str, ...], str] = {}
+        self._fingerprints: dict[Node, Fingerprint | InputMissing] = {}
+        self._current: dict[Node, Partition | None] = {}
+        self._own: dict[Node, tuple[State, tuple[str, ...]]] = {}
 
-    def current(self, asset: str, layer: str | None) -> Partition | None:
-        """The partition that the study completed last, stale or not."""
-        return self.store.pointed(self.study.name, asset, layer)
+    def current(self, asset: str, key: str | None) -> Partition | None:
+        """What is stored for the settings of now, or else what the study completed last; None where that is damaged."""
+        if (asset, key) not in self._current:
+            found = None
+            with contextlib.suppress(InputMissing):
+                found = self.store.partition(asset, key, self.fingerprint(self.assets[asset], key).value)
+            self._current[asset, key] = found or self.store.pointed(self.study.name, asset, key)
+        return self._current[asset, key]
 
-    def fingerprint(self, asset: Asset, layer: str | None) -> Fingerprint:
+    def inputs(self, asset: Asset, key: str | None) -> Iterator[tuple[str, str | None]]:
+        """The partitions that a partition reads, each once."""
+        seen: dict[tuple[str, str | None], None] = {}
+        for read in asset.reads:
+            for of in partitions_read(self.study, asset, key, self.assets[read.asset]):
+                seen[read.asset, of] = None
+        return iter(seen)
+
+    def fingerprint(self, asset: Asset, key: str | None) -> Fingerprint:
         """
         Raises:
             InputMissing: an input was never made (a `study` asset records that as part of its fingerprint instead).
         """
+        if (asset.name, key) not in self._fingerprints:
+            try:
+                self._fingerprints[asset.name, key] = self._fingerprint(asset, key)
+            except InputMissing as missing:
+                self._fingerprints[asset.name, key] = missing
+        found = self._fingerprints[asset.name, key]
+        if isinstance(found, InputMissing):
+            raise found
+        return found
+
+    def _fingerprint(self, asset: Asset, key: str | None) -> Fingerprint:
         parts: dict[str, Any] = {"code": asset.code_version, "settings": asset.settings, "files": {}, "inputs": {}}
-        if layer is not None:
-            parts["settings"] = asset.settings | {"hookpoint": self.study.layer(layer).hookpoint}
-        for name, files in self.outside_files(asset, layer).items():
-            parts["files"][name] = self._content(files)
+        if asset.per_layer:
+            parts["settings"] = asset.settings | {"hookpoint": self.study.layer(str(key)).hookpoint}
+        for name, files in self.outside_files(asset, key).items():
+            parts["files"][name] = self.content(files)
         for read in asset.reads:
-            source = self.assets[read.asset]
-            for of_layer in (
-                layers_of(self.study, source) if asset.scope == "study" else [layer if source.per_layer else None]
-            ):
-                label = partition_label(read.asset, of_layer)
-                partition = self.current(read.asset, of_layer)
+            for of in partitions_read(self.study, asset, key, self.assets[read.asset]):
+                label = partition_label(read.asset, of)
+                partition = self.current(read.asset, of)
                 if partition is None:
                     if asset.scope != "study":
                         raise InputMissing(label)
                     parts["inputs"][label] = "missing"
                     continue
                 columns = partition.tables[read.table]["columns"]
-                chosen = columns if read.columns is None else {name: columns[name] for name in read.columns}
-                parts["inputs"][label] = combined_hash(chosen)
+                chosen = read.columns or [name for name in columns if name not in NOT_CONTENT]
+                parts["inputs"][label] = combined_hash({name: columns[name] for name in chosen})
         if asset.scope == "study":
             parts["states"] = self._layer_problems(asset)
         return Fingerprint(combined_hash([asset.name, parts]), parts)
@@ -100,23 +136,32 @@ class Freshness:
         states = self.states(until=asset.name)
         return {s.label: s.state for s in states if s.state in ("failed", "blocked")}
 
-    def outside_files(self, asset: Asset, layer: str | None) -> dict[str, list[Path]]:
+    def outside_files(self, asset: Asset, key: str | None) -> dict[str, list[Path]]:
         found = {name: files if isinstance(files, list) else [files] for name, files in asset.files.items()}
         # Whoever reads the hash of an SAE reads its weights too, and they must be those that were hashed.
-        if layer is not None and (asset.name == "sae_weights" or any(r.asset == "sae_weights" for r in asset.reads)):
-            found["sae"] = self.study.layer(layer).location.files()
+        if asset.name == "sae_weights" or any(read.asset == "sae_weights" for read in asset.reads):
+            layers = layers_touched(self.study, asset, key)
+            for layer in layers:
+                name = "sae" if len(layers) == 1 else f"sae {layer}"
+                found[name] = self.study.layer(layer).location.files()
         return {
             name: existing for name, files in found.items() if (existing := [file for file in files if file.is_file()])
         }
 
-    def _content(self, files: list[Path]) -> str:
-        key = tuple(map(str, files))
-        if key not in self._files:
+    def content(self, files: list[Path]) -> str:
+        """A hash of what stands in some files."""
+        paths = tuple(map(str, files))
+        if paths not in self._files:
             # Of a single file only the suffix tells how it is read; among several each name has its meaning.
             names = [file.name for file in files] if len(files) > 1 else [files[0].suffix]
-            hashes = [self.file_hashes.sha256(file) for file in files]
-            self._files[key] = combined_hash(list(zip(names, hashes, strict=True)))
-        return self._files[key]
+            hashes = [self.store.hashes.sha256(file) for file in files]
+            self._files[paths] = combined_hash(list(zip(names, hashes, strict=True)))
+        return self._files[paths]
+
+    def engine_identity(self, name: str) -> dict[str, Any]:
+        """What decides the replies of an engine of the study, its model's files included; enters the keys of the log."""
+        files = model_files(self.study, self.study.engines[name].path)
+        return engine_read(self.study, name) | ({"files": self.content(files)} if files else {})
 
     def states(self, until: str | None = None) -> list[PartitionState]:
         """The state of every partition, inputs before what reads them; stops before `until` where given."""
@@ -124,46 +169,57 @@ class Freshness:
         for asset in self.assets.values():
             if asset.name == until:
                 break
-            for layer in layers_of(self.study, asset):
-                found[asset.name, layer] = self._state(asset, layer, found)
+            for key in partitions_of(self.study, asset):
+                found[asset.name, key] = self._state(asset, key, found)
         return list(found.values())
 
     def _state(
-        self, asset: Asset, layer: str | None, known: dict[tuple[str, str | None], PartitionState]
+        self, asset: Asset, key: str | None, known: dict[tuple[str, str | None], PartitionState]
     ) -> PartitionState:
-        inputs: list[PartitionState] = []
-        for read in asset.reads:
-            source = self.assets[read.asset]
-            for of_layer in (
-                layers_of(self.study, source) if asset.scope == "study" else [layer if source.per_layer else None]
-            ):
-                inputs.append(known[read.asset, of_layer])
-        own, reasons = self.own_state(asset, layer)
-        if asset.scope != "study" and (failed := [i.label for i in inputs if i.state in ("failed", "blocked")]):
-            return PartitionState(
-                asset.name, layer, "blocked", tuple(f"{label} failed" for label in dict.fromkeys(failed))
-            )
-        moving = [i.label for i in inputs if i.state in ("stale", "missing")]
-        if own == "fresh" and moving:
-            return PartitionState(
-                asset.name, layer, "stale", tuple(f"{label} is to be made anew" for label in dict.fromkeys(moving))
-            )
-        return PartitionState(asset.name, layer, own, reasons)
+        inputs = [known[each] for each in self.inputs(asset, key)]
+        moving = [i.label for i in inputs if i.state in DUE]
+        failed = [i.label for i in inputs if i.state in ("failed", "blocked")]
+        if failed and asset.scope != "study":
+            return PartitionState(asset.name, key, "blocked", tuple(f"{label} failed" for label in failed))
+        own, reasons = self.own_state(asset, key)
+        if own in ("fresh", "failed") and moving:
+            own, reasons = "stale", tuple(f"{label} is to be made anew" for label in moving)
+        recorded = own != "fresh" or self.recorded(asset, key)
+        return PartitionState(asset.name, key, own, reasons, own in DUE and not moving, recorded)
 
-    def own_state(self, asset: Asset, layer: str | None) -> tuple[State, tuple[str, ...]]:
+    def own_state(self, asset: Asset, key: str | None) -> tuple[State, tuple[str, ...]]:
         """The state of one partition given its inputs as they lie there, and the reasons."""
-        last = self.current(asset.name, layer)
+        if (asset.name, key) not in self._own:
+            self._own[asset.name, key] = self._look(asset, key)
+        return self._own[asset.name, key]
+
+    def _look(self, asset: Asset, key: str | None) -> tuple[State, tuple[str, ...]]:
+        store = self.store
+        pointer = store.pointer(self.study.name, asset.name, key)
+        last = store.partition(asset.name, key, pointer) if pointer else None
         try:
-            now = self.fingerprint(asset, layer)
+            now = self.fingerprint(asset, key).value
         except InputMissing as missing:
+            if last is not None:
+                return "stale", (f"{missing.label} is to be made anew",)
             return "missing", (f"{missing.label} is missing",)
-        if failure := self.store.failure(asset.name, layer, now.value):
+        if failure := store.note(NOTE_FAILED, asset.name, key, now):
             return "failed", (failure["reason"],)
+        if retry := store.note(NOTE_RETRY, asset.name, key, now):
+            return "stale", (retry["reason"],)
+        if store.partition(asset.name, key, now):
+            return "fresh", () if pointer == now else ("lies ready from before",)
+        if damage := store.damage(asset.name, key, now) or (
+            store.damage(asset.name, key, pointer) if pointer else None
+        ):
+            return "missing", (f"damaged: {damage}",)
         if last is None:
             return "missing", ("never made",)
-        if last.fingerprint == now.value:
-            return "fresh", ()
-        return "stale", tuple(differences(last.manifest["parts"], now.parts))
+        return "stale", tuple(differences(last.parts, self.fingerprint(asset, key).parts))
+
+    def recorded(self, asset: Asset, key: str | None) -> bool:
+        """Whether the study has come to what is stored for the settings of now."""
+        return self.store.pointer(self.study.name, asset.name, key) == self.fingerprint(asset, key).value
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -172,11 +228,12 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     if before["code"] != after["code"]:
         found.append(f"code version {before['code']} -> {after['code']}")
     for key, old, new in changed_leaves(before["settings"], after["settings"]):
-        found.append(f"{key}: {old!r} -> {new!r}")
+        found.append(f"{key}: {old!r} -> {new!r}" if len(f"{old!r}{new!r}") <= 80 else f"{key} changed")
     found += [f"{name} file changed" for name, _, _ in changed_leaves(before["files"], after["files"])]
-    found += [f"{name} changed" for name, _, _ in changed_leaves(before["inputs"], after["inputs"])]
+    for name, old, new in changed_leaves(before["inputs"], after["inputs"]):
+        found.append(f"{name} {'is new' if old is None else 'is no longer read' if new is None else 'changed'}")
     found += [
-        f"{name}: {old} -> {new}"
+        f"{name}: {old or 'fine'} -> {new or 'fine'}"
         for name, old, new in changed_leaves(before.get("states", {}), after.get("states", {}))
     ]
     return found or ["changed"]
@@ -190,24 +247,3 @@ def changed_leaves(before: Any, after: Any, key: str = "") -> list[tuple[str, An
             found += changed_leaves(before.get(name), after.get(name), f"{key}.{name}" if key else name)
         return found
     return [] if before == after else [(key, before, after)]
-
-
-class FileHashes:
-    """SHA-256 of files, remembered by path, size and modification time."""
-
-    def __init__(self, memory: Path) -> None:
-        self.memory = memory
-        self.known: dict[str, list[Any]] = {}
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            self.known = json.loads(memory.read_text())
-
-    def sha256(self, file: Path) -> str:
-        stat = file.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
-        remembered = self.known.get(str(file))
-        if remembered is None or remembered[:2] != stamp:
-            with file.open("rb") as opened:
-                remembered = [*stamp, hashlib.file_digest(opened, "sha256").hexdigest()]
-            self.known[str(file)] = remembered
-            write_aside(self.memory, json.dumps(self.known, indent=0).encode())
-        return remembered[2]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from interp_assets.explanations.wording import system_message
 from interp_assets.models_read import (
     engine_files,
     engines_read,
@@ -21,6 +22,8 @@ from interp_assets.models_read import (
     tokenizer_files,
     tokenizer_read,
 )
+from interp_assets.partitions import layer_keys, layer_pairs, layers_of_pair, pair_key
+from interp_assets.scores.wording import prompts_read
 from interp_assets.settings import JudgeScorer, LlmExplainer
 from interp_assets.study import Study
 
@@ -48,21 +51,36 @@ class Asset:
     "The identity settings that it reads."
     files: Mapping[str, Path | list[Path]] = field(default_factory=dict)
     "Files and folders outside the store that it reads; they enter by content. `sae` is filled in by layer."
-    scope: Literal["layer", "corpus", "study"] = "layer"
-    "layer: one partition per layer. corpus: one for all. study: one, reading all layers, never blocked by any."
+    scope: Literal["layer", "pair", "corpus", "study"] = "layer"
+    "layer: one partition per layer. pair: one per pair of layers, reading both. corpus: one for all. study: one, reading all layers, never blocked by any."
     kinds: tuple[str, ...] = ("polars", "parquet")
     pool: str | None = None
     harvests: bool = False
     "One run may commit other requested layers too."
+    engines: tuple[str, ...] = ()
+    "The study's engines that it asks, by name."
+    in_process: bool = False
+    "It loads a model into its own process."
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """What of the machine it occupies: its pool, and the device where a model runs in its process."""
+        names = {self.pool, "gpu" if self.in_process else None}
+        return tuple(sorted(name for name in names if name))
 
     @property
     def per_layer(self) -> bool:
         return self.scope == "layer"
 
+    @property
+    def partitioned(self) -> bool:
+        return self.scope in ("layer", "pair")
+
 
 def assets_of(study: Study) -> dict[str, Asset]:
     """The assets of a study by name, in topological order."""
     subject = subject_files(study)
+    asked = sorted({e.engine for e in study.explainers.values() if isinstance(e, LlmExplainer)})
     corpus_file = study.path(study.corpus.path)
     found = [
         Asset(
@@ -102,6 +120,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
             files={"subject_model": subject},
             kinds=("torch", "parquet"),
             pool="gpu",
+            in_process=True,
             harvests=True,
         ),
         Asset(
@@ -121,6 +140,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
             files={"subject_model": subject},
             kinds=("torch", "polars"),
             pool="gpu",
+            in_process=True,
         ),
         Asset(
             name="examples",
@@ -153,11 +173,19 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 "tokenizer": tokenizer_read(study),
                 "bos": study.corpus.bos,
             }
-            | engines_read(study, [e.engine for e in study.explainers.values() if isinstance(e, LlmExplainer)]),
-            files={"tokenizer": tokenizer_files(study)}
-            | engine_files(study, [e.engine for e in study.explainers.values() if isinstance(e, LlmExplainer)]),
+            | {
+                "prompts": {
+                    name: system_message(explainer)
+                    for name, explainer in study.explainers.items()
+                    if isinstance(explainer, LlmExplainer)
+                }
+            }
+            | engines_read(study, asked),
+            files={"tokenizer": tokenizer_files(study)} | engine_files(study, asked),
             kinds=("llm", "polars"),
-            pool="llm",
+            pool="llm" if asked else None,
+            engines=tuple(asked),
+            in_process=any(study.engines[name].in_process for name in asked),
         ),
     ]
     descriptions = {
@@ -166,6 +194,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         "fuzzing": "Whether an LLM that reads the explanation can tell rightly marked tokens from wrongly marked ones.",
     }
     for method, scorer in study.scorers.chosen().items():
+        engines = (scorer.engine,) if isinstance(scorer, JudgeScorer) else ()
         found.append(
             Asset(
                 name=f"scores/{method}",
@@ -183,10 +212,29 @@ def assets_of(study: Study) -> dict[str, Asset]:
                     "tokenizer": tokenizer_read(study),
                     "bos": study.corpus.bos,
                 }
+                | ({"prompts": prompts_read(method, scorer)} if isinstance(scorer, JudgeScorer) else {})
                 | model_read(study, scorer),
                 files={"tokenizer": tokenizer_files(study)} | scorer_files(study, scorer),
-                kinds=("llm", "polars") if isinstance(scorer, JudgeScorer) else ("torch", "polars"),
-                pool="llm" if isinstance(scorer, JudgeScorer) else "gpu",
+                kinds=("llm", "polars") if engines else ("torch", "polars"),
+                pool="llm" if engines else "gpu",
+                engines=engines,
+                in_process=all(study.engines[name].in_process for name in engines),
+            )
+        )
+    if study.alignment is not None:
+        found.append(
+            Asset(
+                name="layer_matching",
+                group="alignment",
+                code_version="1",
+                description="Latents of two layers matched one to one, so that their similarities add up to most.",
+                reads=(
+                    Read("sae_weights", "files", ("sha256",)),
+                    Read("latent_statistics", "statistics", ("latent", "dead")),
+                ),
+                settings={"alignment": study.alignment.identity()},
+                scope="pair",
+                kinds=("scipy", "polars"),
             )
         )
     found.append(
@@ -232,9 +280,29 @@ EXAMPLE_COLUMNS = (
 )
 
 
-def layers_of(study: Study, asset: Asset) -> list[str | None]:
-    """The partitions of an asset: layer keys, or [None] where there is one for all."""
-    return [layer.key for layer in study.layers] if asset.per_layer else [None]
+def partitions_of(study: Study, asset: Asset) -> list[str | None]:
+    """The partition keys of an asset, or [None] where there is one for all."""
+    if asset.scope == "pair":
+        return [pair_key(*pair) for pair in layer_pairs(study)]
+    return [*layer_keys(study)] if asset.per_layer else [None]
+
+
+def partitions_read(study: Study, asset: Asset, key: str | None, source: Asset) -> list[str | None]:
+    """Which partitions of an input a partition reads."""
+    if not source.partitioned:
+        return [None]
+    if asset.scope == "study":
+        return partitions_of(study, source)
+    if asset.scope == "pair" and source.per_layer:
+        return [*layers_of_pair(study, str(key))]
+    return [key]
+
+
+def layers_touched(study: Study, asset: Asset, key: str | None) -> list[str]:
+    """The layers that a partition is about; none where it is one for all."""
+    if key is None:
+        return []
+    return [*layers_of_pair(study, key)] if asset.scope == "pair" else [key]
 
 
 def shows_promoted(study: Study) -> bool:

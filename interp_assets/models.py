@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from interp_assets.job import Job
 from interp_assets.settings import EmbeddingScorer
 from interp_assets.study import Study
+from resources.language_models.logged import LoggedEngine
 from resources.loaded_models import LoadedModels
 
 if TYPE_CHECKING:
@@ -23,16 +25,23 @@ def subject_model(study: Study, models: LoadedModels) -> SubjectModel:
     return models.get(identity, lambda: SubjectModel(path, settings.revision, settings.dtype, settings.device))
 
 
-def engine(study: Study, name: str, models: LoadedModels) -> LanguageModel:
-    settings = study.engines[name]
-    path = study.local_folder(settings.path) or settings.path
+def engine(job: Job, name: str) -> LoggedEngine:
+    """An engine of the study behind the reply log; it is loaded when a reply is missing."""
+    settings = job.study.engines[name]
+    path = job.study.local_folder(settings.path) or settings.path
 
     def load() -> LanguageModel:
+        return job.models.get(("engine", str(path), settings.model_dump_json()), load_anew)
+
+    def load_anew() -> LanguageModel:
         from resources.language_models.transformers_engine import TransformersEngine
 
-        return TransformersEngine(path, settings.revision, settings.dtype, settings.device, settings.batch_size)
+        return TransformersEngine(
+            path, settings.revision, settings.dtype, settings.device, settings.batch_size, identity
+        )
 
-    return models.get(("engine", str(path), settings.model_dump_json()), load)
+    identity = job.freshness.engine_identity(name)
+    return LoggedEngine(load, identity, job.log, job.study.name, name, settings.capabilities)
 
 
 def embedder(study: Study, settings: EmbeddingScorer, models: LoadedModels) -> TextEmbedder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,18 @@ def tokenizer_files(study: Study) -> list[Path]:
     return [file for file in subject_files(study) if file.suffix not in WEIGHTS]
 
 
-def engines_read(study: Study, names: list[str]) -> dict[str, Any]:
-    return {
-        "engines": {n: study.engines[n].identity() | hub_name(study, study.engines[n].path) for n in sorted(set(names))}
-    }
+def engine_read(study: Study, name: str) -> dict[str, Any]:
+    """What decides an engine's replies, but for the files of its model."""
+    settings = study.engines[name]
+    return settings.identity() | hub_name(study, settings.path) | {"code": settings.code_version}
 
 
-def engine_files(study: Study, names: list[str]) -> dict[str, list[Path]]:
-    return {f"engine {name}": model_files(study, study.engines[name].path) for name in sorted(set(names))}
+def engines_read(study: Study, names: Sequence[str]) -> dict[str, Any]:
+    return {"engines": {name: engine_read(study, name) for name in names}}
+
+
+def engine_files(study: Study, names: Sequence[str]) -> dict[str, list[Path]]:
+    return {f"engine {name}": model_files(study, study.engines[name].path) for name in names}
 
 
 def model_read(study: Study, scorer: EmbeddingScorer | JudgeScorer) -> dict[str, Any]:

@@ -9,13 +9,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from interp_assets.freshness import Freshness, partition_label
-from interp_assets.graph import Asset, layers_of
-from interp_assets.job import load_stage, wanted_layers
+from interp_assets.graph import Asset, partitions_of
+from interp_assets.job import CHANGED_MEANWHILE, load_stage, say_waiting, wanted_partitions
+from interp_assets.partitions import layer_keys
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import Study
+from resources.leases import Leases
 
 if TYPE_CHECKING:
     from interp_assets.dagster_runs import DagsterRuns
+
+
+TRIES = 3
+"Times that a run begins again because a file was changed under it."
 
 
 def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> int:
@@ -25,28 +31,42 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
         StudyError: a layer or an asset that the study does not have.
     """
     freshness = Freshness(study)
-    known = [layer.key for layer in study.layers]
+    known = layer_keys(study)
     if unknown := [layer for layer in layers or () if layer not in known]:
         raise StudyError(f"--layers: {study.name} has no layer {unknown[0]!r}; {listed(known)}")
     if until is not None and until not in freshness.assets:
         raise StudyError(f"--until: {study.name} has no asset {until!r}; {listed(freshness.assets)}")
-    wanted = {name: freshness.assets[name] for name in (needed_for(freshness, until) if until else freshness.assets)}
     print(f"{study.name}: {study.file}")
-    runner = Runner(study, [key for key in known if layers is None or key in layers])
-    for asset in wanted.values():
-        for layer in wanted_layers(study, asset, layers):
-            runner.bring_up_to_date(asset, layer)
+    with study_lease(study).acquire(STUDY_LEASE, waiting=say_waiting):
+        for attempt in range(TRIES):
+            runner = Runner(study, [key for key in known if layers is None or key in layers])
+            for asset in needed_for(Freshness(study), until):
+                for key in wanted_partitions(study, asset, layers):
+                    runner.bring_up_to_date(asset, key)
+            if not runner.inputs_moved or attempt == TRIES - 1:
+                break
+            print(f"{'again':8} {study.name}: {runner.inputs_moved[-1]}", flush=True)
     runner.summary()
     return 0 if not runner.not_fresh else 1
 
 
-def needed_for(freshness: Freshness, until: str) -> list[str]:
-    """An asset and all it is made from, in topological order."""
+STUDY_LEASE = "interp_run"
+"Held by `interp run` for a study; meanwhile the automation starts nothing for it."
+
+
+def study_lease(study: Study) -> Leases:
+    return Leases(study.path(study.storage) / "leases" / study.name, f"interp run {study.name}")
+
+
+def needed_for(freshness: Freshness, until: str | None) -> list[Asset]:
+    """An asset and all it is made from, in topological order; all assets where None."""
+    if until is None:
+        return [*freshness.assets.values()]
     needed = {until}
     for asset in reversed(freshness.assets.values()):
         if asset.name in needed:
             needed |= {read.asset for read in asset.reads}
-    return [name for name in freshness.assets if name in needed]
+    return [asset for asset in freshness.assets.values() if asset.name in needed]
 
 
 class Runner:
@@ -55,44 +75,51 @@ class Runner:
     def __init__(self, study: Study, layers: list[str]) -> None:
         self.study = study
         self.layers = layers
-        self.counts = {"made": 0, "fresh": 0, "failed": 0, "blocked": 0}
+        self.counts = {"made": 0, "recorded": 0, "fresh": 0, "failed": 0, "blocked": 0}
         self.not_fresh: set[str] = set()
         "Labels of partitions that this run could not bring up to date."
+        self.inputs_moved: list[str] = []
+        "Why results were thrown away: a file was changed while they were made."
         self._dagster: DagsterRuns | None = None
+        self._look = Freshness(study)
         self.started = time.monotonic()
 
-    def bring_up_to_date(self, asset: Asset, layer: str | None) -> None:
-        label = partition_label(asset.name, layer)
-        if asset.scope != "study" and (in_the_way := self.inputs_not_fresh(asset, layer)):
+    def bring_up_to_date(self, asset: Asset, key: str | None) -> None:
+        label = partition_label(asset.name, key)
+        if asset.scope != "study" and (in_the_way := self.inputs_not_fresh(asset, key)):
             self.leave("blocked", label, "; ".join(f"{each} is not up to date" for each in in_the_way))
             return
-        state, reasons = Freshness(self.study).own_state(asset, layer)
-        if state == "fresh":
+        state, reasons = self._look.own_state(asset, key)
+        if state == "fresh" and self._look.recorded(asset, key):
             self.counts["fresh"] += 1
         elif state == "failed":
-            self.leave("failed", label, f"{reasons[0]} (tried again when its input changes)")
+            self.leave("failed", label, f"{reasons[0]} (tried again when its input changes, or by interp retry)")
         else:
-            self.make(asset, layer, label, "; ".join(reasons))
+            self.make(asset, key, label, "; ".join(reasons), state == "fresh")
 
-    def inputs_not_fresh(self, asset: Asset, layer: str | None) -> list[str]:
-        sources = [Freshness(self.study).assets[read.asset] for read in asset.reads]
-        labels = [partition_label(source.name, layer if source.per_layer else None) for source in sources]
-        return [label for label in dict.fromkeys(labels) if label in self.not_fresh]
+    def inputs_not_fresh(self, asset: Asset, key: str | None) -> list[str]:
+        labels = [partition_label(*each) for each in self._look.inputs(asset, key)]
+        return [label for label in labels if label in self.not_fresh]
 
-    def make(self, asset: Asset, layer: str | None, label: str, why: str) -> None:
+    def make(self, asset: Asset, key: str | None, label: str, why: str, lies_ready: bool) -> None:
         dagster = self.loaded(asset)
-        print(f"{'make':8} {label}: {why}", flush=True)
+        if not lies_ready:
+            print(f"{'make':8} {label}: {why}", flush=True)
         before = time.monotonic()
         try:
-            problem = dagster.materialize(asset, layer)
+            problem = dagster.materialize(asset, key, why)
         except BaseException:
             print(f"{'stopped':8} {label}", flush=True)
             raise
+        self._look = Freshness(self.study)
         if problem is not None:
+            if self._look.own_state(asset, key)[0] != "failed" and CHANGED_MEANWHILE in problem:
+                self.inputs_moved.append(problem)
             self.leave("failed", label, problem)
             return
-        self.counts["made"] += 1
-        print(f"{'made':8} {label} in {time.monotonic() - before:.1f} s", flush=True)
+        self.counts["recorded" if lies_ready else "made"] += 1
+        said = f"recorded {label}: {why}" if lies_ready else f"made     {label} in {time.monotonic() - before:.1f} s"
+        print(said, flush=True)
 
     def loaded(self, asset: Asset) -> DagsterRuns:
         """Dagster, and the libraries that the asset needs: on the first call this takes a while, so it says so."""
@@ -118,9 +145,9 @@ class Runner:
         if report is not None:
             print(f"report:  {report.files('page')[0]}")
         for asset in reversed(freshness.assets.values()):
-            layer = next((x for x in layers_of(self.study, asset) if freshness.current(asset.name, x)), None)
-            if layer is not None:
-                print(f"tables:  interp path {self.study.name} {asset.name} {layer}")
+            key = next((x for x in partitions_of(self.study, asset) if x and freshness.current(asset.name, x)), None)
+            if key is not None:
+                print(f"tables:  interp path {self.study.name} {asset.name} {key}")
                 break
         print("lineage: make ui")
 

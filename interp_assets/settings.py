@@ -7,9 +7,11 @@ operational because files enter by their content.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from resources.language_models.protocol import Capability
 
 
 def identity(default: Any = ..., allowed: str | None = None, **constraints: Any) -> Any:
@@ -139,9 +141,44 @@ class Examples(Settings):
     seed: int = identity(0)
 
 
+class Alignment(Settings):
+    """Which latents of two layers stand for the same thing."""
+
+    pairs: tuple[tuple[str, str], ...] | None = operational(None, min_length=1)
+    "Pairs of layer keys; every two adjacent layers when left out. Which pairs there are changes none of them."
+    similarity: Literal["decoder", "encoder"] = identity("decoder")
+    "Cosine of decoder or of encoder directions."
+
+
+class Price(Settings):
+    """What an engine takes for a million tokens, in one currency for the whole study."""
+
+    input: float = operational(0.0, ge=0)
+    cached: float | None = operational(None, ge=0)
+    "Of input that the engine had in its prefix cache; as `input` when left out."
+    output: float = operational(0.0, ge=0)
+
+    def of(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> float:
+        cached = self.input if self.cached is None else self.cached
+        new = prompt_tokens - cached_tokens
+        return (new * self.input + cached_tokens * cached + completion_tokens * self.output) / 1e6
+
+
+class Budget(Settings):
+    """How much may be spent on a study's engines, over its whole life."""
+
+    tokens: int | None = operational(None, ge=0)
+    "Prompt and completion tokens together."
+    money: float | None = operational(None, ge=0)
+
+
 class TransformersEngine(Settings):
     """A language model run in this process by transformers."""
 
+    in_process: ClassVar[bool] = True
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"generate", "choose", "log_likelihood"})
+    code_version: ClassVar[str] = "1"
+    "Of resources/language_models/transformers_engine.py: raise it when the same request gets another reply."
     kind: Literal["transformers"] = identity("transformers")
     path: str = operational()
     "A folder in Hugging Face layout, or the name of a model on the Hugging Face hub."
@@ -149,6 +186,7 @@ class TransformersEngine(Settings):
     dtype: Dtype = identity("bfloat16")
     device: str = device()
     batch_size: int = operational(16, ge=1)
+    price: Price | None = operational(None)
 
 
 class ExtractiveExplainer(Settings):
@@ -173,6 +211,8 @@ class LlmExplainer(Settings):
     show_activations: bool = identity(False)
     promoted_tokens: bool = identity(False)
     chain_of_thought: bool = identity(False)
+    instructions: str | None = identity(None)
+    "Stands in place of our own instructions; how to answer is added to it."
     max_tokens: int = identity(64, ge=8)
 
 
@@ -209,6 +249,8 @@ class JudgeScorer(Settings):
     "Examples in one prompt of the list protocol."
     mark_threshold: float = identity(0.3, ge=0, lt=1)
     "Fuzzing: tokens above this share of an example's maximum are marked."
+    instructions: str | None = identity(None)
+    "Stands in place of our own instructions."
     shuffled_control: bool = identity(True)
 
 

@@ -13,6 +13,8 @@ from pydantic import ValidationError
 
 from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
 from interp_assets.settings import (
+    Alignment,
+    Budget,
     Corpus,
     EmbeddingScorer,
     Examples,
@@ -59,6 +61,9 @@ class Study(Settings):
     engines: dict[str, TransformersEngine] = operational(default_factory=dict)
     explainers: dict[str, Explainer] = identity(min_length=1)
     scorers: Scorers = identity(Scorers())
+    alignment: Alignment | None = identity(None)
+    "Nothing is matched when left out."
+    budget: Budget | None = operational(None)
 
     # Not in the file: where it lies, and what the SAE folders hold.
     file: Path = operational(exclude=True)
@@ -106,7 +111,9 @@ def load_study(file: str | Path) -> Study:
         check_names(study)
         check_bounds(study)
         check_files(study)
-        return study.model_copy(update={"layers": find_layers(study)})
+        study = study.model_copy(update={"layers": find_layers(study)})
+        check_pairs(study)
+        return study
     except ValidationError as error:
         raise StudyError(f"{file}: {first_problem(error, Study)}") from None
     except StudyError as error:
@@ -208,6 +215,16 @@ def find_layers(study: Study) -> tuple[Layer, ...]:
     if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
         raise StudyError(f"saes: {doubled[0]} appears twice; give one of the sources a label")
     return tuple(layers)
+
+
+def check_pairs(study: Study) -> None:
+    known = [layer.key for layer in study.layers]
+    for i, pair in enumerate((study.alignment.pairs if study.alignment else None) or ()):
+        for key in pair:
+            if key not in known:
+                raise StudyError(f"alignment.pairs[{i}]: no layer {key!r}; {listed(known)}")
+        if pair[0] == pair[1]:
+            raise StudyError(f"alignment.pairs[{i}]: {pair[0]} is matched with another layer, not with itself")
 
 
 def wanted_saes(key: str, source: SaeSource, found: list[SaeLocation]) -> list[tuple[str, SaeLocation]]:

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import polars as pl
 
-U16, U32, I8, F32, F64, TEXT, BOOL = pl.UInt16, pl.UInt32, pl.Int8, pl.Float32, pl.Float64, pl.String, pl.Boolean
+U16, U32, U64, I8 = pl.UInt16, pl.UInt32, pl.UInt64, pl.Int8
+F32, F64, TEXT, BOOL = pl.Float32, pl.Float64, pl.String, pl.Boolean
 
 Schema = dict[str, "type[pl.DataType] | pl.DataType"]
 
-SAE_WEIGHTS: Schema = {"file": TEXT, "bytes": pl.UInt64, "sha256": TEXT}
+NOT_CONTENT = (
+    "inputs_hash",
+    "model",
+    "prompt_hash",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "raw_reply",
+)
+"Columns that tell how a row came about. They enter no content hash: what lies behind need not be made anew for them."
+
+AUXILIARY = ("index", "latents", "page")
+"Tables that help to read the others."
+
+SAE_WEIGHTS: Schema = {"file": TEXT, "bytes": U64, "sha256": TEXT}
 
 CORPUS: Schema = {
     "context": U32,
@@ -33,6 +48,7 @@ LATENT_STATISTICS: Schema = {
     "promoted_logits": pl.List(F32),
     "suppressed_tokens": pl.List(TEXT),
     "suppressed_logits": pl.List(F32),
+    "inputs_hash": U64,
 }
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
@@ -53,6 +69,14 @@ EXAMPLES: Schema = {
     "reason": TEXT,
 }
 
+# One row for each latent of the SAE: what it takes to know whether its examples still hold.
+EXAMPLE_LATENTS: Schema = {
+    "latent": U32,
+    "windows": U32,  # on which it fires
+    "smaller_side": U32,  # of these, in explain or in test contexts, whichever are fewer
+    "inputs_hash": U64,
+}
+
 EXPLANATIONS: Schema = {
     "latent": U32,
     "explainer": TEXT,
@@ -65,6 +89,7 @@ EXPLANATIONS: Schema = {
     "cached_tokens": U32,
     "completion_tokens": U32,
     "raw_reply": TEXT,
+    "inputs_hash": U64,
 }
 
 TRIALS: Schema = {
@@ -83,6 +108,7 @@ TRIALS: Schema = {
     "cached_tokens": U32,
     "completion_tokens": U32,
     "raw_reply": TEXT,  # where the reply was text
+    "inputs_hash": U64,
 }
 
 SCORES: Schema = {
@@ -98,6 +124,14 @@ SCORES: Schema = {
     "n_failed": U32,
     "status": TEXT,
     "reason": TEXT,
+    "inputs_hash": U64,
+}
+
+LAYER_MATCHING: Schema = {
+    "latent_a": U32,
+    "latent_b": U32,
+    "similarity": F32,
+    "mutual_nearest": BOOL,
 }
 
 SCORE_REPORT: Schema = {

@@ -1,8 +1,8 @@
 """Parquet tables and their manifests on a local disk, keyed by fingerprint.
 
-    <root>/<asset>/<layer>/<fingerprint>/manifest.json       the only commit point: lists the files below
-    <root>/<asset>/<layer>/<fingerprint>/<table>-<hash>.parquet
-    <root>/pointers/<study>/<asset>/<layer>                   which fingerprint a study completed last
+    <root>/<asset>/<partition>/<fingerprint>/manifest.json    the only commit point: lists the files below
+    <root>/<asset>/<partition>/<fingerprint>/<table>-<hash>.parquet
+    <root>/pointers/<study>/<asset>/<partition>               which fingerprint a study completed last
 
 A file that no manifest lists is garbage of an interrupted run. Nothing here knows what the tables mean.
 """
@@ -14,18 +14,22 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-import pyarrow as pa
 
+from resources.content_hash import column_hash, combined_hash
+from resources.durable_files import FileHashes, settle, sha256_of, write_aside
 from resources.errors import NotNow
 
 UNPARTITIONED = "all"
+MANIFEST = "manifest.json"
+SECONDS_BETWEEN_TRIES = 0.2
+Waiting = Callable[[str], None]
 
 
 class Busy(NotNow):
@@ -48,6 +52,11 @@ class Partition:
         return self.manifest["content_hash"]
 
     @property
+    def parts(self) -> dict[str, Any]:
+        """What the fingerprint was taken of."""
+        return self.manifest["parts"]
+
+    @property
     def metadata(self) -> dict[str, Any]:
         return self.manifest["metadata"]
 
@@ -63,73 +72,149 @@ class Partition:
 
 
 class TableStore:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, not_content: Collection[str] = ()) -> None:
+        """
+        Args:
+            not_content: columns that tell how a row came about; they enter no content hash.
+        """
         self.root = root
+        self.not_content = frozenset(not_content)
+        self.hashes = FileHashes(root / "file_hashes.json")
 
-    def folder(self, asset: str, layer: str | None, fingerprint: str = "") -> Path:
-        return self.root / asset / (layer or UNPARTITIONED) / fingerprint
+    def folder(self, asset: str, key: str | None, fingerprint: str = "") -> Path:
+        return self.root / asset / (key or UNPARTITIONED) / fingerprint
 
-    def partition(self, asset: str, layer: str | None, fingerprint: str) -> Partition | None:
-        """What is committed under a fingerprint, or None; also where a file of it has been deleted since."""
-        folder = self.folder(asset, layer, fingerprint)
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-            found = Partition(folder, json.loads((folder / "manifest.json").read_text()))
-            if all(file.is_file() for table in found.tables for file in found.files(table)):
-                return found
+    def partition(self, asset: str, key: str | None, fingerprint: str) -> Partition | None:
+        """What is committed under a fingerprint and intact, or None."""
+        return self._examine(self.folder(asset, key, fingerprint))[0]
+
+    def damage(self, asset: str, key: str | None, fingerprint: str) -> str | None:
+        """What is wrong with a committed partition, or None where it is intact or was never committed."""
+        return self._examine(self.folder(asset, key, fingerprint))[1]
+
+    def _examine(self, folder: Path) -> tuple[Partition | None, str | None]:
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            found = Partition(folder, manifest)
+            if manifest.pop("checksum") != combined_hash(manifest):
+                return None, f"{folder / MANIFEST} is not what was written"
+        except (FileNotFoundError, NotADirectoryError):
+            return None, None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None, f"{folder / MANIFEST} cannot be read"
+        for name, written in manifest["files"].items():
+            if problem := self._not_as_written(folder / name, written):
+                return None, problem
+        return found, None
+
+    def _not_as_written(self, file: Path, written: dict[str, Any]) -> str | None:
+        try:
+            stat = file.stat()
+        except FileNotFoundError:
+            return f"{file} is missing"
+        if stat.st_size != written["bytes"]:
+            return f"{file} has {stat.st_size} bytes, {written['bytes']} were written"
+        # Hashed again only where it was touched since.
+        if stat.st_mtime_ns != written["modified"] and self.hashes.sha256(file) != written["sha256"]:
+            return f"{file} is not what was written"
         return None
 
-    def pointed(self, study: str, asset: str, layer: str | None) -> Partition | None:
-        """What a study completed last, or None."""
+    def generations(self, asset: str, key: str | None) -> Iterator[Partition]:
+        """All that is committed of a partition, the newest first."""
+        manifests = self.folder(asset, key).glob(f"*/{MANIFEST}")
+        for manifest in sorted(manifests, key=lambda file: file.stat().st_mtime_ns, reverse=True):
+            if found := self._examine(manifest.parent)[0]:
+                yield found
+
+    def pointer(self, study: str, asset: str, key: str | None) -> str | None:
+        """The fingerprint that a study completed last, or None."""
         with contextlib.suppress(FileNotFoundError):
-            return self.partition(asset, layer, self._pointer(study, asset, layer).read_text())
+            return self._pointer(study, asset, key).read_text()
         return None
 
-    def point(self, study: str, asset: str, layer: str | None, fingerprint: str) -> None:
-        write_aside(self._pointer(study, asset, layer), fingerprint.encode())
+    def pointed(self, study: str, asset: str, key: str | None) -> Partition | None:
+        """What a study completed last, if it is intact, or None."""
+        fingerprint = self.pointer(study, asset, key)
+        return self.partition(asset, key, fingerprint) if fingerprint else None
 
-    def _pointer(self, study: str, asset: str, layer: str | None) -> Path:
-        return self.root / "pointers" / study / asset / (layer or UNPARTITIONED)
+    def point(self, study: str, asset: str, key: str | None, fingerprint: str) -> None:
+        if self.pointer(study, asset, key) != fingerprint:
+            write_aside(self._pointer(study, asset, key), fingerprint.encode())
 
-    def failure(self, asset: str, layer: str | None, fingerprint: str) -> dict[str, Any] | None:
-        """Why a partition failed for good at this fingerprint, or None."""
-        with contextlib.suppress(FileNotFoundError):
-            return json.loads((self.folder(asset, layer, fingerprint) / "failed.json").read_text())
+    def _pointer(self, study: str, asset: str, key: str | None) -> Path:
+        return self.root / "pointers" / study / asset / (key or UNPARTITIONED)
+
+    # --- notes beside a partition: it failed for good; its failed rows are to be asked again ---
+
+    def note(self, kind: str, asset: str, key: str | None, fingerprint: str) -> dict[str, Any] | None:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return json.loads((self.folder(asset, key, fingerprint) / f"{kind}.json").read_text())
         return None
 
-    def record_failure(self, asset: str, layer: str | None, fingerprint: str, failure: dict[str, Any]) -> None:
-        write_aside(self.folder(asset, layer, fingerprint) / "failed.json", json.dumps(failure, indent=1).encode())
+    def write_note(self, kind: str, asset: str, key: str | None, fingerprint: str, content: dict[str, Any]) -> None:
+        write_aside(self.folder(asset, key, fingerprint) / f"{kind}.json", json.dumps(content, indent=1).encode())
 
-    def forget_failure(self, asset: str, layer: str | None, fingerprint: str) -> None:
-        (self.folder(asset, layer, fingerprint) / "failed.json").unlink(missing_ok=True)
+    def remove_note(self, kind: str, asset: str, key: str | None, fingerprint: str) -> None:
+        (self.folder(asset, key, fingerprint) / f"{kind}.json").unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def draft(self, asset: str, layer: str | None, fingerprint: str) -> Iterator[Draft]:
+    def draft(self, asset: str, key: str | None, fingerprint: str, waiting: Waiting | None = None) -> Iterator[Draft]:
         """The one writer of a partition. What is not committed when the block ends is removed.
 
+        Args:
+            waiting: told what is waited for, where another process holds this partition.
+
         Raises:
-            Busy: another process holds this partition.
+            Busy: another process holds this partition, and `waiting` was left out.
         """
-        folder = self.folder(asset, layer, fingerprint)
+        folder = self.folder(asset, key, fingerprint)
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                label = f"{asset}[{layer}]" if layer else asset
-                raise Busy(f"{label} is being made by another process; when that has ended, run this again") from None
-            listed = {"failed.json", ".lock"}
-            if committed := self.partition(asset, layer, fingerprint):
-                listed |= {"manifest.json"} | {name for table in committed.tables.values() for name in table["files"]}
-            draft = Draft(folder, asset, layer, fingerprint)
-            remove_all_but(folder, listed)
+        label = f"{asset}[{key}]" if key else asset
+        with exclusive(folder / ".lock", f"{label} is being made", waiting):
+            committed = self.partition(asset, key, fingerprint)
+            kept = {f"{NOTE_FAILED}.json", f"{NOTE_RETRY}.json", ".lock"}
+            kept |= {MANIFEST, *committed.manifest["files"]} if committed else set()
+            draft = Draft(folder, asset, key, fingerprint, self.not_content)
+            remove_all_but(folder, kept)
             try:
                 yield draft
             finally:
                 if not draft.committed:
-                    remove_all_but(folder, listed)
+                    remove_all_but(folder, kept)
 
 
-def remove_all_but(folder: Path, names: set[str]) -> None:
+NOTE_FAILED, NOTE_RETRY = "failed", "retry"
+
+
+@contextlib.contextmanager
+def exclusive(lock: Path, what: str, waiting: Waiting | None) -> Iterator[None]:
+    """Hold a lock file, which the system frees when this process ends.
+
+    Raises:
+        Busy: another process holds it, and `waiting` is None.
+    """
+    said = False
+    with lock.open("a+") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                file.seek(0)
+                problem = f"{what} by another process ({file.read() or 'unknown'})"
+                if waiting is None:
+                    raise Busy(f"{problem}; when that has ended, run this again") from None
+                if not said:
+                    waiting(f"waiting: {problem}")
+                    said = True
+                time.sleep(SECONDS_BETWEEN_TRIES)
+        file.truncate(0)
+        file.write(f"{os.getpid()}")
+        file.flush()
+        yield
+
+
+def remove_all_but(folder: Path, names: Collection[str]) -> None:
     for file in folder.iterdir():
         if file.name not in names and file.is_file():
             file.unlink(missing_ok=True)
@@ -141,8 +226,9 @@ class Draft:
 
     folder: Path
     asset: str
-    layer: str | None
+    key: str | None
     fingerprint: str
+    not_content: frozenset[str]
     tables: dict[str, Any] = field(default_factory=dict)
     committed: bool = False
 
@@ -165,84 +251,38 @@ class Draft:
         """Add a table that the caller wrote into this folder file by file, with the hashes it took on the way."""
         self.tables[table] = {"files": [file.name for file in files], "rows": rows, "columns": columns}
 
+    def adopt_all(self, other: Partition) -> None:
+        """Add all tables of another partition, whose files are shared and not copied where the disk can."""
+        for name in other.manifest["files"]:
+            (self.folder / name).unlink(missing_ok=True)
+            os.link(other.folder / name, self.folder / name)
+        self.tables = other.tables
+
     def commit(self, parts: dict[str, Any], metadata: dict[str, Any]) -> Partition:
         """Write the manifest; from here on the partition exists."""
-        content = {name: table["columns"] for name, table in self.tables.items()}
+        content = {
+            table: {name: digest for name, digest in kept["columns"].items() if name not in self.not_content}
+            for table, kept in self.tables.items()
+        }
         manifest = {
             "asset": self.asset,
-            "layer": self.layer,
+            "partition": self.key,
             "fingerprint": self.fingerprint,
             "parts": parts,
             "content_hash": combined_hash(content),
             "tables": self.tables,
+            "files": {name: stamp(self.folder / name) for table in self.tables.values() for name in table["files"]},
             "metadata": metadata,
         }
-        write_aside(self.folder / "manifest.json", json.dumps(manifest, indent=1).encode())
-        (self.folder / "failed.json").unlink(missing_ok=True)
+        manifest = json.loads(json.dumps(manifest))
+        with_checksum = {"checksum": combined_hash(manifest), **manifest}
+        write_aside(self.folder / MANIFEST, json.dumps(with_checksum, indent=1).encode())
+        for note in (NOTE_FAILED, NOTE_RETRY):
+            (self.folder / f"{note}.json").unlink(missing_ok=True)
         self.committed = True
         return Partition(self.folder, manifest)
 
 
-def write_aside(file: Path, content: bytes) -> None:
-    """Write a small file so that a reader sees the old or the new one, never a half."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        aside.write_bytes(content)
-        settle(aside, file)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def settle(aside: Path, file: Path) -> None:
-    """Flush a finished file to the disk and give it its name, which a loss of power does not undo."""
-    flush(aside)
-    aside.rename(file)
-    flush(file.parent)
-
-
-def flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def combined_hash(parts: Any) -> str:
-    """A hash of plain JSON values, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def column_hash(series: pl.Series) -> str:
-    """A hash of a column's logical values, whatever the chunks, buffers or library versions that hold them."""
-    digest = hashlib.sha256()
-    _feed(digest, series.rechunk().to_arrow())
-    return digest.hexdigest()[:16]
-
-
-def _feed(digest: Any, array: pa.Array) -> None:
-    digest.update(f"{len(array)} {array.null_count};".encode())
-    if array.null_count:
-        digest.update(np.packbits(array.is_null().to_numpy(zero_copy_only=False)))
-        array = array.drop_null()
-    if pa.types.is_large_list(array.type) or pa.types.is_list(array.type):
-        offsets = array.offsets.to_numpy()
-        digest.update(np.diff(offsets).astype("<i8").tobytes())
-        _feed(digest, array.values.slice(offsets[0], offsets[-1] - offsets[0]))
-    elif pa.types.is_string_view(array.type) or pa.types.is_large_string(array.type) or pa.types.is_string(array.type):
-        _feed(digest, _text_as_bytes(array))
-    elif not pa.types.is_null(array.type):
-        values = array.cast(pa.uint8()) if pa.types.is_boolean(array.type) else array
-        digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).tobytes())
-
-
-def _text_as_bytes(array: pa.Array) -> pa.Array:
-    text = array.cast(pa.large_string())
-    start, end = text.offset, text.offset + len(text)
-    offsets = np.frombuffer(text.buffers()[1], dtype=np.int64)[start : end + 1] if len(text) else np.zeros(1, np.int64)
-    data = text.buffers()[2]
-    values = (
-        np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]] if data is not None else np.zeros(0, np.uint8)
-    )
-    return pa.LargeListArray.from_arrays(offsets - offsets[0], pa.array(values))
+def stamp(file: Path) -> dict[str, Any]:
+    stat = file.stat()
+    return {"bytes": stat.st_size, "modified": stat.st_mtime_ns, "sha256": sha256_of(file)}

@@ -20,6 +20,12 @@ OPERATIONAL: dict[str, Any] = {
     "engines.oracle.path": "moved/model",
     "engines.oracle.device": "auto",
     "engines.oracle.batch_size": 3,
+    "engines.oracle.price.input": 1.0,
+    "engines.oracle.price.cached": 0.5,
+    "engines.oracle.price.output": 2.0,
+    "budget.tokens": 1000,
+    "budget.money": 5.0,
+    "alignment.pairs": None,
     "scorers.embedding.model": "moved/embedder",
     "scorers.embedding.device": "auto",
     "scorers.embedding.batch_size": 3,
@@ -33,6 +39,7 @@ JUDGE = {
     "per_prompt": 4,
     "mark_threshold": 0.4,
     "shuffled_control": False,
+    "instructions": "Judge.",
 }
 IDENTITY: dict[str, Any] = {
     "name": "other",
@@ -73,6 +80,7 @@ IDENTITY: dict[str, Any] = {
     "explainers.llm.promoted_tokens": True,
     "explainers.llm.chain_of_thought": True,
     "explainers.llm.max_tokens": 32,
+    "explainers.llm.instructions": "Say what it is.",
     "scorers.embedding.dtype": "bfloat16",
     "scorers.embedding.explainers": ["llm"],
     "scorers.embedding.activating": 9,

@@ -14,7 +14,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # The matrices of the tests are tiny: threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Tests keep models in memory, and with them the device's slot, while commands that they start wait for it.
+os.environ["INTERP_SLOTS"] = "gpu=64,llm=64"
+
 from interp_assets.freshness import Freshness
+from interp_assets.graph import partitions_of
 from interp_assets.job import make_partition
 from interp_assets.study import Study, load_study
 from resources.table_store import Partition
@@ -31,8 +35,7 @@ def make_all(study: Study, models: OracleModels | None = None) -> dict[str, Part
     models = models or OracleModels()
     made = {}
     for name, asset in Freshness(study).assets.items():
-        layer = study.layers[0].key if asset.per_layer else None
-        made[name] = make_partition(study, name, layer, models).partition
+        made[name] = make_partition(study, name, partitions_of(study, asset)[0], models).partition
     return made
 
 

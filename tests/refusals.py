@@ -43,7 +43,7 @@ def assert_recorded(root: Path, asset: str, layer: str | None, reason: str) -> N
     assert reason.strip()
     assert "\n" not in reason
     freshness = Freshness(load_study(root / "study.yaml"))
-    states = {(state.asset, state.layer): state for state in freshness.states()}
+    states = {(state.asset, state.partition): state for state in freshness.states()}
     assert (states[asset, layer].state, states[asset, layer].reasons) == ("failed", (reason,))
     behind = "activation_cache" if asset == "corpus" else "examples"
     assert states[behind, layer or GOOD].state == "blocked"

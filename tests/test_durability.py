@@ -89,7 +89,7 @@ def test_a_disk_that_fills_up_at_any_moment(ready: Study) -> None:
         committed = freshness.store.partition("activation_cache", GOOD, fingerprint)
         tables = {"manifest.json", *table_files(committed)} if committed else set()
         assert files_of(ready, "activation_cache", GOOD) == {".lock", *tables}
-        assert state_of(ready, "activation_cache", GOOD) == "missing"
+        assert state_of(ready, "activation_cache", GOOD) == ("fresh" if committed else "missing")
         assert len(corpus.read("corpus")) == 128
         complete.append(committed is not None)
     # Once it is committed, only the pointer to it can fail.
@@ -158,7 +158,7 @@ def test_the_second_writer_is_told_who_is_first(ready: Study) -> None:
     layers = [GOOD, "layers.0"]
     with freshness.store.draft(asset.name, GOOD, freshness.fingerprint(asset, GOOD).value):
         with pytest.raises(Busy) as caught:
-            make_partition(study, asset.name, GOOD, MODELS, layers)
+            make_partition(study, asset.name, GOOD, MODELS, layers, waiting=None)
         assert str(caught.value).startswith("activation_cache[embed_tokens] is being made by another process")
         make_partition(study, asset.name, "layers.0", MODELS, layers)
     states = [state_of(study, asset.name, layer) == "fresh" for layer in layers]
@@ -206,7 +206,7 @@ def test_a_file_that_changes_while_it_is_read(
     study = load_study(world / "study.yaml")
     content = (world / file).read_bytes()
     during(asset, lambda: (world / file).write_bytes(content + b"\n"), patch, error)
-    with pytest.raises(InputChanged, match=rf"{name} file changed while it was being made; run it again"):
+    with pytest.raises(InputChanged, match=rf"{name} file changed while it was being made; the result was thrown away"):
         make_partition(study, asset, layer, MODELS)
     assert files_of(study, asset, layer) == {".lock"}
     patch.undo()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from interp_assets.freshness import Freshness
-from interp_assets.graph import layers_of
+from interp_assets.graph import partitions_of
 from interp_assets.job import COMPUTES, load_stage
 from interp_assets.settings import Settings, mark
 from interp_assets.study import Layer, load_study
@@ -41,8 +41,9 @@ def fingerprints(file: Path) -> dict[str, str]:
     """The fingerprint of every asset of the first layer, on the tables that are there."""
     freshness = Freshness(load_study(file))
     return {
-        asset.name: freshness.fingerprint(asset, layers_of(freshness.study, asset)[0]).value
+        asset.name: freshness.fingerprint(asset, partitions_of(freshness.study, asset)[0]).value
         for asset in freshness.assets.values()
+        if partitions_of(freshness.study, asset)
     }
 
 

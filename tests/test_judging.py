@@ -52,21 +52,23 @@ class Careless(OracleEngine):
         super().__init__()
         self.asked = 0
 
-    def generate(self, requests: Sequence[GenerateRequest], advance: Any = silent) -> list[Generated]:
-        replies = super().generate(requests, advance)
+    def generate(self, requests: Sequence[GenerateRequest], arrived: Any = silent) -> list[Generated]:
         spoilt = []
-        for reply in replies:
+        for i, reply in enumerate(super().generate(requests)):
             self.asked += 1
             text = reply.text
             if self.asked % 3 == 0:
                 text = text[:-3] if text[:1] in "01" else ""
             spoilt.append(Generated(text, True, Usage(1, 0, 1)))
+            arrived(i, spoilt[i])
         return spoilt
 
-    def choose(self, requests: Sequence[ChooseRequest], advance: Any = silent) -> list[Chosen]:
-        replies = super().choose(requests, advance)
+    def choose(self, requests: Sequence[ChooseRequest], arrived: Any = silent) -> list[Chosen]:
         lost = Chosen((-math.inf, -math.inf), Usage(1, 0, 0))
-        return [lost if i % 5 == 0 else reply for i, reply in enumerate(replies)]
+        replies = [lost if i % 5 == 0 else reply for i, reply in enumerate(super().choose(requests))]
+        for i, reply in enumerate(replies):
+            arrived(i, reply)
+        return replies
 
 
 def test_bad_lists_are_failed_rows_with_the_raw_reply(list_study: Study, tmp_path: Path) -> None:

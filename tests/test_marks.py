@@ -46,6 +46,10 @@ def leaves(model: type[Settings], key: str = "") -> Iterator[tuple[str, str | No
             yield full, mark(field)
 
 
+PAIRS = {"alignment.similarity"}
+"Decides what there is of two layers; tried in test_alignment."
+
+
 def test_every_setting_is_marked() -> None:
     assert {Study, Layer} < classes(Study)
     assert len(classes(Study)) >= 15
@@ -62,4 +66,4 @@ def test_control_an_unmarked_setting_is_noticed() -> None:
 
 def test_every_setting_is_tried_below() -> None:
     assert {key for key, marked in leaves(Study) if marked == "operational"} == set(OPERATIONAL)
-    assert {key for key, marked in leaves(Study) if marked == "identity"} == set(IDENTITY) | ONE_VALUE
+    assert {key for key, marked in leaves(Study) if marked == "identity"} == set(IDENTITY) | ONE_VALUE | PAIRS

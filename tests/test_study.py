@@ -23,7 +23,7 @@ def refusal(file: Path) -> str:
     return message.removeprefix(f"{file}: ")
 
 
-KEYS = "name, storage, subject_model, saes, corpus, proof_of_load, examples, engines, explainers, scorers"
+KEYS = "name, storage, subject_model, saes, corpus, proof_of_load, examples, engines, explainers, scorers, alignment, budget"
 CORPUS_KEYS = "path, split, column, tokens, context_length, bos, separator"
 SAE_LIST = "it must be a list of mappings with the keys path, format, hookpoints, label, not empty"
 LATENTS = "it must be a whole number, at least 1, or a list of whole numbers, at least 0, not empty, or 'all'"
@@ -38,11 +38,12 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     (
         {"explainers.llm.temperature": 1},
         "explainers.llm.temperature: unknown key; there are: kind, engine, latents, n_examples, mark_threshold, "
-        "show_activations, promoted_tokens, chain_of_thought, max_tokens",
+        "show_activations, promoted_tokens, chain_of_thought, instructions, max_tokens",
     ),
-    ({"engines.oracle.size": 1}, "engines.oracle.size: unknown key; there are: kind, path, revision, dtype, device, batch_size"),
+    ({"engines.oracle.size": 1}, "engines.oracle.size: unknown key; there are: kind, path, revision, dtype, device, batch_size, price"),
     ({"saes.0.place": "x"}, "saes[0].place: unknown key; there are: path, format, hookpoints, label"),
     ({"scorers.simulation": {}}, "scorers.simulation: unknown key; there are: embedding, detection, fuzzing"),
+    ({"alignment": {"pairs": [["embed_tokens", "layers.7"]]}}, "alignment.pairs[0]: no layer 'layers.7'; there are: embed_tokens"),
     # what is missing
     ({"saes": LEFT_OUT}, f"saes: missing; {SAE_LIST}"),
     ({"saes": []}, f"saes: []: {SAE_LIST}"),

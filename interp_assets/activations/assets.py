@@ -10,11 +10,13 @@ from interp_assets.activations.cache_file import CacheReader, CacheWriter
 from interp_assets.activations.harvest import LayerPass, harvest
 from interp_assets.activations.plots import firing_rate_histogram
 from interp_assets.activations.statistics import latent_statistics as compute_statistics
+from interp_assets.carry_over import inputs_hash, still_hold, without
 from interp_assets.corpus.contexts import tokens_matrix
-from interp_assets.job import Job, Metadata, computes
+from interp_assets.job import Inputs, Job, Metadata, computes
 from interp_assets.models import subject_model
 from interp_assets.progress import Progress
 from interp_assets.tables import LATENT_STATISTICS, SAE_WEIGHTS, conform
+from resources.content_hash import mixed
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders.read import read_sae
 from resources.subject_model import load_tokenizer, pick_device
@@ -22,8 +24,8 @@ from resources.subject_model import load_tokenizer, pick_device
 
 @computes("sae_weights")
 def sae_weights(job: Job) -> Metadata:
-    location = job.study.layer(job.layer or "").location
-    hashes = job.freshness.file_hashes
+    location = job.study.layer(job.layer).location
+    hashes = job.freshness.store.hashes
     rows = [{"file": f.name, "bytes": f.stat().st_size, "sha256": hashes.sha256(f)} for f in location.files()]
     job.draft.write("files", conform(pl.DataFrame(rows), SAE_WEIGHTS))
     return {
@@ -60,7 +62,7 @@ def activation_cache(jobs: list[Job]) -> dict[str | None, Metadata | UnusableInp
 
 
 def layer_pass(job: Job) -> LayerPass:
-    layer = job.study.layer(job.layer or "")
+    layer = job.study.layer(job.layer)
     return LayerPass(
         key=layer.key,
         hookpoint=layer.hookpoint,
@@ -93,30 +95,49 @@ def latent_statistics(job: Job) -> Metadata:
     study = job.study
     cache = CacheReader(job.input("activation_cache"))
     tokens = tokens_matrix(job.input("corpus").read("corpus", ["tokens"]))
-    table = compute_statistics(cache, tokens, study.corpus.bos)
-    table = table.with_columns(**promoted_columns(job))
-    job.draft.write("statistics", conform(table, LATENT_STATISTICS))
+    sae = read_sae(study.layer(job.layer).location, pick_device(study.subject_model.device))
+    wanted = pl.DataFrame({"inputs_hash": statistics_inputs(job, cache, sae.W_dec)}).with_row_index("latent")
+    kept = still_hold(job.earlier(), "statistics", wanted, LATENT_STATISTICS)
+    new = without(wanted, kept)
+    drawn = pl.DataFrame(schema=LATENT_STATISTICS)
+    if len(new):
+        again = np.isin(np.arange(cache.n_latents), new["latent"].to_numpy())
+        found = compute_statistics(cache, tokens, study.corpus.bos, again)
+        found = found.with_columns(**promoted_columns(job, sae.W_dec[torch.from_numpy(again)]))
+        drawn = conform(found.with_columns(new["inputs_hash"]), LATENT_STATISTICS)
+    table = pl.concat([kept, drawn]).sort("latent")
+    job.draft.write("statistics", table)
     rates = table["firing_rate"].to_numpy()
     return {
         "latents": len(table),
+        "latents_carried_over": len(kept),
         "dead": int(table["dead"].sum()),
         "median_firing_rate": float(np.median(rates)),
         "firing_rates": {"markdown": firing_rate_histogram(rates)},
     }
 
 
-def promoted_columns(job: Job) -> dict[str, pl.Series]:
-    """Promoted and suppressed tokens of every latent, where the SAE writes into the residual stream."""
-    study, layer = job.study, job.study.layer(job.layer or "")
+def statistics_inputs(inputs: Inputs, cache: CacheReader, W_dec: torch.Tensor) -> np.ndarray:
+    """The inputs_hash of every latent, uint64 [n_latents]: of its activations, its decoder row, the text, the model."""
+    parts = inputs.freshness.fingerprint(inputs.asset, inputs.key).parts
+    tokens = inputs.input("corpus").tables["corpus"]["columns"]["tokens"]
+    basis = inputs_hash(parts["settings"], parts["files"].get("subject_model"), tokens)
+    rows = W_dec.float().cpu().contiguous().numpy()
+    decoder = np.array([inputs_hash(row.tobytes()) for row in rows], dtype=np.uint64)
+    return mixed(mixed(cache.entries_hash ^ np.uint64(basis)) ^ decoder)
+
+
+def promoted_columns(job: Job, directions: torch.Tensor) -> dict[str, pl.Series]:
+    """Promoted and suppressed tokens of each decoder direction, where the SAE writes into the residual stream."""
+    study, layer = job.study, job.study.layer(job.layer)
     subject = subject_model(study, job.models)
-    sae = read_sae(layer.location, pick_device(study.subject_model.device))
-    if sae.W_dec.shape[1] != subject.model.config.get_text_config().hidden_size or layer.hookpoint.endswith(":in"):
+    if directions.shape[1] != subject.model.config.get_text_config().hidden_size or layer.hookpoint.endswith(":in"):
         return {}
     path = study.local_folder(study.subject_model.path) or study.subject_model.path
     tokenizer = load_tokenizer(path, study.subject_model.revision)
     names = tokenizer.batch_decode([[i] for i in range(subject.model.get_output_embeddings().weight.shape[0])])
     text = np.array(names, dtype=object)
-    found = subject.promoted_tokens(sae.W_dec)
+    found = subject.promoted_tokens(directions)
 
     def texts(indices: torch.Tensor) -> pl.Series:
         return pl.Series(text[indices.numpy()].tolist(), dtype=pl.List(pl.String))

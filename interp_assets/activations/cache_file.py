@@ -5,7 +5,7 @@ and appended to a spill file as one run. At the end the runs are merged block of
 memory stays bounded whatever the number of tokens. Files hold whole latents:
 
     activations-00000.parquet ...   latent u32, context u32, position u16, activation f32, sorted in that order
-    index-<hash>.parquet            latent, file, row, entries
+    index-<hash>.parquet            latent, file, row, entries, entries_hash
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from resources.table_store import Draft, Partition, settle
+from resources.content_hash import set_hashes
+from resources.durable_files import settle
+from resources.table_store import Draft, Partition
 
 ENTRIES_PER_RUN = 1_000_000
 ENTRIES_PER_FILE = 1_000_000
@@ -86,6 +88,7 @@ class CacheWriter:
         hashes = {name: hashlib.sha256() for name in SCHEMA.names}
         where_file = np.zeros(self.n_latents, dtype=np.uint32)
         where_row = np.zeros(self.n_latents, dtype=np.uint64)
+        entries_hash = np.zeros(self.n_latents, dtype=np.uint64)
         for first, last in latent_blocks(self.counts, ENTRIES_PER_FILE):
             block = self.spill.block(first, last)
             for name, column in zip(SCHEMA.names, block, strict=True):
@@ -93,13 +96,15 @@ class CacheWriter:
             file = self.draft.folder / f"activations-{len(files):05d}.parquet"
             where_file[first:last] = len(files)
             where_row[first:last] = np.cumsum(self.counts[first:last]) - self.counts[first:last]
+            place = (block.context.astype(np.uint64) << np.uint64(16)) | block.position
+            entries_hash[first:last] = set_hashes(self.counts[first:last], place, block.activation.view(np.uint32))
             write_entries(block, file)
             files.append(file)
         digests = {name: digest.hexdigest()[:16] for name, digest in hashes.items()}
         self.draft.adopt("activations", files, int(self.counts.sum()), digests)
         latents = np.arange(self.n_latents, dtype=np.uint32)
         index = {"latent": latents, "file": where_file, "row": where_row, "entries": self.counts.astype(np.uint64)}
-        self.draft.write("index", pl.DataFrame(index))
+        self.draft.write("index", pl.DataFrame(index | {"entries_hash": entries_hash}))
         self.close()
 
     def close(self) -> None:
@@ -191,6 +196,8 @@ class CacheReader:
         index = self.partition.read("index")
         self.entries = index["entries"].to_numpy().astype(np.int64)
         "int64 [n_latents], how often each latent fires"
+        self.entries_hash = index["entries_hash"].to_numpy()
+        "uint64 [n_latents], of all that is known of a latent here"
         self._file, self._row = index["file"].to_numpy(), index["row"].to_numpy().astype(np.int64)
 
     @property
@@ -220,6 +227,27 @@ class CacheReader:
         latent = np.repeat(np.arange(latents.start, latents.stop, dtype=np.uint32), self.entries[held])
         table = pq.ParquetFile(self.files[number]).read(list(COLUMNS), use_threads=False)
         return latents, Entries(latent, *(table.column(name).to_numpy() for name in COLUMNS))
+
+    def blocks_of(self, wanted: np.ndarray) -> list[int]:
+        """Which blocks hold a wanted latent.
+
+        Args:
+            wanted: bool [n_latents].
+        """
+        return np.unique(self._file[wanted]).tolist()
+
+    def part(self, number: int, wanted: np.ndarray) -> tuple[np.ndarray, Entries]:
+        """The wanted latents of one block, int64 ascending, and their entries.
+
+        Args:
+            wanted: bool [n_latents].
+        """
+        latents, entries = self.block(number)
+        chosen = latents.start + np.flatnonzero(wanted[latents.start : latents.stop])
+        if len(chosen) == len(latents):
+            return chosen, entries
+        kept = wanted[entries.latent]
+        return chosen, Entries(*(column[kept] for column in entries))
 
     def blocks(self) -> Iterator[tuple[range, Entries]]:
         """The cache file by file."""

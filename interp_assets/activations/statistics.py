@@ -14,24 +14,32 @@ TOP_SHARE = 0.8
 "Unigram latents have few distinct tokens among the strongest TOP_SHARE of their firings."
 
 
-def latent_statistics(cache: CacheReader, tokens: np.ndarray, bos: bool, threads: int = 2) -> pl.DataFrame:
-    """Columns of `tables.LATENT_STATISTICS` that come from activations; one row a latent.
+def latent_statistics(
+    cache: CacheReader, tokens: np.ndarray, bos: bool, wanted: np.ndarray | None = None, threads: int = 2
+) -> pl.DataFrame:
+    """Columns of `tables.LATENT_STATISTICS` that come from activations; one row a wanted latent.
 
     Args:
         tokens: uint32 [contexts, context_length], the corpus of the cache.
         bos: the first position holds no activations and is left out of rates.
+        wanted: bool [n_latents], at least one; all when left out.
     """
+    wanted = np.ones(cache.n_latents, dtype=bool) if wanted is None else wanted
 
     def of_block(number: int) -> pl.DataFrame:
-        return block_statistics(*cache.block(number), tokens, 1 if bos else 0)
+        return block_statistics(*cache.part(number, wanted), tokens, 1 if bos else 0)
 
     with ThreadPoolExecutor(threads) as pool:
-        return pl.concat(pool.map(of_block, range(len(cache.files))))
+        return pl.concat(pool.map(of_block, cache.blocks_of(wanted)))
 
 
-def block_statistics(latents: range, entries: Entries, tokens: np.ndarray, skip: int) -> pl.DataFrame:
+def block_statistics(latents: np.ndarray, entries: Entries, tokens: np.ndarray, skip: int) -> pl.DataFrame:
+    """
+    Args:
+        latents: int64 [n], ascending; `entries` are all of theirs.
+    """
     n, (contexts, length) = len(latents), tokens.shape
-    latent = entries.latent - np.uint32(latents.start)
+    latent = np.searchsorted(latents, entries.latent).astype(np.uint32)
     counts = np.bincount(latent, minlength=n)
     token_count = contexts * (length - skip)
     # Entries are sorted by latent and context, so a new context is where either changes.
@@ -47,7 +55,7 @@ def block_statistics(latents: range, entries: Entries, tokens: np.ndarray, skip:
     maximum[alive] = ascending[ends[alive] - 1]
     return pl.DataFrame(
         {
-            "latent": np.arange(latents.start, latents.stop, dtype=np.uint32),
+            "latent": latents.astype(np.uint32),
             "firing_rate": counts / token_count,
             "context_rate": np.bincount(latent[first_in_context], minlength=n) / contexts,
             "max_activation": maximum,

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from interp_assets.activations.cache_file import CacheReader
+from interp_assets.carry_over import inputs_hash
 from interp_assets.corpus.contexts import tokens_matrix
-from interp_assets.examples.drawing import draw_examples
+from interp_assets.examples.drawing import asked_latents, count_windows, draw_examples, window_shape
 from interp_assets.examples.negatives import decoder_neighbours
 from interp_assets.examples.rendering import Rendering
-from interp_assets.job import Job, Metadata, computes
+from interp_assets.job import Inputs, Job, Metadata, computes
 from interp_assets.progress import Progress
+from interp_assets.settings import Examples
+from interp_assets.tables import EXAMPLE_LATENTS, EXAMPLES, conform
+from resources.content_hash import mixed
 from resources.sparse_autoencoders.read import read_sae
+from resources.table_store import Partition
 
 
 @computes("examples")
@@ -23,19 +29,64 @@ def examples(job: Job) -> Metadata:
     tokens = tokens_matrix(job.input("corpus").read("corpus", ["tokens"]))
     neighbours = None
     if settings.test.negatives == "neighbour":
-        neighbours = decoder_neighbours(read_sae(job.study.layer(job.layer or "").location).W_dec)
-    with Progress(job.label, cache.n_latents, "latents") as progress:
-        table = draw_examples(cache, tokens, settings, neighbours, progress.advance)
+        neighbours = decoder_neighbours(read_sae(job.study.layer(job.layer).location).W_dec)
+    hashes = latent_inputs(job, settings, cache.entries_hash, neighbours)
+    earlier = job.earlier()
+    same = unchanged(earlier, hashes)
+    counted = count_windows(cache, window_shape(settings, tokens), settings.seed, ~same)
+    kept = pl.DataFrame(schema=EXAMPLES)
+    if earlier is not None and same.any():
+        known = earlier.read("latents", ["windows", "smaller_side"])
+        for column, name in ((counted.windows, "windows"), (counted.smaller_side, "smaller_side")):
+            column[same] = known[name].to_numpy()[np.flatnonzero(same)]
+        has_rows = same & (asked_latents(counted, settings) | ~counted.enough(settings))
+        rows = earlier.read("examples")
+        kept = rows.filter(pl.Series(has_rows[rows["latent"].to_numpy()]))
+    again = np.ones(cache.n_latents, dtype=bool)
+    again[kept["latent"].unique().to_numpy()] = False
+    with Progress(job.label, int(again.sum()), "latents") as progress:
+        drawn = draw_examples(cache, tokens, settings, neighbours, progress.advance, counted=counted, wanted=again)
+    table = pl.concat([kept, drawn]).sort("latent", maintain_order=True)
     job.draft.write("examples", table)
+    latents = {"windows": counted.windows, "smaller_side": counted.smaller_side, "inputs_hash": hashes}
+    job.draft.write("latents", conform(pl.DataFrame(latents).with_row_index("latent"), EXAMPLE_LATENTS))
     per_status = table.unique("latent")["status"].value_counts()
     counts = dict(per_status.iter_rows())
     return {
         "latents_interpreted": counts.get("ok", 0),
         "latents_with_too_few_examples": counts.get("too_few_examples", 0),
         "latents_dead": counts.get("dead", 0),
+        "latents_carried_over": kept["latent"].n_unique(),
+        "latents_drawn": drawn["latent"].n_unique(),
         "examples": int((table["status"] == "ok").sum()),
         "some_examples": {"table": strongest(table, Rendering.of(job.study))},
     }
+
+
+def latent_inputs(
+    inputs: Inputs, settings: Examples, entries_hash: np.ndarray, neighbours: np.ndarray | None
+) -> np.ndarray:
+    """The inputs_hash of every latent, uint64 [n_latents]: of its activations, those of its neighbours, the text.
+
+    Which latents are wanted is left out: it decides whether a latent is there, not what is drawn for it.
+    """
+    basis = inputs_hash(
+        settings.identity() | {"latents": None}, inputs.input("corpus").tables["corpus"]["columns"]["tokens"]
+    )
+    hashes = mixed(entries_hash ^ np.uint64(basis))
+    if neighbours is not None:
+        for each in neighbours.T:
+            hashes = mixed(hashes ^ mixed(entries_hash[each] ^ each.astype(np.uint64)))
+    return hashes
+
+
+def unchanged(earlier: Partition | None, hashes: np.ndarray) -> np.ndarray:
+    """Which latents have the inputs that they had in an earlier generation; bool [n_latents]."""
+    same = np.zeros(len(hashes), dtype=bool)
+    if earlier is not None:
+        before = earlier.read("latents", ["inputs_hash"])["inputs_hash"].to_numpy()[: len(hashes)]
+        same[: len(before)] = before == hashes[: len(before)]
+    return same
 
 
 def strongest(table: pl.DataFrame, rendering: Rendering, latents: int = 8) -> list[dict[str, Any]]:

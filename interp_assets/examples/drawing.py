@@ -25,11 +25,13 @@ from interp_assets.examples.windows import (
 )
 from interp_assets.settings import Examples
 from interp_assets.tables import EXAMPLES, conform
+from resources.errors import UnusableInput
 
 
 class Counted(NamedTuple):
-    """How many active windows a block of latents has; int64 [latents]."""
+    """How often each latent fires, and how many active windows it has; int64 [n_latents]."""
 
+    firings: np.ndarray
     windows: np.ndarray
     smaller_side: np.ndarray
     "among explain or among test contexts, whichever are fewer"
@@ -45,55 +47,88 @@ def draw_examples(
     neighbours: np.ndarray | None = None,
     advance: Callable[[int], None] = lambda latents: None,
     threads: int = 2,
+    counted: Counted | None = None,
+    wanted: np.ndarray | None = None,
 ) -> pl.DataFrame:
     """The table `tables.EXAMPLES`, sorted by latent, purpose, kind, example.
 
     Args:
         tokens: uint32 [contexts, context_length], the corpus of the cache.
         neighbours: int64 [n_latents, count], nearest first; where test negatives come from neighbours.
+        counted: what `count_windows` gave.
+        wanted: bool [n_latents]; only rows of these latents, of all when left out.
+
+    Raises:
+        UnusableInput: a latent is asked for that the SAE does not have.
     """
-    shape = WindowShape(settings.window, settings.placement, *tokens.shape)
+    shape = window_shape(settings, tokens)
+    counted = counted or count_windows(cache, shape, settings.seed, np.ones(cache.n_latents, dtype=bool), threads)
+    enough, asked = counted.enough(settings), asked_latents(counted, settings)
+    with_rows = ~enough | asked
+    if wanted is not None:
+        with_rows &= wanted
 
     def draw(number: int) -> pl.DataFrame:
-        latents, entries = cache.block(number)
-        frame = draw_block(latents, entries, asked, tokens, shape, settings, neighbours, pools)
+        latents, entries = cache.part(number, with_rows)
+        frame = draw_block(latents, entries, counted, enough, tokens, shape, settings, neighbours, pools)
         advance(len(latents))
         return frame
 
     # numpy lets go of the interpreter lock in sorts and gathers. Each thread reads its own blocks, so that only as
     # many as there are threads lie in memory; results come back in the order of blocks.
     with ThreadPoolExecutor(threads) as pool:
-        asked = asked_latents(cache, shape, settings, pool)
-        pools = window_pools(cache, shape, settings.seed, pool) if neighbours is not None else None
-        return pl.concat(pool.map(draw, range(len(cache.files))))
+        pools = None
+        if neighbours is not None:
+            near = np.zeros(cache.n_latents, dtype=bool)
+            near[neighbours[with_rows & enough].ravel()] = True
+            pools = window_pools(cache, shape, settings.seed, near, pool)
+        return pl.concat([EMPTY, *pool.map(draw, cache.blocks_of(with_rows))])
 
 
-def asked_latents(cache: CacheReader, shape: WindowShape, settings: Examples, pool: ThreadPoolExecutor) -> np.ndarray:
+EMPTY = pl.DataFrame(schema=EXAMPLES)
+
+
+def window_shape(settings: Examples, tokens: np.ndarray) -> WindowShape:
+    return WindowShape(settings.window, settings.placement, *tokens.shape)
+
+
+def count_windows(cache: CacheReader, shape: WindowShape, seed: int, wanted: np.ndarray, threads: int = 2) -> Counted:
+    """The active windows of each wanted latent; 0 for the others.
+
+    Args:
+        wanted: bool [n_latents].
+    """
+    counted = Counted(cache.entries, *np.zeros((2, cache.n_latents), dtype=np.int64))
+
+    def count(number: int) -> None:
+        latents, entries = cache.part(number, wanted)
+        windows = active_windows(entries, shape, seed)
+        ends = np.searchsorted(windows.latent, np.append(latents, latents[-1] + 1))
+        both = np.diff(ends)
+        explaining = for_explaining(seed, windows.latent, windows.context)
+        explain = np.diff(np.concatenate([[0], np.cumsum(explaining)])[ends])
+        counted.windows[latents], counted.smaller_side[latents] = both, np.minimum(explain, both - explain)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(count, cache.blocks_of(wanted)))
+    return counted
+
+
+def asked_latents(counted: Counted, settings: Examples) -> np.ndarray:
     """Which latents get examples if they have enough windows; bool [n_latents]."""
-    asked = np.zeros(cache.n_latents, dtype=bool)
+    n = len(counted.windows)
+    asked = np.zeros(n, dtype=bool)
     if settings.latents == "all":
         asked[:] = True
     elif isinstance(settings.latents, int):
-
-        def eligible(number: int) -> np.ndarray:
-            latents, entries = cache.block(number)
-            windows = active_windows(entries, shape, settings.seed)
-            explaining = for_explaining(settings.seed, windows.latent, windows.context)
-            return latents.start + np.flatnonzero(count(latents, windows, explaining).enough(settings))
-
-        candidates = np.concatenate(list(pool.map(eligible, range(len(cache.files)))))
+        candidates = np.flatnonzero(counted.enough(settings))
         order = np.argsort(keyed(settings.seed, PICK_LATENT, candidates), kind="stable")
         asked[candidates[order[: settings.latents]]] = True
     else:
-        asked[[latent for latent in settings.latents if latent < cache.n_latents]] = True
+        if beyond := [latent for latent in settings.latents if latent >= n]:
+            raise UnusableInput(f"examples.latents: there is no latent {beyond[0]}; this SAE has 0 to {n - 1}")
+        asked[list(settings.latents)] = True
     return asked
-
-
-def count(latents: range, windows: Windows, explaining: np.ndarray) -> Counted:
-    ends = np.searchsorted(windows.latent, np.arange(latents.start, latents.stop + 1))
-    both = np.diff(ends)
-    explain = np.diff(np.concatenate([[0], np.cumsum(explaining)])[ends])
-    return Counted(both, np.minimum(explain, both - explain))
 
 
 class Drawn(NamedTuple):
@@ -108,25 +143,24 @@ class Drawn(NamedTuple):
 
 
 def draw_block(
-    latents: range,
+    latents: np.ndarray,
     entries: Entries,
-    asked: np.ndarray,
+    counted: Counted,
+    enough: np.ndarray,
     tokens: np.ndarray,
     shape: WindowShape,
     settings: Examples,
     neighbours: np.ndarray | None,
     pools: Windows | None,
 ) -> pl.DataFrame:
-    """The rows of a block of latents: examples of those asked for, the reason for those with too few windows."""
-    windows = active_windows(entries, shape, settings.seed)
-    explaining = for_explaining(settings.seed, windows.latent, windows.context)
-    counted = count(latents, windows, explaining)
-    refused = without_examples(latents, entries, counted, settings)
-    interpreted = counted.enough(settings) & asked[latents.start : latents.stop]
-    if not interpreted.any():
+    """The rows of some latents: examples of those with enough windows, the reason for those with too few."""
+    refused = without_examples(latents[~enough[latents]], counted, settings)
+    chosen = latents[enough[latents]]
+    if not len(chosen):
         return conform(refused, EXAMPLES)
-    mine = interpreted[windows.latent - latents.start]
-    windows, explaining = windows.take(mine), explaining[mine]
+    windows = active_windows(entries, shape, settings.seed)
+    windows = windows.take(enough[windows.latent])
+    explaining = for_explaining(settings.seed, windows.latent, windows.context)
     lookup = ActivationLookup(entries, shape)
     decile, priority = deciles(windows), priorities(settings.seed, windows)
     explain, test = settings.explain, settings.test
@@ -136,10 +170,9 @@ def draw_block(
         ("test", "quantiles", test.activating, ~explaining),
     ):
         at = np.flatnonzero(side)
-        group = windows.latent[at] - latents.start
+        group = np.searchsorted(chosen, windows.latent[at])
         taken, turn = sample(sampler, n, explain.pool, group, windows.peak[at], decile[at], priority[at])
         drawn.append(Drawn(windows.take(at[taken]), turn, purpose, "activating", decile=decile[at[taken]]))
-    chosen = latents.start + np.flatnonzero(interpreted)
     if test.non_activating and neighbours is not None and pools is not None:
         picked, neighbour, number = neighbour_negatives(
             chosen, test.non_activating, neighbours, pools, lookup, settings.seed
@@ -179,35 +212,38 @@ def with_text(rows: pl.DataFrame, tokens: np.ndarray, lookup: ActivationLookup) 
     )
 
 
-def window_pools(cache: CacheReader, shape: WindowShape, seed: int, pool: ThreadPoolExecutor) -> Windows:
-    """The POOL windows of lowest priority of every latent, sorted by latent."""
+def window_pools(
+    cache: CacheReader, shape: WindowShape, seed: int, near: np.ndarray, pool: ThreadPoolExecutor
+) -> Windows:
+    """The POOL windows of lowest priority of every latent that is somebody's neighbour, sorted by latent."""
 
     def lowest(number: int) -> Windows:
-        latents, entries = cache.block(number)
+        latents, entries = cache.part(number, near)
         windows = active_windows(entries, shape, seed)
-        picked, _ = first_of_each(windows.latent - latents.start, priorities(seed, windows), POOL)
+        picked, _ = first_of_each(np.searchsorted(latents, windows.latent), priorities(seed, windows), POOL)
         return windows.take(picked)
 
-    pools = pool.map(lowest, range(len(cache.files)))
-    return Windows(*(np.concatenate(columns) for columns in zip(*pools, strict=True)))
+    pools = list(pool.map(lowest, cache.blocks_of(near)))
+    return Windows(*(np.concatenate(columns) for columns in zip(*pools, strict=True))) if pools else NO_WINDOWS
 
 
-def without_examples(latents: range, entries: Entries, counted: Counted, settings: Examples) -> pl.DataFrame:
-    """One row for each latent of a block that has too few windows, with the reason."""
-    few = np.flatnonzero(~counted.enough(settings))
-    ends = np.searchsorted(entries.latent, np.arange(latents.start, latents.stop + 1, dtype=np.uint32))
-    dead = np.diff(ends)[few] == 0
+NO_WINDOWS = Windows(*(np.zeros(0, dtype=dtype) for dtype in (np.int64, np.int64, np.int64, np.float32)))
+
+
+def without_examples(latents: np.ndarray, counted: Counted, settings: Examples) -> pl.DataFrame:
+    """One row for each latent that has too few windows, with the reason."""
+    dead = counted.firings[latents] == 0
     reasons = [
         "never fires on the corpus"
         if never
-        else f"{windows} active windows, examples.min_windows is {settings.min_windows}"
-        if windows < settings.min_windows
-        else f"all of its {windows} active windows fall on one side of the split into explain and test contexts"
-        for never, windows in zip(dead, counted.windows[few], strict=True)
+        else f"{count} active windows, examples.min_windows is {settings.min_windows}"
+        if count < settings.min_windows
+        else f"all of its {count} active windows fall on one side of the split into explain and test contexts"
+        for never, count in zip(dead, counted.windows[latents], strict=True)
     ]
     return pl.DataFrame(
         {
-            "latent": (latents.start + few).astype(np.uint32),
+            "latent": latents.astype(np.uint32),
             "status": np.where(dead, "dead", "too_few_examples"),
             "reason": reasons,
         },

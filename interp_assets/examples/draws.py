@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from resources.content_hash import mixed
+
 # What a draw is for; one candidate has independent priorities for each purpose.
 PICK_WINDOW, SPLIT_CONTEXT, PLACE_PEAK, DRAW_NEGATIVE, PICK_LATENT, SHUFFLE, PICK_NEGATIVE, PAIR_MARKS = range(8)
 
@@ -15,11 +17,11 @@ PICK_WINDOW, SPLIT_CONTEXT, PLACE_PEAK, DRAW_NEGATIVE, PICK_LATENT, SHUFFLE, PIC
 def keyed(seed: int, purpose: int, *names: np.ndarray | int) -> np.ndarray:
     """A uniform uint64 for each combination of names (arrays of non-negative integers that broadcast).
 
-    The mixing function is splitmix64's (Steele, Lea, Flood 2014), applied name by name.
+    The mixing function is applied name by name.
     """
     with np.errstate(over="ignore"):
-        state = _mix(np.asarray((seed * 2 + 1) & 0xFFFFFFFFFFFFFFFF, dtype=np.uint64))
-        state = _mix(state ^ np.uint64(purpose + 1))
+        state = mixed(np.asarray((seed * 2 + 1) & 0xFFFFFFFFFFFFFFFF, dtype=np.uint64))
+        state = mixed(state ^ np.uint64(purpose + 1))
         for name in names:
             state = _name_mixed_in(state, np.asarray(name))
     return state
@@ -28,20 +30,10 @@ def keyed(seed: int, purpose: int, *names: np.ndarray | int) -> np.ndarray:
 def _name_mixed_in(state: np.ndarray, name: np.ndarray) -> np.ndarray:
     largest = int(name.max(initial=0))
     if largest >= name.size:
-        return _mix(state ^ _mix(name.astype(np.uint64)))
+        return mixed(state ^ mixed(name.astype(np.uint64)))
     # Most names are small numbers that occur often: each number is mixed once, then looked up.
-    mixed = _mix(np.arange(largest + 1, dtype=np.uint64))
-    return _mix(state ^ mixed)[name] if state.ndim == 0 else _mix(state ^ mixed[name])
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return x
+    table = mixed(np.arange(largest + 1, dtype=np.uint64))
+    return mixed(state ^ table)[name] if state.ndim == 0 else mixed(state ^ table[name])
 
 
 def order_by(group: np.ndarray, value: np.ndarray) -> np.ndarray:

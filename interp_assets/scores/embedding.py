@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from interp_assets.examples.rendering import Rendering
 from interp_assets.scores.trials import Subject
-from resources.text_embedder import TextEmbedder
+
+if TYPE_CHECKING:
+    from resources.text_embedder import TextEmbedder
 
 SUBJECTS_PER_CALL = 2_000
 

@@ -14,31 +14,6 @@ from interp_assets.examples.draws import PAIR_MARKS, keyed
 from interp_assets.examples.rendering import marks_of
 from interp_assets.scores.trials import TestExample, Trial
 
-INSTRUCTIONS = """\
-A unit of a language model is active on some tokens of a text and silent on the others. You are given a description \
-of what activates it, and a text in which some tokens are marked <<like this>>. Decide whether the marked tokens are \
-those on which the unit is active.
-
-Description: names of rivers
-Text: we followed the <<Danube>> as far as Vienna and then
-Right: Yes
-
-Description: names of rivers
-Text: we <<followed>> the Danube as far as Vienna and then
-Right: No"""
-
-QUESTION = "Description: {explanation}\nText: {text}\n\nAre the right tokens marked? Answer Yes or No."
-
-LIST_INSTRUCTIONS = """\
-A unit of a language model is active on some tokens of a text and silent on the others. You are given a description \
-of what activates it, and several numbered texts in which some tokens are marked <<like this>>. For each text decide \
-whether the marked tokens are those on which the unit is active. Any number of them may be right, none and all included.
-
-Answer with one digit for each text in their order, 1 for right and 0 for wrong, separated by commas, and nothing \
-else."""
-
-LIST_QUESTION = "Description: {explanation}\n\n{texts}\n\nAnswer with {count} digits."
-
 NO_ROOM = "no other activating test example is silent at all of these marks"
 UNPAIRED = "its marks cannot stand in another text, so they would give this right trial away"
 

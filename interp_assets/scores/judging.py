@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from types import ModuleType
 
 import numpy as np
 
 from interp_assets.examples.draws import SHUFFLE, keyed
 from interp_assets.examples.rendering import Rendering
 from interp_assets.scores.trials import Subject, Trial
+from interp_assets.scores.wording import Wording
 from interp_assets.settings import JudgeScorer
+from resources.language_models.logged import request_key
 from resources.language_models.protocol import (
     ChooseRequest,
     GenerateRequest,
     LanguageModel,
     Message,
-    message_hash,
     require,
 )
 
@@ -28,7 +28,7 @@ SUBJECTS_PER_CALL = 64
 
 def judge(
     subjects: list[Subject],
-    method: ModuleType,
+    wording: Wording,
     settings: JudgeScorer,
     model: LanguageModel,
     rendering: Rendering,
@@ -38,7 +38,7 @@ def judge(
     """Ask every trial of every subject; the answers are recorded on the subjects.
 
     Args:
-        method: `detection` or `fuzzing`, for its texts.
+        wording: what is asked.
     """
     ask = ask_single if settings.protocol == "single" else ask_in_lists
     require(model, "choose" if settings.protocol == "single" else "generate", f"{settings.protocol} protocol")
@@ -48,7 +48,7 @@ def judge(
             for trial in subject.trials:
                 if trial.left_out:
                     subject.record(trial, status="left_out", reason=trial.left_out)
-        ask(part, method, settings, model, rendering, seed, advance)
+        ask(part, wording, settings, model, rendering, seed, advance)
 
 
 def shown(trial: Trial, rendering: Rendering) -> str:
@@ -62,7 +62,7 @@ def asked(subject: Subject) -> list[Trial]:
 
 def ask_single(
     subjects: list[Subject],
-    method: ModuleType,
+    wording: Wording,
     settings: JudgeScorer,
     model: LanguageModel,
     rendering: Rendering,
@@ -72,13 +72,15 @@ def ask_single(
     pairs = [(subject, trial) for subject in subjects for trial in asked(subject)]
     requests = []
     for subject, trial in pairs:
-        question = method.QUESTION.format(explanation=subject.explanation, text=shown(trial, rendering))
-        messages = (Message("system", method.INSTRUCTIONS), Message("user", question))
+        question = wording.question.format(explanation=subject.explanation, text=shown(trial, rendering))
+        messages = (Message("system", wording.instructions), Message("user", question))
         requests.append(ChooseRequest(messages, ("Yes", "No"), subject.group))
-    for (subject, trial), request, reply in zip(pairs, requests, model.choose(requests, advance), strict=True):
+    for (subject, trial), request, reply in zip(
+        pairs, requests, model.choose(requests, lambda i, reply: advance(1)), strict=True
+    ):
         yes, no = reply.log_probabilities
         answer = {
-            "prompt_hash": message_hash(request.messages),
+            "prompt_hash": request_key(model.identity, request).hex(),
             "prompt_tokens": reply.usage.prompt_tokens,
             "cached_tokens": reply.usage.cached_tokens,
             "completion_tokens": reply.usage.completion_tokens,
@@ -92,7 +94,7 @@ def ask_single(
 
 def ask_in_lists(
     subjects: list[Subject],
-    method: ModuleType,
+    wording: Wording,
     settings: JudgeScorer,
     model: LanguageModel,
     rendering: Rendering,
@@ -106,17 +108,18 @@ def ask_in_lists(
         for start in range(0, len(trials), settings.per_prompt):
             part = trials[start : start + settings.per_prompt]
             texts = "\n".join(f"Text {i}: {shown(trial, rendering)}" for i, trial in enumerate(part, 1))
-            question = method.LIST_QUESTION.format(explanation=subject.explanation, texts=texts, count=len(part))
-            messages = (Message("system", method.LIST_INSTRUCTIONS), Message("user", question))
+            question = wording.list_question.format(explanation=subject.explanation, texts=texts, count=len(part))
+            messages = (Message("system", wording.list_instructions), Message("user", question))
             batches.append((subject, part))
             requests.append(GenerateRequest(messages, max_tokens=4 * settings.per_prompt))
-    for (subject, part), request, reply in zip(batches, requests, model.generate(requests), strict=True):
+    replies = model.generate(requests, lambda i, reply: advance(len(batches[i][1])))
+    for (subject, part), request, reply in zip(batches, requests, replies, strict=True):
         digits = read_digits(reply.text, len(part))
         for place, trial in enumerate(part):
             # The prompt's tokens are counted once, on its first trial.
             usage = reply.usage if place == 0 else None
             answer = {
-                "prompt_hash": message_hash(request.messages),
+                "prompt_hash": request_key(model.identity, request).hex(),
                 "prompt_tokens": usage.prompt_tokens if usage else 0,
                 "cached_tokens": usage.cached_tokens if usage else 0,
                 "completion_tokens": usage.completion_tokens if usage else 0,
@@ -128,7 +131,6 @@ def ask_in_lists(
                 )
             else:
                 subject.record(trial, predicted=digits[place], status="ok", **answer)
-        advance(len(part))
 
 
 def in_keyed_order(subject: Subject, seed: int) -> list[Trial]:

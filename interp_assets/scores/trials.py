@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from interp_assets.examples.draws import SHUFFLE, keyed
-from interp_assets.job import Job
+from interp_assets.job import Inputs
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,11 @@ class Subject:
         )
 
 
-def test_examples(table: pl.DataFrame, activating: int, non_activating: int) -> dict[int, list[TestExample]]:
-    """The first of each latent's test examples, so many that activate it and so many that do not."""
-    is_positive = pl.col("kind") == "activating"
-    wanted = table.filter(
-        (pl.col("purpose") == "test")
-        & (pl.col("example") < pl.when(is_positive).then(activating).otherwise(non_activating))
-    ).sort("latent", "kind", "example")
+def test_examples(tests: pl.DataFrame) -> dict[int, list[TestExample]]:
+    """Rows of the examples table, by latent, in their order."""
     found: dict[int, list[TestExample]] = {}
     columns = ["latent", "example", "tokens", "activations", "kind"]
-    for latent, example, tokens, activations, kind in wanted.select(columns).iter_rows():
+    for latent, example, tokens, activations, kind in tests.select(columns).iter_rows():
         found.setdefault(latent, []).append(TestExample(example, tokens, activations, kind == "activating"))
     return found
 
@@ -82,10 +77,10 @@ test_examples.__test__ = False  # type: ignore[attr-defined]
 
 
 def explanations_under_test(
-    job: Job, explainers: Sequence[str], shuffled_control: bool, seed: int
+    inputs: Inputs, explainers: Sequence[str], shuffled_control: bool, seed: int
 ) -> Iterator[tuple[int, str, str, str]]:
     """(latent, explainer, control, explanation) of every explanation, each with a shuffled one beside it."""
-    table = job.input("explanations").read("explanations", ["latent", "explainer", "explanation", "status"])
+    table = inputs.input("explanations").read("explanations", ["latent", "explainer", "explanation", "status"])
     for explainer in sorted(explainers):
         mine = table.filter((pl.col("explainer") == explainer) & (pl.col("status") == "ok")).sort("latent")
         texts = dict(mine.select("latent", "explanation").iter_rows())

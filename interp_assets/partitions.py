@@ -1,0 +1,46 @@
+"""Partition keys: layers, pairs of layers, and the order in which layers are adjacent."""
+
+from __future__ import annotations
+
+import re
+
+from interp_assets.study import Study
+
+BETWEEN = "__"
+"Stands between the two layers of a pair's key."
+
+
+def layer_keys(study: Study) -> list[str]:
+    return [layer.key for layer in study.layers]
+
+
+def layer_pairs(study: Study) -> list[tuple[str, str]]:
+    """The pairs that are matched: those that the study lists, or else every two adjacent layers.
+
+    Adjacent are layers that differ in one number only (layers.8 and layers.9; layers.8.mlp and layers.9.mlp) with none
+    of the study between them.
+    """
+    if study.alignment is None:
+        return []
+    if study.alignment.pairs is not None:
+        return list(study.alignment.pairs)
+    families: dict[str, list[tuple[int, str]]] = {}
+    for layer in study.layers:
+        number = re.search(r"(?<=\.)\d+", layer.key)
+        if number is not None:
+            family = f"{layer.key[: number.start()]}#{layer.key[number.end() :]}"
+            families.setdefault(family, []).append((int(number[0]), layer.key))
+    in_order = [[key for _, key in sorted(family)] for family in families.values()]
+    return [(keys[i], keys[i + 1]) for keys in in_order for i in range(len(keys) - 1)]
+
+
+def pair_key(first: str, second: str) -> str:
+    return f"{first}{BETWEEN}{second}"
+
+
+def layers_of_pair(study: Study, key: str) -> tuple[str, str]:
+    """
+    Raises:
+        KeyError: the study does not match this pair.
+    """
+    return {pair_key(*pair): pair for pair in layer_pairs(study)}[key]
