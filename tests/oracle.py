@@ -7,10 +7,19 @@ in it (detection) or is exactly what is marked (fuzzing).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from resources.language_models.protocol import ChooseRequest, Chosen, Generated, GenerateRequest, Message, Usage, silent
+from resources.language_models.protocol import (
+    Capability,
+    ChooseRequest,
+    Chosen,
+    Generated,
+    GenerateRequest,
+    Message,
+    Usage,
+    silent,
+)
 from resources.loaded_models import LoadedModels
 
 MARKED = re.compile(r"<<(.+?)>>")
@@ -18,7 +27,8 @@ MARKED = re.compile(r"<<(.+?)>>")
 
 class OracleEngine:
     name = "oracle"
-    capabilities = frozenset({"generate", "choose"})
+    capabilities: frozenset[Capability] = frozenset({"generate", "choose"})
+    identity = "oracle"
 
     def __init__(self) -> None:
         self.prompts: list[str] = []
@@ -26,13 +36,15 @@ class OracleEngine:
     def close(self) -> None:
         pass
 
-    def generate(self, requests: Sequence[GenerateRequest], advance: Any = silent) -> list[Generated]:
+    def generate(
+        self, requests: Sequence[GenerateRequest], arrived: Callable[[int, Generated], None] = silent
+    ) -> list[Generated]:
         replies = []
-        for request in requests:
+        for i, request in enumerate(requests):
             asked = request.messages[-1].content
             self.prompts.append(asked)
             replies.append(Generated(self.answer(request.messages, asked), True, Usage(len(asked), 0, 5)))
-            advance(1)
+            arrived(i, replies[i])
         return replies
 
     def answer(self, messages: Sequence[Message], asked: str) -> str:
@@ -48,18 +60,20 @@ class OracleEngine:
         marked = [word for run in MARKED.findall(text) for word in run.split()]
         return set(marked) <= words if marked else bool(words & set(text.split()))
 
-    def choose(self, requests: Sequence[ChooseRequest], advance: Any = silent) -> list[Chosen]:
+    def choose(
+        self, requests: Sequence[ChooseRequest], arrived: Callable[[int, Chosen], None] = silent
+    ) -> list[Chosen]:
         replies = []
-        for request in requests:
+        for i, request in enumerate(requests):
             asked = request.messages[-1].content
             self.prompts.append(asked)
             explanation, text = asked.split("\n")[:2]
             yes = self.fits(explanation, text.removeprefix("Text: "))
             replies.append(Chosen((-0.1, -3.0) if yes else (-3.0, -0.1), Usage(len(asked), 0, 0)))
-        advance(len(requests))
+            arrived(i, replies[i])
         return replies
 
-    def log_likelihood(self, requests: Any, advance: Any = silent) -> Any:
+    def log_likelihood(self, requests: Any, arrived: Any = silent) -> Any:
         raise AssertionError("nothing asks the oracle for likelihoods")
 
 

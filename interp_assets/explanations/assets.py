@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,8 @@ from interp_assets.models import engine
 from interp_assets.progress import Progress
 from interp_assets.settings import LlmExplainer
 from interp_assets.tables import EXPLANATIONS, conform
-from resources.language_models.protocol import GenerateRequest, message_hash, require
+from resources.language_models.logged import request_key
+from resources.language_models.protocol import GenerateRequest, require
 
 Row = dict[str, Any]
 
@@ -27,9 +29,10 @@ def explanations(job: Job) -> Metadata:
     rendering = Rendering.of(job.study)
     windows = dict(explain_windows(table))
     rows: list[Row] = []
+    calls = Counter(calls_made=0, replies_reused=0)
     for name, explainer in job.study.explainers.items():
         if isinstance(explainer, LlmExplainer):
-            found = explain_by_llm(job, name, explainer, windows, rendering)
+            found = explain_by_llm(job, name, explainer, windows, rendering, calls)
         else:
             found = explain_by_quoting(name, explainer, windows, rendering)
         rows += [{"explainer": name, **row} for row in found]
@@ -41,6 +44,7 @@ def explanations(job: Job) -> Metadata:
     counts = result.group_by("explainer", "status").len().sort("explainer", "status")
     return {
         **{f"{explainer} {status}": count for explainer, status, count in counts.iter_rows()},
+        **calls,
         "prompt_tokens": int(result["prompt_tokens"].sum()),
         "completion_tokens": int(result["completion_tokens"].sum()),
         "some_explanations": {"table": some(result)},
@@ -66,7 +70,12 @@ def explain_by_quoting(name: str, settings: Any, windows: dict[int, Any], render
 
 
 def explain_by_llm(
-    job: Job, name: str, settings: LlmExplainer, windows: dict[int, Any], rendering: Rendering
+    job: Job,
+    name: str,
+    settings: LlmExplainer,
+    windows: dict[int, Any],
+    rendering: Rendering,
+    calls: Counter[str],
 ) -> Iterator[Row]:
     latents = first_latents(list(windows), settings.latents, job.study.examples.seed)
     promoted = promoted_tokens(job) if settings.promoted_tokens else {}
@@ -82,8 +91,9 @@ def explain_by_llm(
     model = engine(job.study, settings.engine, job.models)
     require(model, "generate", f"explainer {name}")
     with Progress(f"{job.label} by {name}", len(requests), "latents") as progress:
-        replies = model.generate(requests, progress.advance)
+        replies = model.generate(requests, lambda i, reply: progress.advance(1))
     for latent, request, reply in zip(latents, requests, replies, strict=True):
+        calls["replies_reused" if reply.usage.reused else "calls_made"] += 1
         text, reason = prompts.read_reply(reply.text, reply.finished, settings)
         yield {
             "latent": latent,
@@ -91,7 +101,7 @@ def explain_by_llm(
             "status": "ok" if text else "failed",
             "reason": reason,
             "model": model.name,
-            "prompt_hash": message_hash(request.messages),
+            "prompt_hash": request_key(model.identity, request).hex(),
             "prompt_tokens": reply.usage.prompt_tokens,
             "cached_tokens": reply.usage.cached_tokens,
             "completion_tokens": reply.usage.completion_tokens,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from types import ModuleType
 
@@ -13,12 +14,14 @@ from interp_assets.examples.draws import SHUFFLE, keyed
 from interp_assets.examples.rendering import Rendering
 from interp_assets.scores.trials import Subject, Trial
 from interp_assets.settings import JudgeScorer
+from resources.language_models.logged import request_key
 from resources.language_models.protocol import (
     ChooseRequest,
+    Chosen,
+    Generated,
     GenerateRequest,
     LanguageModel,
     Message,
-    message_hash,
     require,
 )
 
@@ -34,12 +37,16 @@ def judge(
     rendering: Rendering,
     seed: int,
     advance: Callable[[int], None],
-) -> None:
+) -> Counter[str]:
     """Ask every trial of every subject; the answers are recorded on the subjects.
 
     Args:
         method: `detection` or `fuzzing`, for its texts.
+
+    Returns:
+        `calls_made` and `replies_reused`.
     """
+    counts = Counter(calls_made=0, replies_reused=0)
     ask = ask_single if settings.protocol == "single" else ask_in_lists
     require(model, "choose" if settings.protocol == "single" else "generate", f"{settings.protocol} protocol")
     for start in range(0, len(subjects), SUBJECTS_PER_CALL):
@@ -48,7 +55,9 @@ def judge(
             for trial in subject.trials:
                 if trial.left_out:
                     subject.record(trial, status="left_out", reason=trial.left_out)
-        ask(part, method, settings, model, rendering, seed, advance)
+        replies = ask(part, method, settings, model, rendering, seed, advance)
+        counts.update("replies_reused" if reply.usage.reused else "calls_made" for reply in replies)
+    return counts
 
 
 def shown(trial: Trial, rendering: Rendering) -> str:
@@ -68,17 +77,18 @@ def ask_single(
     rendering: Rendering,
     seed: int,
     advance: Callable[[int], None],
-) -> None:
+) -> list[Chosen]:
     pairs = [(subject, trial) for subject in subjects for trial in asked(subject)]
     requests = []
     for subject, trial in pairs:
         question = method.QUESTION.format(explanation=subject.explanation, text=shown(trial, rendering))
         messages = (Message("system", method.INSTRUCTIONS), Message("user", question))
         requests.append(ChooseRequest(messages, ("Yes", "No"), subject.group))
-    for (subject, trial), request, reply in zip(pairs, requests, model.choose(requests, advance), strict=True):
+    replies = model.choose(requests, lambda i, reply: advance(1))
+    for (subject, trial), request, reply in zip(pairs, requests, replies, strict=True):
         yes, no = reply.log_probabilities
         answer = {
-            "prompt_hash": message_hash(request.messages),
+            "prompt_hash": request_key(model.identity, request).hex(),
             "prompt_tokens": reply.usage.prompt_tokens,
             "cached_tokens": reply.usage.cached_tokens,
             "completion_tokens": reply.usage.completion_tokens,
@@ -88,6 +98,7 @@ def ask_single(
             subject.record(trial, probability=probability, predicted=probability > 0.5, status="ok", **answer)
         else:
             subject.record(trial, status="failed", reason="the engine gave neither Yes nor No a probability", **answer)
+    return replies
 
 
 def ask_in_lists(
@@ -98,7 +109,7 @@ def ask_in_lists(
     rendering: Rendering,
     seed: int,
     advance: Callable[[int], None],
-) -> None:
+) -> list[Generated]:
     batches: list[tuple[Subject, list[Trial]]] = []
     requests = []
     for subject in subjects:
@@ -110,13 +121,14 @@ def ask_in_lists(
             messages = (Message("system", method.LIST_INSTRUCTIONS), Message("user", question))
             batches.append((subject, part))
             requests.append(GenerateRequest(messages, max_tokens=4 * settings.per_prompt))
-    for (subject, part), request, reply in zip(batches, requests, model.generate(requests), strict=True):
-        digits = read_digits(reply.text, len(part))
+    replies = model.generate(requests, lambda i, reply: advance(len(batches[i][1])))
+    for (subject, part), request, reply in zip(batches, requests, replies, strict=True):
+        digits, key = read_digits(reply.text, len(part)), request_key(model.identity, request)
         for place, trial in enumerate(part):
             # The prompt's tokens are counted once, on its first trial.
             usage = reply.usage if place == 0 else None
             answer = {
-                "prompt_hash": message_hash(request.messages),
+                "prompt_hash": key.hex(),
                 "prompt_tokens": usage.prompt_tokens if usage else 0,
                 "cached_tokens": usage.cached_tokens if usage else 0,
                 "completion_tokens": usage.completion_tokens if usage else 0,
@@ -128,7 +140,7 @@ def ask_in_lists(
                 )
             else:
                 subject.record(trial, predicted=digits[place], status="ok", **answer)
-        advance(len(part))
+    return replies
 
 
 def in_keyed_order(subject: Subject, seed: int) -> list[Trial]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from resources.errors import UnusableInput
 
 Capability = Literal["generate", "choose", "log_likelihood"]
+
+CODE_VERSIONS = {"transformers": "1"}
+"""Of each engine that computes replies in this process; part of its identity. Raise it when the same requests get other
+replies. They stand here because the plan needs them without the engine and its libraries."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Usage:
     cached_tokens: int
     "How many of the prompt's tokens did not have to be computed."
     completion_tokens: int
+    reused: bool = field(default=False, compare=False)
+    "The reply was there already; the tokens are those that it cost when it was made."
 
 
 @dataclass(frozen=True)
@@ -82,25 +86,39 @@ class Likelihood:
     usage: Usage
 
 
-Advance = Callable[[int], None]
-"Told how many more requests have been answered."
-
-
-def silent(answered: int) -> None:
-    """An `Advance` that tells nobody."""
+def silent(index: int, reply: object) -> None:
+    """Told that a reply has arrived, does nothing."""
 
 
 class LanguageModel(Protocol):
-    """An engine. Replies come in the order of the requests."""
+    """An engine. It returns replies in the order of the requests, and hands over each as it arrives.
 
-    name: str
-    capabilities: frozenset[Capability]
+    `arrived` is called once for each request, with its index and its reply, in whatever order they are ready. Where a
+    verb raises, the replies handed over until then are good.
+    """
 
-    def generate(self, requests: Sequence[GenerateRequest], advance: Advance = silent) -> list[Generated]: ...
+    @property
+    def name(self) -> str: ...
 
-    def choose(self, requests: Sequence[ChooseRequest], advance: Advance = silent) -> list[Chosen]: ...
+    @property
+    def capabilities(self) -> frozenset[Capability]: ...
 
-    def log_likelihood(self, requests: Sequence[LikelihoodRequest], advance: Advance = silent) -> list[Likelihood]: ...
+    @property
+    def identity(self) -> Any:
+        """What decides the replies, as plain JSON values: which model, by name and revision or by the content of its
+        files, in which dtype, and for a model run in this process the version of the code that runs it."""
+
+    def generate(
+        self, requests: Sequence[GenerateRequest], arrived: Callable[[int, Generated], None] = silent
+    ) -> list[Generated]: ...
+
+    def choose(
+        self, requests: Sequence[ChooseRequest], arrived: Callable[[int, Chosen], None] = silent
+    ) -> list[Chosen]: ...
+
+    def log_likelihood(
+        self, requests: Sequence[LikelihoodRequest], arrived: Callable[[int, Likelihood], None] = silent
+    ) -> list[Likelihood]: ...
 
     def close(self) -> None: ...
 
@@ -113,9 +131,3 @@ def require(model: LanguageModel, capability: Capability, purpose: str) -> None:
     if capability not in model.capabilities:
         can = ", ".join(sorted(model.capabilities))
         raise UnusableInput(f"{purpose} needs an engine that can {capability}; {model.name} can: {can}")
-
-
-def message_hash(messages: Sequence[Message]) -> str:
-    """A short name for a prompt, the same wherever it is asked."""
-    content = json.dumps([[message.role, message.content] for message in messages])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]

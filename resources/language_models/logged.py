@@ -1,0 +1,160 @@
+"""An engine behind the reply log: what was ever answered is not asked again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar, cast
+
+from resources.language_models.protocol import (
+    Capability,
+    ChooseRequest,
+    Chosen,
+    Generated,
+    GenerateRequest,
+    LanguageModel,
+    Likelihood,
+    LikelihoodRequest,
+    Usage,
+    silent,
+)
+from resources.reply_log import LoggedReply, ReplyLog, Spent
+
+Request = GenerateRequest | ChooseRequest | LikelihoodRequest
+Reply = TypeVar("Reply", Generated, Chosen, Likelihood)
+
+VERBS: dict[type[Request], Capability] = {
+    GenerateRequest: "generate",
+    ChooseRequest: "choose",
+    LikelihoodRequest: "log_likelihood",
+}
+
+
+def request_key(identity: Any, request: Request) -> bytes:
+    """The key of a request in the log: 16 bytes of a hash of the engine's identity, the verb and all that is asked.
+
+    The group is left out, since it decides only what is computed together; so is what a request leaves at None.
+    """
+    asked = {
+        field.name: value
+        for field in fields(request)
+        if field.name != "group" and (value := getattr(request, field.name)) is not None
+    }
+    if isinstance(request, GenerateRequest):
+        asked["temperature"] = float(request.temperature)  # 0 and 0.0 ask the same
+    content = json.dumps([identity, VERBS[type(request)], asked], sort_keys=True, separators=(",", ":"), default=vars)
+    return hashlib.sha256(content.encode()).digest()[:16]
+
+
+class LoggedEngine:
+    """Answers from the log, and asks the engine only for what is not there. Counts what it did."""
+
+    def __init__(
+        self,
+        load: Callable[[], LanguageModel],
+        identity: Any,
+        log: ReplyLog,
+        study: str,
+        name: str | None = None,
+        capabilities: frozenset[Capability] | None = None,
+    ) -> None:
+        """
+        Args:
+            load: hands out the engine. Called whenever a reply is missing, so that the engine can be released in
+                between; it should keep what it has loaded.
+            identity: what decides the engine's replies; see `LanguageModel`.
+            study: who pays for what is missing.
+            name, capabilities: the engine's; where they are left out, asking for them loads it.
+        """
+        self.load = load
+        self.identity = identity
+        self.log = log
+        self.study = study
+        self._name = name
+        self._capabilities = capabilities
+        self.made = Spent()
+        "The calls that were made, and their tokens."
+        self.replies_reused = 0
+
+    @property
+    def name(self) -> str:
+        return self._name if self._name is not None else self.load().name
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return self._capabilities if self._capabilities is not None else self.load().capabilities
+
+    @property
+    def calls_made(self) -> int:
+        return self.made.calls
+
+    def close(self) -> None:
+        """Neither the engine nor the log belongs to this object."""
+
+    def generate(
+        self, requests: Sequence[GenerateRequest], arrived: Callable[[int, Generated], None] = silent
+    ) -> list[Generated]:
+        return self._answer(requests, Generated, lambda model: model.generate, arrived)
+
+    def choose(
+        self, requests: Sequence[ChooseRequest], arrived: Callable[[int, Chosen], None] = silent
+    ) -> list[Chosen]:
+        return self._answer(requests, Chosen, lambda model: model.choose, arrived)
+
+    def log_likelihood(
+        self, requests: Sequence[LikelihoodRequest], arrived: Callable[[int, Likelihood], None] = silent
+    ) -> list[Likelihood]:
+        return self._answer(requests, Likelihood, lambda model: model.log_likelihood, arrived)
+
+    def _answer(
+        self,
+        requests: Sequence[Request],
+        kind: type[Reply],
+        verb: Callable[[LanguageModel], Callable[..., list[Reply]]],
+        arrived: Callable[[int, Reply], None],
+    ) -> list[Reply]:
+        keys = [request_key(self.identity, request) for request in requests]
+        logged = self.log.look_up(keys)
+        replies: list[Reply | None] = [None] * len(requests)
+        missing: dict[bytes, list[int]] = {}
+
+        def hand_over(place: int, reply: Reply) -> None:
+            replies[place] = reply
+            self.replies_reused += reply.usage.reused
+            arrived(place, reply)
+
+        for place, key in enumerate(keys):
+            if key in logged:
+                hand_over(place, decoded(logged[key], kind))
+            else:
+                missing.setdefault(key, []).append(place)
+        if missing:
+            model = self.load()
+            new = list(missing)
+
+            def keep(index: int, reply: Reply) -> None:
+                key, usage = new[index], reply.usage
+                cost = Spent(1, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+                self.log.append(self.study, model.name, key, encoded(reply), *cost[1:])
+                self.made = Spent(*map(sum, zip(self.made, cost, strict=True)))
+                for place in missing[key]:
+                    again = place != missing[key][0]
+                    hand_over(place, replace(reply, usage=replace(usage, reused=True)) if again else reply)
+
+            verb(model)([requests[places[0]] for places in missing.values()], keep)
+        return cast(list[Reply], replies)
+
+
+def encoded(reply: Generated | Chosen | Likelihood) -> str:
+    """A reply without its usage as JSON; Python reads every float, infinities and NaN back as it was."""
+    content = {field.name: getattr(reply, field.name) for field in fields(reply) if field.name != "usage"}
+    return json.dumps(content, separators=(",", ":"))
+
+
+def decoded(entry: LoggedReply, kind: type[Reply]) -> Reply:
+    content = json.loads(entry.reply)
+    if kind is Chosen:
+        content["log_probabilities"] = tuple(content["log_probabilities"])
+    return kind(**content, usage=Usage(*entry[1:], reused=True))
