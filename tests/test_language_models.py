@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,6 +61,46 @@ def test_answers_do_not_depend_on_order_company_or_batch_size(engine: Transforme
     other = TransformersEngine(folder, dtype="float32", device="cpu", batch_size=16)
     for request, reply in zip(asked, other.choose(asked), strict=True):
         assert reply.log_probabilities == pytest.approx(answers[request.messages, request.group], abs=1e-5)
+
+
+def test_an_answer_does_not_depend_on_who_of_its_group_is_asked(engine: TransformersEngine) -> None:
+    """Those whose reply is known already are left out: here all others, or some."""
+    asked = requests()
+    together = {request: reply.log_probabilities for request, reply in zip(asked, engine.choose(asked), strict=True)}
+    parts = [[request] for request in asked] + [asked[place::step] for step in (2, 4, 5) for place in range(step)]
+    for part in parts:
+        for request, reply in zip(part, engine.choose(part), strict=True):
+            assert reply.log_probabilities == pytest.approx(together[request], abs=1e-5)
+
+
+VERBS: dict[str, list[Any]] = {
+    "choose": requests(),
+    "log_likelihood": [LikelihoodRequest(" ".join(WORDS[i : i + 9]), WORDS[i], f"g{i % 3}") for i in range(21)],
+    "generate": [GenerateRequest(messages(0, number), max_tokens=2) for number in range(21)],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_reply_is_handed_over(engine: TransformersEngine, verb: str) -> None:
+    arrived: dict[int, Any] = {}
+    replies = getattr(engine, verb)(VERBS[verb], lambda i, reply: arrived.update({i: reply}))
+    assert [arrived[i] for i in range(len(replies))] == replies
+    assert len(arrived) == len(VERBS[verb]) == 21
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_replies_are_handed_over_before_the_next_batch_is_computed(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """When the machine fails on the way, what was computed has arrived."""
+    arrived: list[int] = []
+    seen: list[int] = []
+    extend = engine._extend
+    monkeypatch.setattr(engine, "_extend", lambda cache, ids: seen.append(len(arrived)) or extend(cache, ids))
+    getattr(engine, verb)(VERBS[verb], lambda i, reply: arrived.append(i))
+    batches = [later - earlier for earlier, later in zip(seen, [*seen[1:], len(arrived)], strict=True)]
+    assert max(batches) <= engine.batch_size
+    assert sum(batches) == len(arrived) == 21
 
 
 def test_shared_beginnings_are_computed_once(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
