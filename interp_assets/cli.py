@@ -17,7 +17,11 @@ examples:
   interp run smollm2_demo                          make everything that is missing or stale
   interp run studies/mine.yaml --layers layers.10  only one layer
   interp run smollm2_demo --until examples         stop after the examples
+  interp plan smollm2_demo                         what a run would make anew, why, and what it costs
   interp status smollm2_demo                       what is fresh, stale, missing, failed, and why
+  interp retry smollm2_demo explanations           ask again for the explanations that failed
+  interp accept smollm2_demo examples              the code moved, the results did not
+  interp clean                                     remove old results that no study uses
   interp path smollm2_demo scores/fuzzing/trials layers.9
   interp path smollm2_demo score_report/page       the report's HTML file
   interp doctor                                    versions, devices, weights, ports
@@ -46,20 +50,80 @@ def command_run(arguments: argparse.Namespace) -> int:
     return run_study(find_study(arguments.study), arguments.layers, arguments.until)
 
 
-def command_status(arguments: argparse.Namespace) -> int:
-    from interp_assets.freshness import Freshness
+def command_plan(arguments: argparse.Namespace) -> int:
+    from resources.tokenizers import do_without_torch
+
+    do_without_torch()
+    from interp_assets import plan
 
     study = find_study(arguments.study)
-    states = Freshness(study).states()
-    width = max(len(state.label) for state in states)
-    for state in states:
-        print(f"{state.state:8} {state.label:{width}}  {'; '.join(state.reasons)}".rstrip())
-    counted = {
-        name: sum(state.state == name for state in states)
-        for name in ("fresh", "stale", "missing", "failed", "blocked")
-    }
-    print(f"\n{study.name}: " + ", ".join(f"{count} {name}" for name, count in counted.items() if count))
+    listed = plan.plan(study)
+    print(plan.as_json(study, listed)) if arguments.json else plan.print_plan(study, listed)
     return 0
+
+
+def command_status(arguments: argparse.Namespace) -> int:
+    from interp_assets import plan
+
+    study = find_study(arguments.study)
+    listed = plan.status(study)
+    print(plan.as_json(study, listed)) if arguments.json else plan.print_status(study, listed)
+    return 0
+
+
+def command_accept(arguments: argparse.Namespace) -> int:
+    from interp_assets.freshness import partition_label
+    from interp_assets.upkeep import accept
+
+    study = find_study(arguments.study)
+    accepted = accept(study, arguments.asset, arguments.layer)
+    if not accepted:
+        print(f"{arguments.asset}: nothing to accept, it is fresh")
+        return 0
+    from interp_assets.dagster_runs import record
+
+    for asset, key, partition in accepted:
+        record(study, asset, key, partition)
+        print(f"accepted {partition_label(asset.name, key)}: {partition.metadata['accepted']}")
+    return 0
+
+
+def command_retry(arguments: argparse.Namespace) -> int:
+    from interp_assets.running import run_study
+    from interp_assets.upkeep import forget_failures
+
+    study = find_study(arguments.study)
+    again = forget_failures(study, arguments.asset, arguments.layer)
+    for label, reason in again.items():
+        print(f"retry    {label}: {reason}")
+    if not again:
+        print(f"{study.name}: nothing has failed there")
+        return 0
+    return run_study(study, None, None)
+
+
+def command_clean(arguments: argparse.Namespace) -> int:
+    from interp_assets.freshness import Freshness
+    from interp_assets.upkeep import clean
+
+    studies = [find_study(arguments.study)] if arguments.study else readable_studies()
+    by_root: dict[Path, list[Study]] = {}
+    for study in studies:
+        by_root.setdefault(study.path(study.storage), []).append(study)
+    for root, sharing in by_root.items():
+        files, size = clean(Freshness(sharing[0]).store, sharing) if root.is_dir() else (0, 0)
+        print(f"{root}: {files} files removed, {size / 2**20:,.1f} MB")
+    return 0
+
+
+def readable_studies() -> list[Study]:
+    found = []
+    for file in sorted(studies_folder().glob("*.yaml")):
+        try:
+            found.append(load_study(file))
+        except StudyError as error:
+            print(f"note: {error}", file=sys.stderr)
+    return found
 
 
 def command_path(arguments: argparse.Namespace) -> int:
@@ -133,10 +197,26 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--until", metavar="ASSET", help="stop after this asset and what it needs")
     status = command("status", command_status, "show what is fresh, stale, missing or failed, and why")
     status.add_argument("study", metavar="STUDY", help=study)
+    status.add_argument("--json", action="store_true", help="as JSON, for programs")
+    plan = command("plan", command_plan, "show what a run would make anew and why, and what that takes")
+    plan.add_argument("study", metavar="STUDY", help=study)
+    plan.add_argument("--json", action="store_true", help="as JSON, for programs")
     path = command("path", command_path, "print the files of a table, one a line")
     path.add_argument("study", metavar="STUDY", help=study)
     path.add_argument("asset", metavar="ASSET", help="an asset, or one table of it as asset/table")
     path.add_argument("layer", metavar="LAYER", nargs="?", help="a layer key, where the asset has layers")
+    accept = command("accept", command_accept, "record that results are unchanged although their code moved")
+    accept.add_argument("study", metavar="STUDY", help=study)
+    accept.add_argument("asset", metavar="ASSET")
+    accept.add_argument("layer", metavar="LAYER", nargs="?", help="only this partition")
+    retry = command("retry", command_retry, "try again what failed, and ask again for replies that were unusable")
+    retry.add_argument("study", metavar="STUDY", help=study)
+    retry.add_argument("asset", metavar="ASSET", nargs="?", help="only this asset")
+    retry.add_argument("layer", metavar="LAYER", nargs="?", help="only this partition of it")
+    clean = command("clean", command_clean, "remove old results that no study uses any more")
+    clean.add_argument(
+        "study", metavar="STUDY", nargs="?", help="only the storage of this study; of all in studies/ if left out"
+    )
     command("doctor", command_doctor, "check versions, devices, weights and ports")
     return root
 

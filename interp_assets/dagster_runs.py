@@ -15,10 +15,11 @@ import psutil
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.instance.ref import InstanceRef
 
-from interp_assets.dagster_assets import IN_PROGRESS, PLAN_TAG, asset_key, definitions_of
+from interp_assets.dagster_assets import IN_PROGRESS, PLAN_TAG, asset_key, definitions_of, shown_metadata
 from interp_assets.graph import Asset
 from interp_assets.study import PROJECT, Study
 from resources.errors import one_line
+from resources.table_store import Partition
 
 NO_COPY_OF_OUTPUT = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 """What this process prints goes to its terminal and nowhere else: Dagster's copying starts four processes for each run,
@@ -63,6 +64,17 @@ class DagsterRuns:
                     raise trouble from error
                 return f"{type(error).__name__}: {one_line(str(error))} (unexpected; the traceback is under Runs in `make ui`)"
         return None
+
+
+def record(study: Study, asset: Asset, key: str | None, partition: Partition) -> None:
+    """Tell Dagster of a partition that was committed without a run."""
+    event = dg.AssetMaterialization(
+        asset_key(study, asset.name),
+        partition=key,
+        metadata=shown_metadata(partition),
+        tags={"dagster/data_version": partition.content_hash, "dagster/code_version": asset.code_version},
+    )
+    open_instance().report_runless_asset_event(event)
 
 
 def machine_trouble(error: BaseException) -> OSError | MemoryError | None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import polars as pl
+
 from interp_assets.freshness import Fingerprint, Freshness, InputMissing, differences, partition_label
 from interp_assets.graph import Asset, layers_touched, partitions_of
 from interp_assets.provenance import Spent, provenance
@@ -234,6 +236,12 @@ def _changes_since(job: Job) -> list[str]:
     """What is no longer as it was when the partition was begun; such a result belongs to no fingerprint."""
     now = Freshness(job.study).fingerprint(job.asset, job.key)
     return [] if now.value == job.fingerprint.value else differences(job.fingerprint.parts, now.parts)
+
+
+def failed_rows(table: pl.DataFrame) -> dict[str, int]:
+    """Why rows of a table failed, and how many for each reason; the most frequent first."""
+    failed = table.filter(pl.col("status") == "failed")["reason"].fill_null("unknown")
+    return dict(failed.value_counts(sort=True).iter_rows())
 
 
 def wanted_partitions(study: Study, asset: Asset, layers: Sequence[str] | None) -> list[str | None]:

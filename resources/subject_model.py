@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM
 
 from resources.errors import NotNow, UnusableInput
+from resources.tokenizers import not_usable
 
 
 class NoSuchHookpoint(UnusableInput):
@@ -37,41 +38,6 @@ def pick_device(device: str) -> str:
     return device
 
 
-def not_usable(path: str | Path, what: str, error: Exception) -> Exception:
-    """What it means that loading failed: the files are at fault, or the hub was not reached, or it is the machine."""
-    if (isinstance(error, OSError) and error.errno) or isinstance(error, MemoryError | UnusableInput):
-        return error
-    if isinstance(error, ImportError):
-        return NotNow(f"{path}: a {what} that needs another package ({first_line(error)})")
-    if not Path(path).is_dir():
-        return NotNow(
-            f"{path}: no such folder, and no {what} of that name to be had from the hub ({first_line(error)})"
-        )
-    return UnusableInput(f"{path}: no usable {what} ({first_line(error)})")
-
-
-def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """
-    Raises:
-        UnusableInput: there is no tokenizer at that place.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(path, revision=revision)
-    except Exception as error:
-        raise not_usable(path, "tokenizer", error) from None
-
-
-def vocabulary_size(path: str | Path, revision: str | None = None) -> int:
-    """How many token ids the model knows, from its configuration alone."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(path, revision=revision)
-    except Exception as error:
-        raise not_usable(path, "model configuration", error) from None
-    return int(config.get_text_config().vocab_size)
-
-
 def load_language_model(path: str | Path, revision: str | None, dtype: str, device: str) -> Any:
     """
     Raises:
@@ -89,10 +55,6 @@ def load_language_model(path: str | Path, revision: str | None, dtype: str, devi
     except Exception as error:
         raise not_usable(path, "causal language model", error) from None
     return model.to(place).eval()
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from resources.subject_model import not_usable, pick_device
+from resources.subject_model import pick_device
+from resources.tokenizers import not_usable
 
 REMEMBERED_TEXTS = 200_000
 

@@ -13,7 +13,8 @@ from interp_assets.progress import Progress
 from interp_assets.settings import ProofOfLoad
 from interp_assets.study import PROJECT, Study, load_study
 from resources.sparse_autoencoders.read import read_sae
-from resources.subject_model import SubjectModel, load_tokenizer, vocabulary_size
+from resources.subject_model import SubjectModel
+from resources.tokenizers import load_tokenizer, vocabulary_size
 
 LIMITS = ProofOfLoad()
 

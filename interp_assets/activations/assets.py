@@ -19,7 +19,8 @@ from interp_assets.tables import LATENT_STATISTICS, SAE_WEIGHTS, conform
 from resources.content_hash import mixed
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders.read import read_sae
-from resources.subject_model import load_tokenizer, pick_device
+from resources.subject_model import pick_device
+from resources.tokenizers import load_tokenizer
 
 
 @computes("sae_weights")

@@ -6,7 +6,7 @@ from interp_assets.corpus.contexts import documents, pack
 from interp_assets.job import Job, Metadata, computes
 from interp_assets.progress import Progress
 from interp_assets.tables import CORPUS, conform
-from resources.subject_model import load_tokenizer, vocabulary_size
+from resources.tokenizers import load_tokenizer, vocabulary_size
 
 
 @computes("corpus")

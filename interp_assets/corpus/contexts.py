@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from interp_assets.progress import Progress
 from interp_assets.settings import Corpus
 from resources.errors import NotNow, UnusableInput
-from resources.subject_model import first_line
+from resources.tokenizers import first_line
 
 DOCUMENTS_PER_BATCH = 256
 

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 from os.path import commonprefix
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from interp_assets.study import Study
-from resources.subject_model import load_tokenizer
+from resources.tokenizers import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 OPEN, CLOSE = "<<", ">>"
 

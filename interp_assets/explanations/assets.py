@@ -10,7 +10,7 @@ import polars as pl
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations import extractive, prompts
 from interp_assets.explanations.pending import Pending, pending, requests
-from interp_assets.job import Job, Metadata, computes
+from interp_assets.job import Job, Metadata, computes, failed_rows
 from interp_assets.models import engine
 from interp_assets.progress import Progress
 from interp_assets.settings import ExtractiveExplainer, LlmExplainer
@@ -44,6 +44,7 @@ def explanations(job: Job) -> Metadata:
         **{f"{explainer} {status}": count for explainer, status, count in counts.iter_rows()},
         "explanations_made": len(made),
         "explanations_carried_over": len(todo.kept),
+        "failed_rows": failed_rows(result),
         "some_explanations": {"table": some(result)},
     }
 

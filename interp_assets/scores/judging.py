@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -60,6 +60,38 @@ def asked(subject: Subject) -> list[Trial]:
     return [trial for trial in subject.trials if trial.left_out is None]
 
 
+def single_requests(
+    subjects: list[Subject], wording: Wording, rendering: Rendering
+) -> Iterator[tuple[Subject, Trial, ChooseRequest]]:
+    for subject in subjects:
+        for trial in asked(subject):
+            question = wording.question.format(explanation=subject.explanation, text=shown(trial, rendering))
+            messages = (Message("system", wording.instructions), Message("user", question))
+            yield subject, trial, ChooseRequest(messages, ("Yes", "No"), subject.group)
+
+
+def list_requests(
+    subjects: list[Subject], wording: Wording, per_prompt: int, rendering: Rendering, seed: int
+) -> Iterator[tuple[Subject, list[Trial], GenerateRequest]]:
+    for subject in subjects:
+        trials = in_keyed_order(subject, seed)
+        for start in range(0, len(trials), per_prompt):
+            part = trials[start : start + per_prompt]
+            texts = "\n".join(f"Text {i}: {shown(trial, rendering)}" for i, trial in enumerate(part, 1))
+            question = wording.list_question.format(explanation=subject.explanation, texts=texts, count=len(part))
+            messages = (Message("system", wording.list_instructions), Message("user", question))
+            yield subject, part, GenerateRequest(messages, max_tokens=4 * per_prompt)
+
+
+def requests(
+    subjects: list[Subject], wording: Wording, settings: JudgeScorer, rendering: Rendering, seed: int
+) -> list[ChooseRequest] | list[GenerateRequest]:
+    """What a language model is asked about some subjects, without asking."""
+    if settings.protocol == "single":
+        return [request for _, _, request in single_requests(subjects, wording, rendering)]
+    return [request for _, _, request in list_requests(subjects, wording, settings.per_prompt, rendering, seed)]
+
+
 def ask_single(
     subjects: list[Subject],
     wording: Wording,
@@ -69,15 +101,9 @@ def ask_single(
     seed: int,
     advance: Callable[[int], None],
 ) -> None:
-    pairs = [(subject, trial) for subject in subjects for trial in asked(subject)]
-    requests = []
-    for subject, trial in pairs:
-        question = wording.question.format(explanation=subject.explanation, text=shown(trial, rendering))
-        messages = (Message("system", wording.instructions), Message("user", question))
-        requests.append(ChooseRequest(messages, ("Yes", "No"), subject.group))
-    for (subject, trial), request, reply in zip(
-        pairs, requests, model.choose(requests, lambda i, reply: advance(1)), strict=True
-    ):
+    questions = list(single_requests(subjects, wording, rendering))
+    replies = model.choose([request for _, _, request in questions], lambda i, reply: advance(1))
+    for (subject, trial, request), reply in zip(questions, replies, strict=True):
         yes, no = reply.log_probabilities
         answer = {
             "prompt_hash": request_key(model.identity, request).hex(),
@@ -101,19 +127,10 @@ def ask_in_lists(
     seed: int,
     advance: Callable[[int], None],
 ) -> None:
-    batches: list[tuple[Subject, list[Trial]]] = []
-    requests = []
-    for subject in subjects:
-        trials = in_keyed_order(subject, seed)
-        for start in range(0, len(trials), settings.per_prompt):
-            part = trials[start : start + settings.per_prompt]
-            texts = "\n".join(f"Text {i}: {shown(trial, rendering)}" for i, trial in enumerate(part, 1))
-            question = wording.list_question.format(explanation=subject.explanation, texts=texts, count=len(part))
-            messages = (Message("system", wording.list_instructions), Message("user", question))
-            batches.append((subject, part))
-            requests.append(GenerateRequest(messages, max_tokens=4 * settings.per_prompt))
-    replies = model.generate(requests, lambda i, reply: advance(len(batches[i][1])))
-    for (subject, part), request, reply in zip(batches, requests, replies, strict=True):
+    questions = list(list_requests(subjects, wording, settings.per_prompt, rendering, seed))
+    asked_for = [request for _, _, request in questions]
+    replies = model.generate(asked_for, lambda i, reply: advance(len(questions[i][1])))
+    for (subject, part, request), reply in zip(questions, replies, strict=True):
         digits = read_digits(reply.text, len(part))
         for place, trial in enumerate(part):
             # The prompt's tokens are counted once, on its first trial.

@@ -32,7 +32,8 @@ from resources.language_models.protocol import (
     Usage,
     silent,
 )
-from resources.subject_model import load_language_model, load_tokenizer, pick_device
+from resources.subject_model import load_language_model, pick_device
+from resources.tokenizers import load_tokenizer
 
 Ids = list[int]
 

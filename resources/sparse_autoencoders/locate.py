@@ -37,6 +37,17 @@ class SaeLocation(NamedTuple):
         except (TypeError, ValueError) as error:
             raise UnknownSae(f"{self.folder / CONFIG}: k is not a number ({error})") from None
 
+    def declared_latents(self) -> int:
+        """How many latents the settings promise.
+
+        Raises:
+            UnknownSae: they promise no number.
+        """
+        try:
+            return FORMATS[self.format].declared_latents(config_of(self.folder))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnknownSae(f"{self.folder / CONFIG}: no number of latents ({error})") from None
+
 
 def locate(root: Path, format: str = "auto") -> list[SaeLocation]:
     """Every SAE in or below a folder, by hookpoint.

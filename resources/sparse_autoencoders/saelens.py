@@ -46,6 +46,10 @@ def published_l0(config: dict[str, Any]) -> float | None:
     return float(config["k"]) if config["architecture"] == "topk" and "k" in config else None
 
 
+def declared_latents(config: dict[str, Any]) -> int:
+    return int(config["d_sae"])
+
+
 def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder:
     """Its maker's rules: x - b_dec where apply_b_dec_to_input, then relu, strict threshold, or the k largest of relu."""
     from .autoencoder import InvalidSae, SparseAutoencoder

@@ -23,6 +23,10 @@ def published_l0(config: dict[str, Any]) -> float:
     return float(config["k"])
 
 
+def declared_latents(config: dict[str, Any]) -> int:
+    return int(config.get("num_latents") or config["d_in"] * config.get("expansion_factor", 32))  # 0 means the latter
+
+
 def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder:
     """Its maker's rules: x - b_dec, the k largest of relu(x W_enc + b_enc), decoder rows [n_latents, d_in]."""
     from .autoencoder import InvalidSae, SparseAutoencoder
@@ -34,8 +38,7 @@ def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder
         if config.get(key, supported) != supported:
             raise InvalidSae(f"{folder / 'cfg.json'}: {key} {config[key]!r} is not supported; supported: {supported!r}")
     tensors = load_tensors(folder / WEIGHTS, ("encoder.weight", "encoder.bias", "W_dec", "b_dec"), device)
-    # num_latents 0 means d_in * expansion_factor.
-    declared = (config.get("num_latents") or config["d_in"] * config.get("expansion_factor", 32), config["d_in"])
+    declared = (declared_latents(config), config["d_in"])
     check_declared(folder / WEIGHTS, tensors, {"encoder.weight": declared, "W_dec": declared})
     return SparseAutoencoder(
         W_enc=tensors["encoder.weight"].T,

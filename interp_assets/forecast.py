@@ -1,0 +1,159 @@
+"""What making a partition will ask of language models: exact where its inputs lie ready, an upper bound elsewhere.
+
+Builds the very requests that the stage would ask, and looks them up in the reply log; loads no model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from interp_assets.examples.rendering import Rendering
+from interp_assets.freshness import Freshness, PartitionState
+from interp_assets.graph import Asset
+from interp_assets.job import Inputs
+from interp_assets.settings import JudgeScorer, LlmExplainer
+from interp_assets.study import Study
+from resources.language_models.logged import Request, request_key
+from resources.language_models.protocol import GenerateRequest
+from resources.sparse_autoencoders.locate import UnknownSae
+from resources.tokenizers import count_tokens, load_tokenizer, prompt_texts
+
+TOKENS_OF_A_MARKED_TOKEN = 3
+"A window's token is rarely more than one of the engine's, and its marks two more."
+TOKENS_AROUND = 200
+"A chat format, numbers of excerpts and the like."
+
+
+@dataclass(frozen=True)
+class Forecast:
+    latents: int | None = None
+    "For which something is made; None where that is not known before."
+    llm_calls: int | None = 0
+    replies_reused: int = 0
+    prompt_tokens: int | None = 0
+    "Of the calls that will be made."
+    cost: float | None = 0.0
+    "At the study's prices, with the longest reply that is allowed and nothing found in a prefix cache."
+    exact: bool = True
+    "False where these are upper bounds."
+
+    def __add__(self, other: Forecast) -> Forecast:
+        def both(a: Any, b: Any) -> Any:
+            return None if a is None or b is None else a + b
+
+        return Forecast(
+            both(self.latents, other.latents),
+            both(self.llm_calls, other.llm_calls),
+            self.replies_reused + other.replies_reused,
+            both(self.prompt_tokens, other.prompt_tokens),
+            both(self.cost, other.cost),
+            self.exact and other.exact,
+        )
+
+
+def forecast(freshness: Freshness, state: PartitionState) -> Forecast:
+    """For a partition that is to be made."""
+    asset = freshness.assets[state.asset]
+    if asset.group not in ("explanations", "scores"):
+        return Forecast(exact=state.due_now)
+    inputs = Inputs(freshness.study, asset, state.partition, freshness)
+    if not state.due_now:
+        return at_most(inputs)
+    return of_explanations(inputs) if asset.group == "explanations" else of_scores(inputs)
+
+
+def of_explanations(inputs: Inputs) -> Forecast:
+    from interp_assets.explanations.pending import pending, requests
+
+    todo = pending(inputs)
+    latents = todo.new["latent"].n_unique()
+    total = Forecast(latents, replies_reused=todo.kept["prompt_hash"].count())
+    for name, explainer in inputs.study.explainers.items():
+        if isinstance(explainer, LlmExplainer) and (mine := todo.latents(name)):
+            asked = requests(inputs, explainer, mine, todo.windows, Rendering.of(inputs.study))
+            total += Forecast(0) + of_requests(inputs, explainer.engine, [*asked])
+    return total
+
+
+def of_scores(inputs: Inputs) -> Forecast:
+    from interp_assets.scores.judging import requests
+    from interp_assets.scores.pending import pending
+    from interp_assets.scores.wording import wording_of
+
+    study, method = inputs.study, inputs.asset.name.split("/")[1]
+    scorer = study.scorers.chosen()[method]
+    todo = pending(inputs, method)
+    total = Forecast(todo.new["latent"].n_unique())
+    if not isinstance(scorer, JudgeScorer):
+        return total
+    total += Forecast(0, replies_reused=todo.kept_trials["prompt_hash"].drop_nulls().n_unique())
+    if not todo.subjects:
+        return total
+    wording, rendering = wording_of(method, scorer), Rendering.of(study)
+    asked = requests(todo.subjects, wording, scorer, rendering, study.examples.seed)
+    return total + of_requests(inputs, scorer.engine, [*asked])
+
+
+def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecast:
+    """Of requests to one engine: how many are in the log, and what the others take."""
+    settings, identity = inputs.study.engines[engine], inputs.freshness.engine_identity(engine)
+    by_key = {request_key(identity, request): request for request in requests}
+    found = inputs.log.look_up(list(by_key)) if inputs.log.file.exists() else {}
+    new = [request for key, request in by_key.items() if key not in found]
+    path = inputs.study.local_folder(settings.path) or settings.path
+    tokenizer = load_tokenizer(path, settings.revision)
+    texts = prompt_texts(tokenizer, [request.messages for request in new if not hasattr(request, "continuation")])
+    tokens = sum(count_tokens(tokenizer, texts))
+    replies = sum(request.max_tokens for request in new if isinstance(request, GenerateRequest))
+    cost = settings.price.of(tokens, 0, replies) if settings.price else 0.0
+    return Forecast(0, len(new), len(requests) - len(new), tokens, cost)
+
+
+def at_most(inputs: Inputs) -> Forecast:
+    """An upper bound from the settings alone, for a partition whose inputs are made first."""
+    study = inputs.study
+    latents = most_latents(study, inputs.asset, inputs.layer)
+    total = Forecast(latents, exact=False)
+    window = study.examples.window * TOKENS_OF_A_MARKED_TOKEN
+    if inputs.asset.group == "explanations":
+        for explainer in study.explainers.values():
+            if isinstance(explainer, LlmExplainer):
+                tokens = TOKENS_AROUND + 600 + explainer.n_examples * window
+                calls = least(explainer.latents, latents)
+                total += bound(study, explainer.engine, calls, tokens, explainer.max_tokens)
+        return total
+    scorer = study.scorers.chosen()[inputs.asset.name.split("/")[1]]
+    if not isinstance(scorer, JudgeScorer):
+        return total
+    for name in study.explainers_of(scorer):
+        explained = least(getattr(study.explainers[name], "latents", None), latents)
+        subjects = None if explained is None else explained * (2 if scorer.shuffled_control else 1)
+        trials, per_prompt, reply = scorer.activating + scorer.non_activating, 1, 0
+        if scorer.protocol == "list":
+            per_prompt, reply = scorer.per_prompt, 4 * scorer.per_prompt
+        calls = None if subjects is None else subjects * -(-trials // per_prompt)
+        total += bound(study, scorer.engine, calls, TOKENS_AROUND + 600 + per_prompt * window, reply)
+    return total
+
+
+def bound(study: Study, engine: str, calls: int | None, tokens: int, reply: int) -> Forecast:
+    if calls is None:
+        return Forecast(0, None, 0, None, None, exact=False)
+    price = study.engines[engine].price
+    return Forecast(0, calls, 0, calls * tokens, price.of(calls * tokens, 0, calls * reply) if price else 0.0, False)
+
+
+def least(*counts: int | None) -> int | None:
+    known = [count for count in counts if count is not None]
+    return min(known) if known else None
+
+
+def most_latents(study: Study, asset: Asset, layer: str) -> int | None:
+    wanted = study.examples.latents
+    if wanted != "all":
+        return wanted if isinstance(wanted, int) else len(wanted)
+    try:
+        return study.layer(layer).location.declared_latents()
+    except (UnknownSae, OSError):
+        return None

@@ -1,0 +1,159 @@
+"""`interp accept`, `interp retry`, `interp clean`: what people decide about results that lie in the store."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from interp_assets.freshness import Freshness, InputMissing, differences, partition_label
+from interp_assets.graph import Asset, partitions_of
+from interp_assets.job import Inputs
+from interp_assets.setting_errors import StudyError, listed
+from interp_assets.study import Study
+from resources.table_store import MANIFEST, NOTE_FAILED, NOTE_RETRY, Busy, Partition, TableStore
+
+
+def chosen(study: Study, asset: str | None, key: str | None) -> Iterator[tuple[Asset, str | None]]:
+    """The partitions that a command names.
+
+    Raises:
+        StudyError: there is no such asset or partition.
+    """
+    assets = Freshness(study).assets
+    if asset is not None and asset not in assets:
+        raise StudyError(f"{study.name} has no asset {asset!r}; {listed(assets)}")
+    for each in [assets[asset]] if asset else assets.values():
+        keys = partitions_of(study, each)
+        if key is not None and asset and key not in keys:
+            raise StudyError(f"{asset} has no partition {key!r}; {listed(keys)}")
+        for own in keys:
+            if key is None or own == key:
+                yield each, own
+
+
+def accept(study: Study, asset: str, key: str | None) -> list[tuple[Asset, str | None, Partition]]:
+    """Record that results are what the code of now would give. The tables are kept, their files are shared.
+
+    Raises:
+        StudyError: something else than the code has changed, or there is nothing to accept.
+    """
+    accepted = []
+    for each, own in chosen(study, asset, key):
+        freshness = Freshness(study)
+        label = partition_label(each.name, own)
+        if freshness.own_state(each, own)[0] == "fresh":
+            continue
+        last = freshness.store.pointed(study.name, each.name, own)
+        try:
+            now = freshness.fingerprint(each, own)
+        except InputMissing as missing:
+            raise StudyError(f"{label}: {missing}") from None
+        if last is None:
+            raise StudyError(f"{label}: there is no result to accept; run: interp run {study.name}")
+        if others := [each for each in differences(last.parts, now.parts) if not each.startswith("code version ")]:
+            raise StudyError(f"{label}: more than the code has changed: {'; '.join(others)}")
+        note = {
+            "accepted": f"code version {last.parts['code']} -> {each.code_version}",
+            "accepted_from": last.fingerprint,
+        }
+        with freshness.store.draft(each.name, own, now.value) as draft:
+            draft.adopt_all(last)
+            made = draft.commit(now.parts, last.metadata | note)
+        freshness.store.point(study.name, each.name, own, now.value)
+        accepted.append((each, own, made))
+    return accepted
+
+
+def forget_failures(study: Study, asset: str | None, key: str | None) -> dict[str, str]:
+    """Let what failed be tried again: whole partitions, and rows whose reply was unusable.
+
+    Returns:
+        by partition, what will be tried again.
+    """
+    found = {}
+    for each, own in chosen(study, asset, key):
+        freshness = Freshness(study)
+        label = partition_label(each.name, own)
+        try:
+            now = freshness.fingerprint(each, own).value
+        except InputMissing:
+            continue
+        store = freshness.store
+        if failure := store.note(NOTE_FAILED, each.name, own, now):
+            store.remove_note(NOTE_FAILED, each.name, own, now)
+            found[label] = failure["reason"]
+        partition = store.partition(each.name, own, now)
+        keys = failed_replies(partition) if partition is not None else []
+        if keys:
+            with Inputs(study, each, own, freshness).log as log:
+                log.forget(keys)
+            reason = f"{len(keys)} failed replies are asked for again"
+            store.write_note(NOTE_RETRY, each.name, own, now, {"reason": reason})
+            found[label] = reason
+    return found
+
+
+def failed_replies(partition: Partition) -> list[bytes]:
+    """Keys of the replies behind the failed rows of a partition."""
+    keys: set[str] = set()
+    for name, table in partition.tables.items():
+        if {"status", "prompt_hash"} <= set(table["columns"]):
+            rows = partition.read(name, ["status", "prompt_hash"]).filter(pl.col("status") == "failed")
+            keys |= set(rows["prompt_hash"].drop_nulls())
+    return [bytes.fromhex(key) for key in sorted(keys)]
+
+
+GENERATION = re.compile(r"^[0-9a-f]{16}$")
+
+
+def clean(store: TableStore, studies: list[Study]) -> tuple[int, int]:
+    """Remove generations that no study points at, and files that no manifest lists.
+
+    What another process is writing is left alone.
+
+    Args:
+        studies: those whose storage this is; what lies ready for their settings of now is kept too.
+
+    Returns:
+        how many files were removed, and their bytes.
+    """
+    kept = {
+        store.root / pointer.parent.relative_to(folder) / pointer.name / pointer.read_text()
+        for folder in (store.root / "pointers").glob("*")
+        for pointer in folder.rglob("*")
+        if pointer.is_file()
+    }
+    for study in studies:
+        freshness = Freshness(study)
+        for asset, key in chosen(study, None, None):
+            if partition := freshness.current(asset.name, key):
+                kept.add(partition.folder)
+    files = bytes_ = 0
+    for folder in generations(store.root):
+        name = str(folder.parent.parent.relative_to(store.root))
+        before = sizes(folder)
+        try:
+            with store.draft(name, folder.parent.name, folder.name):
+                pass  # taking the draft removes what its manifest does not list
+            if folder not in kept:
+                (folder / MANIFEST).unlink(missing_ok=True)  # first: what has none is absent, not damaged
+                shutil.rmtree(folder)
+        except Busy:
+            continue
+        after = sizes(folder) if folder.is_dir() else {}
+        gone = [size for name, size in before.items() if name not in after]
+        files, bytes_ = files + len(gone), bytes_ + sum(gone)
+    return files, bytes_
+
+
+def generations(root: Path) -> list[Path]:
+    found = [folder for folder in root.rglob("*") if folder.is_dir() and GENERATION.match(folder.name)]
+    return sorted(folder for folder in found if "pointers" not in folder.relative_to(root).parts)
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in folder.iterdir() if file.name != ".lock" and file.is_file()}

@@ -1,0 +1,74 @@
+"""Tokenizers, and what can be told of a model without loading it. Imports no torch, which `interp plan` does without."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resources.errors import NotNow, UnusableInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from resources.language_models.protocol import Message
+
+
+def do_without_torch() -> None:
+    """For a process that reads text and runs no model: transformers imports torch wherever it is, for seconds."""
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+
+
+def not_usable(path: str | Path, what: str, error: Exception) -> Exception:
+    """What it means that loading failed: the files are at fault, or the hub was not reached, or it is the machine."""
+    if (isinstance(error, OSError) and error.errno) or isinstance(error, MemoryError | UnusableInput):
+        return error
+    if isinstance(error, ImportError):
+        return NotNow(f"{path}: a {what} that needs another package ({first_line(error)})")
+    if not Path(path).is_dir():
+        return NotNow(
+            f"{path}: no such folder, and no {what} of that name to be had from the hub ({first_line(error)})"
+        )
+    return UnusableInput(f"{path}: no usable {what} ({first_line(error)})")
+
+
+def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """
+    Raises:
+        UnusableInput: there is no tokenizer at that place.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=revision)
+    except Exception as error:
+        raise not_usable(path, "tokenizer", error) from None
+
+
+def vocabulary_size(path: str | Path, revision: str | None = None) -> int:
+    """How many token ids the model knows, from its configuration alone."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision)
+    except Exception as error:
+        raise not_usable(path, "model configuration", error) from None
+    return int(config.get_text_config().vocab_size)
+
+
+def prompt_texts(tokenizer: Any, prompts: Iterable[Sequence[Message]]) -> list[str]:
+    """Each prompt as text up to where the reply begins; a model without a chat format gets the contents as paragraphs."""
+    if tokenizer.chat_template is None:
+        bos = tokenizer.bos_token or ""
+        return [bos + "\n\n".join(message.content for message in each) + "\n\nAnswer: " for each in prompts]
+    chats = [[{"role": message.role, "content": message.content} for message in each] for each in prompts]
+    return [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+
+
+def count_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
+    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
