@@ -81,9 +81,10 @@ def ask_single(
     pairs = [(subject, trial) for subject in subjects for trial in asked(subject)]
     requests = []
     for subject, trial in pairs:
-        question = method.QUESTION.format(explanation=subject.explanation, text=shown(trial, rendering))
+        before, after = (part.format(explanation=subject.explanation) for part in method.QUESTION.split("{text}"))
+        question = f"{before}{shown(trial, rendering)}{after}"
         messages = (Message("system", method.INSTRUCTIONS), Message("user", question))
-        requests.append(ChooseRequest(messages, ("Yes", "No"), subject.group))
+        requests.append(ChooseRequest(messages, ("Yes", "No"), subject.group, shared=len(before)))
     replies = model.choose(requests, lambda i, reply: advance(1))
     for (subject, trial), request, reply in zip(pairs, requests, replies, strict=True):
         yes, no = reply.log_probabilities
