@@ -250,7 +250,7 @@ def test_the_identity_changes_the_key_and_its_order_does_not() -> None:
 
 def test_what_does_not_decide_the_reply_does_not_change_the_key() -> None:
     assert request_key("id", replace(CHOOSE, group="b")) == request_key("id", CHOOSE)
-    assert request_key("id", replace(LIKELIHOOD, group="")) == request_key("id", LIKELIHOOD)
+    assert request_key("id", replace(LIKELIHOOD, group="", shared=4)) == request_key("id", LIKELIHOOD)
     cold = replace(GENERATE, temperature=0)
     assert request_key("id", cold) == request_key("id", replace(cold, temperature=0.0))
 

@@ -64,10 +64,11 @@ def single_requests(
     subjects: list[Subject], wording: Wording, rendering: Rendering
 ) -> Iterator[tuple[Subject, Trial, ChooseRequest]]:
     for subject in subjects:
+        before, after = (part.format(explanation=subject.explanation) for part in wording.question.split("{text}"))
         for trial in asked(subject):
-            question = wording.question.format(explanation=subject.explanation, text=shown(trial, rendering))
+            question = f"{before}{shown(trial, rendering)}{after}"
             messages = (Message("system", wording.instructions), Message("user", question))
-            yield subject, trial, ChooseRequest(messages, ("Yes", "No"), subject.group)
+            yield subject, trial, ChooseRequest(messages, ("Yes", "No"), subject.group, shared=len(before))
 
 
 def list_requests(

@@ -35,12 +35,12 @@ VERBS: dict[type[Request], Capability] = {
 def request_key(identity: Any, request: Request) -> bytes:
     """The key of a request in the log: 16 bytes of a hash of the engine's identity, the verb and all that is asked.
 
-    The group is left out, since it decides only what is computed together; so is what a request leaves at None.
+    What decides only how replies are computed together is left out, and so is what a request leaves at None.
     """
     asked = {
         field.name: value
         for field in fields(request)
-        if field.name != "group" and (value := getattr(request, field.name)) is not None
+        if field.name not in ("group", "shared") and (value := getattr(request, field.name)) is not None
     }
     if isinstance(request, GenerateRequest):
         asked["temperature"] = float(request.temperature)  # 0 and 0.0 ask the same

@@ -42,6 +42,8 @@ class ChooseRequest:
     messages: tuple[Message, ...]
     choices: tuple[str, ...]
     group: str = ""
+    shared: int = 0
+    "With how many characters of the last message every request of the group begins."
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class LikelihoodRequest:
     text: str
     continuation: str
     group: str = ""
+    shared: int = 0
+    "With how many characters of the text every request of the group begins."
 
 
 @dataclass(frozen=True)
