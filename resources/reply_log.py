@@ -189,16 +189,19 @@ class ReplyLog:
         self._opened = identity_of(self.file)
         if self._opened is None:
             raise Damaged("its write-ahead log is there, the file itself is gone")
-        frames, torn = wal_frames(wal)
-        in_wal = {frame.page for frame in frames if frame.current}
-        pages = max([frame.size for frame in frames if frame.current], default=0)
         whole, odd = divmod(self.file.stat().st_size, PAGE)
-        if odd or not whole or any(number not in in_wal for number in range(whole + 1, pages + 1)):
-            raise Damaged("it is shorter than it was")
+        if odd or not whole:
+            raise Damaged("it ends within a page" if odd else "it is empty")
         self._connection = connect(self.file)
         schema = {sql for (sql,) in self._connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")}
         if schema != set(SCHEMA):
             raise Damaged("its tables are not those of a reply log")
+        # From here on no other process closes last, which would take the write-ahead log away.
+        frames, torn = wal_frames(wal)
+        in_wal = {frame.page for frame in frames if frame.current}
+        pages = max([frame.size for frame in frames if frame.current], default=0)
+        if any(number not in in_wal for number in range(whole + 1, pages + 1)):
+            raise Damaged("it is shorter than it was")
         self._connection.execute("SELECT max(number) FROM replies").fetchone()
         _, read, _ = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         self._save_unread(frames, read, torn)

@@ -132,12 +132,13 @@ class LoggedEngine:
                 missing.setdefault(key, []).append(place)
         if missing:
             model = self.load()
+            name = self._name or model.name
             new = list(missing)
 
             def keep(index: int, reply: Reply) -> None:
                 key, usage = new[index], reply.usage
                 cost = Spent(1, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
-                self.log.append(self.study, model.name, key, encoded(reply), *cost[1:])
+                self.log.append(self.study, name, key, encoded(reply), *cost[1:])
                 self.made = Spent(*map(sum, zip(self.made, cost, strict=True)))
                 for place in missing[key]:
                     again = place != missing[key][0]
