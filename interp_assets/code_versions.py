@@ -19,6 +19,9 @@ CUT_OFF = {
     # How work is ordered, looked at and reported.
     "interp_assets.job",
     "interp_assets.freshness",
+    "interp_assets.carry_over",
+    "interp_assets.provenance",
+    "interp_assets.partitions",
     "interp_assets.progress",
     "interp_assets.activations.plots",
     "resources.errors",
@@ -26,13 +29,18 @@ CUT_OFF = {
     "resources.loaded_models",
     "resources.leases",
     "resources.table_store",
+    "resources.durable_files",
     "resources.reply_log",
+    "resources.reply_rows",
+    "resources.sqlite_pages",
     "resources.language_models.logged",
-    # Settings: their values are in the fingerprint.
+    # Settings and prompts: their values are in the fingerprint.
     "interp_assets.graph",
     "interp_assets.study",
     "interp_assets.settings",
     "interp_assets.setting_errors",
+    "interp_assets.explanations.wording",
+    "interp_assets.scores.wording",
 }
 VERSION = "CODE_VERSION"
 "A module that holds this constant (an engine) is cut off too, and stands by itself: fingerprints hold its version."

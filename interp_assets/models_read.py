@@ -8,6 +8,7 @@ from typing import Any
 
 from interp_assets.settings import EmbeddingScorer, JudgeScorer
 from interp_assets.study import Study
+from resources.language_models.protocol import CODE_VERSIONS
 
 WEIGHTS = (".safetensors", ".bin")
 SETTINGS = (".json", ".jinja", ".model", ".tiktoken", ".txt")
@@ -42,7 +43,7 @@ def tokenizer_files(study: Study) -> list[Path]:
 def engine_read(study: Study, name: str) -> dict[str, Any]:
     """What decides an engine's replies, but for the files of its model."""
     settings = study.engines[name]
-    return settings.identity() | hub_name(study, settings.path) | {"code": settings.code_version}
+    return settings.identity() | hub_name(study, settings.path) | {"code": CODE_VERSIONS[settings.kind]}
 
 
 def engines_read(study: Study, names: Sequence[str]) -> dict[str, Any]:

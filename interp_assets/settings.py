@@ -177,8 +177,6 @@ class TransformersEngine(Settings):
 
     in_process: ClassVar[bool] = True
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"generate", "choose", "log_likelihood"})
-    code_version: ClassVar[str] = "1"
-    "Of resources/language_models/transformers_engine.py: raise it when the same request gets another reply."
     kind: Literal["transformers"] = identity("transformers")
     path: str = operational()
     "A folder in Hugging Face layout, or the name of a model on the Hugging Face hub."

@@ -16,6 +16,7 @@ import pytest
 from interp_assets.code_versions import code_behind, own_versions
 from interp_assets.graph import assets_of
 from interp_assets.study import PROJECT, Study
+from resources.language_models.protocol import CODE_VERSIONS
 
 RECORD = Path(__file__).with_name("code_versions.json")
 COMMAND = "python -m tests.test_code_versions --record"
@@ -32,6 +33,7 @@ def versions() -> dict[str, str]:
         "corpus": {"path": "some/text"},
         "engines": {"judge": {"kind": "transformers", "path": "some/judge"}},
         "explainers": {"llm": {"kind": "llm", "engine": "judge"}},
+        "alignment": {},
         "scorers": {"embedding": {"model": "a/b"}, "detection": {"engine": "judge"}, "fuzzing": {"engine": "judge"}},
     }
     study = Study.model_validate({**settings, "file": PROJECT / "studies" / "everything.yaml", "root": PROJECT})
@@ -69,6 +71,11 @@ def differing(new: dict[str, str], old: dict[str, str]) -> list[str]:
 def test_code_that_changed_has_a_new_version() -> None:
     lines = drift(as_it_is(), json.loads(RECORD.read_text()))
     assert not lines, "\n".join(lines)
+
+
+def test_engines_have_the_version_that_fingerprints_hold() -> None:
+    own = own_versions(PROJECT)
+    assert {f"resources.language_models.{name}_engine": version for name, version in CODE_VERSIONS.items()} == own
 
 
 # A small project: what each file holds, and how a change of it is noticed.

@@ -37,6 +37,9 @@ from resources.language_models.protocol import (
 from resources.subject_model import load_language_model, pick_device
 from resources.tokenizers import load_tokenizer
 
+CODE_VERSION = "1"
+"Raise it, here and in `protocol.CODE_VERSIONS`, when the same request gets another reply."
+
 Ids = list[int]
 Kind = TypeVar("Kind", bound=Hashable)
 
