@@ -2,15 +2,19 @@
 
 # No postponed annotations here: Dagster reads the type of `context` itself.
 
+import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 
 from interp_assets.graph import Asset, assets_of
 from interp_assets.job import Made, make_partition
+from interp_assets.run_processes import IN_PROGRESS, PROCESS_TAG, process_name
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import Study, load_study
 from resources.errors import NotNow, UnusableInput
@@ -20,39 +24,50 @@ from resources.table_store import Partition
 PLAN_TAG = "interp/layers"
 "Run tag: the layers that the plan behind this run makes, comma-separated."
 
+WHY_TAG = "interp/why"
+"Run tag: why the automation asked for this run."
+
 PROOF_OF_LOAD = "proof_of_load"
+
+POOLS = ("gpu", "llm")
+LIBRARIES = ("dagster", "polars", "torch", "transformers", "sentence-transformers", "vllm", "numpy")
+"Those whose versions are shown with what was made."
 
 # The partition of a check is recorded with it, so that one layer's pass never hides another's failure.
 warnings.filterwarnings("ignore", message=".*partitions_def on an AssetCheckSpec", category=dg.PreviewWarning)
-
-IN_PROGRESS = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
-
 
 def asset_key(study: Study, asset: str) -> dg.AssetKey:
     return dg.AssetKey([study.name, *asset.split("/")])
 
 
-def definitions_of(*studies: Study) -> dg.Definitions:
-    """Everything that some studies hold, with one place for loaded models."""
+ConditionOf = Callable[[Study], dg.AutomationCondition]
+
+
+def definitions_of(*studies: Study, condition_of: ConditionOf | None = None) -> dg.Definitions:
+    """Everything that some studies hold, with one place for loaded models; made by itself where there is a condition."""
     return dg.Definitions(
-        assets=[asset for study in studies for asset in study_assets(study)],
+        assets=[
+            asset for study in studies for asset in study_assets(study, condition_of(study) if condition_of else None)
+        ],
         resources={"models": LoadedModels()},
+        executor=dg.in_process_executor,
     )
 
 
-def study_assets(study: Study) -> list[dg.AssetsDefinition]:
+def study_assets(study: Study, condition: dg.AutomationCondition | None = None) -> list[dg.AssetsDefinition]:
     assets = assets_of(study)
     layers = dg.StaticPartitionsDefinition([layer.key for layer in study.layers])
-    return [one_asset(study.file, study, asset, layers if asset.per_layer else None) for asset in assets.values()]
+    return [
+        one_asset(study.file, study, asset, layers if asset.per_layer else None, condition) for asset in assets.values()
+    ]
 
 
 def one_asset(
-    file: Path, study: Study, asset: Asset, partitions: dg.PartitionsDefinition | None
+    file: Path,
+    study: Study,
+    asset: Asset,
+    partitions: dg.PartitionsDefinition | None,
+    condition: dg.AutomationCondition | None,
 ) -> dg.AssetsDefinition:
     key = asset_key(study, asset.name)
     checks = []
@@ -74,10 +89,12 @@ def one_asset(
         code_version=asset.code_version,
         pool=asset.pool,
         check_specs=checks,
+        automation_condition=condition,
         output_required=False,
     )
     def compute(context: dg.AssetExecutionContext, models: dg.ResourceParam[LoadedModels]) -> Iterator[Any]:
         layer = context.partition_key if context.has_partition_key else None
+        context.instance.add_run_tags(context.run_id, {PROCESS_TAG: process_name(psutil.Process())})
         try:
             # Read anew: the file may have changed since this code location was loaded.
             current = load_study(file)
@@ -90,7 +107,7 @@ def one_asset(
             raise dg.Failure(description=str(error)) from None
         if checks:
             yield proof_result(key, True, made.partition.metadata.get("proof", {}))
-        yield materialization(made, key)
+        yield materialization(made, key, context.run.tags.get(WHY_TAG))
 
     return compute
 
@@ -99,12 +116,19 @@ def proof_result(key: dg.AssetKey, passed: bool, proof: dict[str, Any]) -> dg.As
     return dg.AssetCheckResult(asset_key=key, check_name=PROOF_OF_LOAD, passed=passed, metadata=proof)
 
 
-def materialization(made: Made, key: dg.AssetKey) -> dg.MaterializeResult:
+def materialization(made: Made, key: dg.AssetKey, why: str | None) -> dg.MaterializeResult:
     return dg.MaterializeResult(
         asset_key=key,
         data_version=dg.DataVersion(made.partition.content_hash),
-        metadata=shown_metadata(made.partition) | {"reused": made.reused},
+        metadata=materialization_metadata(made, why or "asked for by hand"),
     )
+
+
+def materialization_metadata(made: Made, why: str) -> dict[str, Any]:
+    shown = shown_metadata(made.partition) | {"why": why, "reused": made.reused}
+    if not made.reused:
+        shown["versions"] = dg.MetadataValue.json(library_versions())
+    return shown
 
 
 def shown_metadata(partition: Partition) -> dict[str, Any]:
@@ -127,7 +151,23 @@ def shown_metadata(partition: Partition) -> dict[str, Any]:
     shown["rows"] = dg.MetadataValue.json(rows)
     shown["folder"] = dg.MetadataValue.path(str(partition.folder))
     shown["fingerprint"] = partition.fingerprint
+    parts = partition.manifest["parts"]
+    shown["inputs"] = dg.MetadataValue.json(parts["inputs"] | parts["files"])
+    settings = parts["settings"]
+    if (seed := settings.get("seed", settings.get("examples", {}).get("seed"))) is not None:
+        shown["seed"] = seed
+    if engines := settings.get("engines"):
+        shown["engines"] = dg.MetadataValue.json(engines)
     return shown
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of what is installed among the libraries that results can depend on."""
+    found = {}
+    for library in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[library] = metadata.version(library)
+    return found
 
 
 def also_wanted(context: dg.AssetExecutionContext, key: dg.AssetKey) -> list[str]:
@@ -140,3 +180,12 @@ def also_wanted(context: dg.AssetExecutionContext, key: dg.AssetKey) -> list[str
     known = context.assets_def.partitions_def
     layers = known.get_partition_keys() if known is not None else []
     return [layer for layer in dict.fromkeys(found) if layer in layers]
+
+
+def set_up_pools(instance: dg.DagsterInstance) -> None:
+    """Give the pools their limit before the first burst of runs, which would pass a limit that is set on its way."""
+    storage = instance.event_log_storage
+    known = {pool.name for pool in storage.get_pool_limits()}
+    for pool in POOLS:
+        if pool not in known:
+            storage.set_concurrency_slots(pool, instance.global_op_concurrency_default_limit or 1)

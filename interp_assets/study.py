@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
 from interp_assets.settings import (
+    Automation,
     Corpus,
     EmbeddingScorer,
     Examples,
@@ -59,6 +60,7 @@ class Study(Settings):
     engines: dict[str, TransformersEngine] = operational(default_factory=dict)
     explainers: dict[str, Explainer] = identity(min_length=1)
     scorers: Scorers = identity(Scorers())
+    automation: Automation = operational(Automation())
 
     # Not in the file: where it lies, and what the SAE folders hold.
     file: Path = operational(exclude=True)
