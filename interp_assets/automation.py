@@ -39,7 +39,9 @@ class Paused(Exception):
 
 
 def code_on_disk() -> str:
-    return hashlib.sha256(b"".join((PROJECT / "interp_assets" / name).read_bytes() for name in DECIDE_FRESHNESS)).hexdigest()
+    return hashlib.sha256(
+        b"".join((PROJECT / "interp_assets" / name).read_bytes() for name in DECIDE_FRESHNESS)
+    ).hexdigest()
 
 
 LOADED_CODE = code_on_disk()
@@ -72,7 +74,9 @@ def reload_needed(loaded: Study, study: Study) -> str | None:
         ("assets", list(assets_of(loaded)), list(assets_of(study))),
     ):
         differs += [f"new {kind}: {', '.join(new)}"] if (new := [x for x in after if x not in before]) else []
-        differs += [f"{kind} that are gone: {', '.join(gone)}"] if (gone := [x for x in before if x not in after]) else []
+        differs += (
+            [f"{kind} that are gone: {', '.join(gone)}"] if (gone := [x for x in before if x not in after]) else []
+        )
     return f"{'; '.join(differs)}; reload the code location (in the UI: Deployment, Reload)" if differs else None
 
 

@@ -36,6 +36,7 @@ LIBRARIES = ("dagster", "polars", "torch", "transformers", "sentence-transformer
 # The partition of a check is recorded with it, so that one layer's pass never hides another's failure.
 warnings.filterwarnings("ignore", message=".*partitions_def on an AssetCheckSpec", category=dg.PreviewWarning)
 
+
 def asset_key(study: Study, asset: str) -> dg.AssetKey:
     return dg.AssetKey([study.name, *asset.split("/")])
 

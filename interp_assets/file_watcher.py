@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from interp_assets.activations import sae_files
 from interp_assets.dagster_assets import asset_key, materialization_metadata
 from interp_assets.due import DATA_VERSION_TAG, is_read, recorded_versions
 from interp_assets.freshness import Freshness, partition_label
@@ -21,6 +22,8 @@ from interp_assets.job import make_partition
 from interp_assets.study import Study
 from resources.errors import NotNow, UnusableInput
 from resources.loaded_models import LoadedModels
+
+assert sae_files  # imported for what it registers
 
 BYTES_A_TICK = 2 << 30
 "After this many no further file is read before the next tick: a sensor has a minute."
