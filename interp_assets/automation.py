@@ -168,7 +168,7 @@ class DueSensor(dg.AutomationConditionSensorDefinition):
             for request in found.run_requests or ()
             for key in request.asset_selection or ()
         ]
-        said = None if requests else "nothing is due" + (given_up(outlook) if outlook else "")
+        said = None if requests or outlook is None else in_words(outlook)
         return SensorExecutionData(
             requests,
             said,
@@ -182,9 +182,12 @@ def tags_of(due: Due) -> dict[str, str]:
     return {WHY_TAG: due.why[:WHY_LENGTH], FINGERPRINT_TAG: due.fingerprint, TRY_TAG: str(due.attempt)}
 
 
-def given_up(outlook: Outlook) -> str:
-    labels = outlook.given_up
-    return f"; given up until the schedule or a change: {', '.join(labels)}" if labels else ""
+def in_words(outlook: Outlook) -> str:
+    """How things stand where nothing is requested."""
+    waiting = sum(verdict == "moving" for verdict in outlook.verdicts.values())
+    said = f"{waiting} partitions are being made or wait for others" if waiting else "nothing is due"
+    given_up = ", ".join(outlook.given_up)
+    return said + (f"; given up until the schedule or a change: {given_up}" if given_up else "")
 
 
 def watcher(study: Study) -> dg.SensorDefinition:
