@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import dagster as dg
@@ -64,7 +63,7 @@ def current_study(loaded: Study) -> Study:
 
 def reload_needed(loaded: Study, study: Study) -> str | None:
     """What differs from what was loaded, in words; else None. Sensor and run would disagree about such a study."""
-    differs = []
+    differs: list[str] = []
     if code_on_disk() != LOADED_CODE:
         differs.append(f"the code on disk ({', '.join(DECIDE_FRESHNESS)}) is not the one that was loaded")
     if study.name != loaded.name:
@@ -141,7 +140,7 @@ class DueSensor(dg.AutomationConditionSensorDefinition):
         self.condition = condition
         super().__init__(
             f"{study.name}_automation",
-            target=dg.AssetSelection.key_prefixes(study.name),
+            target=whole(study),
             description=f"Requests what is due in {study.name}.",
             minimum_interval_seconds=study.automation.watch_seconds,
             default_status=dg.DefaultSensorStatus.RUNNING,
@@ -176,6 +175,10 @@ class DueSensor(dg.AutomationConditionSensorDefinition):
             log_key=found.log_key,
             automation_condition_evaluations=found.automation_condition_evaluations,
         )
+
+
+def whole(study: Study) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*(asset_key(study, name) for name in assets_of(study)))
 
 
 def tags_of(due: Due) -> dict[str, str]:
@@ -218,7 +221,7 @@ def schedule(study: Study, cron: str) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{study.name}_check",
         cron_schedule=cron,
-        target=dg.AssetSelection.key_prefixes(study.name),
+        target=whole(study),
         description=f"Requests what is due in {study.name}, what was given up included.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )

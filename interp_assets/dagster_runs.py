@@ -15,7 +15,7 @@ import psutil
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.instance.ref import InstanceRef
 
-from interp_assets.dagster_assets import PLAN_TAG, asset_key, definitions_of, set_up_pools
+from interp_assets.dagster_assets import PLAN_TAG, WHY_TAG, asset_key, definitions_of, set_up_pools
 from interp_assets.graph import Asset
 from interp_assets.run_processes import PROCESS_TAG, end_runs_of_killed_processes, process_name
 from interp_assets.study import PROJECT, Study
@@ -36,7 +36,7 @@ class DagsterRuns:
         end_runs_of_killed_processes(self.instance)
         self.job = definitions_of(study).resolve_implicit_global_asset_job_def()
 
-    def materialize(self, asset: Asset, layer: str | None) -> str | None:
+    def materialize(self, asset: Asset, layer: str | None, why: str = "asked for by interp run") -> str | None:
         """Run one partition; None where it succeeded, else the reason why not.
 
         Raises:
@@ -49,7 +49,7 @@ class DagsterRuns:
                     instance=self.instance,
                     asset_selection=[asset_key(self.study, asset.name)],
                     partition_key=layer,
-                    tags=self.tags,
+                    tags=self.tags | {WHY_TAG: why},
                     run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
                 )
             except DagsterExecutionInterruptedError:

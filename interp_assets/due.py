@@ -27,6 +27,7 @@ TRY_TAG = "interp/try"
 "Run tag: the how manyeth run it is that the automation asks for at this fingerprint since one succeeded."
 
 TRIES = 3
+RUNS_AN_HOUR = 5
 BACK_OFF_SECONDS = float(os.environ.get("INTERP_BACK_OFF_SECONDS", "60"))
 "How long the automation waits after a first failed run; five times as long after the second."
 
@@ -34,7 +35,7 @@ DATA_VERSION_TAG = "dagster/data_version"
 
 Verdict = Literal["at rest", "moving", "held"]
 """moving: due, running, or behind something that is. held: it stays as it is until somebody does something: it failed
-because of its input, it failed three times for other reasons, or it reads what did."""
+because of its input, it failed three times for other reasons, somebody cancelled it, or it reads such a one."""
 
 
 class Due(NamedTuple):
@@ -56,6 +57,8 @@ class ReadFiles(FileHashes):
 
     def sha256(self, file: Path) -> str:
         if not is_read(self, file):
+            if not os.access(file, os.R_OK):
+                raise PermissionError(f"{file} cannot be read")
             raise NotRead(f"{file} is new or has changed; the watcher reads it once it holds still")
         return self.known[str(file)][2]
 
@@ -71,7 +74,7 @@ class Outlook:
 
     Attributes:
         due: partitions to be requested now, inputs before what reads them.
-        given_up: labels of those that failed too often.
+        given_up: labels of those that failed too often, or whose run was cancelled.
     """
 
     def __init__(self, study: Study, instance: dg.DagsterInstance, forget_failures: bool = False) -> None:
@@ -124,6 +127,8 @@ class Outlook:
             state, reasons = self.freshness.own_state(asset, layer)
         except NotRead:
             return "moving", None
+        except OSError:  # the watcher tells of it
+            return "held", None
         if state in ("failed", "blocked"):
             return "held", None
         stored = self.freshness.current(asset.name, layer)
@@ -142,7 +147,7 @@ class Outlook:
                 self.verdicts[asset.name, layer] = "held"
                 self.given_up.append(partition_label(asset.name, layer))
                 return
-            ended = runs[0].end_time or time.time()
+            ended = runs[0].end_time or runs[0].create_timestamp.timestamp()
             if time.time() < ended + BACK_OFF_SECONDS * 5 ** (attempt - 2):
                 return
         self.due.append(Due(asset.name, layer, fingerprint, why, 1 if self.forget_failures else attempt))
@@ -211,14 +216,17 @@ def runs_at(
 
 
 def tries(runs: list[dg.RunRecord]) -> int:
-    """How many runs at a fingerprint have come to nothing in a row.
+    """How many runs at a fingerprint have come to nothing in a row; TRIES where somebody cancelled the last one.
 
-    A partition that is due again although its runs succeed is counted in the same way once that has happened three
-    times within an hour: somebody may go back and forth between two settings, but no loop may run away.
+    Runs that succeed count in the same way where there are many within an hour: somebody may go back and forth between
+    two settings, but a partition that is due again whatever its runs do must not be asked for without end.
     """
     if not runs:
         return 0
-    if runs[0].dagster_run.status != dg.DagsterRunStatus.SUCCESS:
-        return int(runs[0].dagster_run.tags.get(TRY_TAG, "1"))
+    last = runs[0].dagster_run
+    if last.status == dg.DagsterRunStatus.CANCELED:
+        return TRIES
+    if last.status != dg.DagsterRunStatus.SUCCESS:
+        return int(last.tags.get(TRY_TAG, "1"))
     lately = [run for run in runs if time.time() - run.create_timestamp.timestamp() < 3600]
-    return len(lately) if len(lately) >= TRIES else 0
+    return TRIES if len(lately) >= RUNS_AN_HOUR else 0

@@ -73,8 +73,11 @@ class Watch:
             except (UnusableInput, NotNow, OSError) as error:
                 self.found.notes.append(f"{layer}: {error}")
         for file in self._other_files():
-            if not self._is_known(file) and (why := self._why_not_yet(file)):
-                self.found.notes.append(f"{file}: {why}")
+            try:
+                if not self._is_known(file) and (why := self._why_not_yet(file)):
+                    self.found.notes.append(f"{file} {why}")
+            except OSError as error:
+                self.found.notes.append(str(error))
         return self.found
 
     def _layer(self, layer: str, recorded: str | None) -> None:

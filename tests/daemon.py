@@ -24,21 +24,24 @@ from interp_assets.study import PROJECT
 PATIENCE = 120.0
 QUIET_TICKS = 3
 
-# The daemon's own command. It looks at sensors every five seconds at most; the tests have no such patience.
-COMMAND = (
-    "import dagster._daemon.sensor as sensor; sensor.MIN_INTERVAL_LOOP_TIME = 0.5;"
-    "from dagster._daemon.cli import cli; cli()"
-)
+# The daemon's own command. It looks at sensors and queue every five seconds; the tests have no such patience.
+COMMAND = """
+import dagster._daemon.sensor
+from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster._daemon.cli import cli
+
+dagster._daemon.sensor.MIN_INTERVAL_LOOP_TIME = 0.5
+QueuedRunCoordinator.dequeue_interval_seconds = 0.3
+cli()
+"""
 
 
 def dagster_home(root: Path) -> None:
-    """The project's `dagster.yaml` with folders below `root`, and a queue that is looked at every second."""
+    """The project's `dagster.yaml` with folders below `root`."""
     settings = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
     settings["storage"]["sqlite"]["base_dir"] = str(root / "home" / "storage")
     settings["local_artifact_storage"]["config"]["base_dir"] = str(root / "home")
     settings["compute_logs"]["config"]["base_dir"] = str(root / "home" / "logs")
-    settings["run_queue"] = {"dequeue_interval_seconds": 1}
-    settings["concurrency"]["runs"]["max_concurrent_runs"] = 2
     (root / "home").mkdir()
     (root / "home" / "dagster.yaml").write_text(yaml.safe_dump(settings))
     place = {"module_name": "tests.warm_location", "working_directory": str(PROJECT)}
@@ -66,7 +69,7 @@ class Daemon:
         environment = os.environ | {
             "DAGSTER_HOME": str(self.root / "home"),
             "INTERP_STUDIES": str(self.root / "studies"),
-            "INTERP_BACK_OFF_SECONDS": "1",
+            "INTERP_BACK_OFF_SECONDS": "0.3",
             "PYTHONPATH": str(PROJECT),
         }
         with (self.root / f"daemon{self.starts}.log").open("wb") as log:
@@ -88,12 +91,12 @@ class Daemon:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
-    def wait_until(self, holds: Callable[[], Any], what: str) -> Any:
+    def wait_until(self, holds: Callable[[], Any], what: str, every: float = 0.3) -> Any:
         deadline = time.monotonic() + PATIENCE
         while not (found := holds()):
             assert self.process is not None and self.process.poll() is None, "the daemon has ended"
             assert time.monotonic() < deadline, f"{what} did not happen; {self.said()}"
-            time.sleep(0.05)
+            time.sleep(every)
         return found
 
     def mark(self) -> None:
@@ -165,7 +168,7 @@ class Daemon:
                         return run if PROCESS_TAG in run.tags else None
             return None
 
-        return self.wait_until(find, f"a run of {asset}[{layer}]")
+        return self.wait_until(find, f"a run of {asset}[{layer}]", every=0.05)
 
     def send(self, run: dg.DagsterRun, how: signal.Signals) -> None:
         """A signal to the process that carries out a run."""
@@ -185,4 +188,3 @@ def replaced(file: Path, content: bytes) -> None:
     aside = file.with_name(f".{file.name}")
     aside.write_bytes(content)
     aside.rename(file)
-

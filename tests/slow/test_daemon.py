@@ -5,17 +5,15 @@ The tests are its chapters, told in the order in which they stand.
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import torch
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load_file, save
 
-from interp_assets.study import load_study
 from tests.changed_study import LEFT_OUT, changed
 from tests.daemon import Daemon, dagster_home, replaced
 from tests.tiny import make_corpus, make_embedder, make_model, make_sae, write_study
@@ -40,6 +38,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         make_sae(root / "saes", layer)
     (root / "studies").mkdir()
     settings = {
+        "subject_model": {"path": "./model", "dtype": "float32", "device": "cpu", "batch_tokens": 64},
         "saes": [{"path": "saes", "hookpoints": LAYERS}],
         "proof_of_load": {"tokens": 1024, "compare_layers": False},
         "examples": {"window": 16, "min_windows": 8, "latents": 6, "explain": {"n": 10}, "test": {"activating": 10, "non_activating": 10}},
@@ -51,7 +50,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         "automation": {"watch_seconds": 1, "schedule": None},
     }  # fmt: skip
     file = write_study(root / "studies" / "tiny.yaml", **settings)
-    changed(file, {"name": "nightly", "automation.schedule": "* * * * *", "automation.watch_seconds": 3600}, "nightly.yaml")
+    changed(
+        file, {"name": "nightly", "automation.schedule": "* * * * *", "automation.watch_seconds": 3600}, "nightly.yaml"
+    )
     changed(file, {"name": "second", "automation.enabled": False}, "second.yaml")
     (root / "studies" / "broken.yaml").write_text("subject_model: 3\n")
     dagster_home(root)
@@ -195,8 +196,10 @@ def test_a_killed_worker(daemon: Daemon) -> None:
 
 
 def test_the_schedule_alone(daemon: Daemon) -> None:
-    """The study `nightly` has sensors that look once an hour: what it has, its schedule asked for."""
-    assert "corpus" in daemon.runs("nightly") or daemon.instance.get_runs()
-
-
-assert os and load and load_study and shutil
+    """The study `nightly` shares files and store with `tiny`, and its sensors look once an hour: its schedule asks for
+    the one partition that it could know to be due, once."""
+    runs = [run for run in daemon.instance.get_runs() if run.asset_selection and "nightly" in str(run.asset_selection)]
+    assert [(sorted(run.asset_selection or ()), run.status) for run in runs] == [
+        ([dg.AssetKey(["nightly", "corpus"])], dg.DagsterRunStatus.SUCCESS)
+    ]
+    assert runs[0].tags["dagster/schedule_name"] == "nightly_check"
