@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= smollm2_demo
 
-.PHONY: demo test ui install check clean
+.PHONY: demo test test-slow ui install check clean
 
 demo: $(VENV)/.demo                       ## from nothing to a report on real weights
 	$(BIN)/python demo/prepare_weights.py
@@ -15,6 +15,9 @@ demo: $(VENV)/.demo                       ## from nothing to a report on real we
 test: $(VENV)/.demo                       ## all tests
 	$(BIN)/python demo/prepare_weights.py
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.demo                  ## a real daemon, kills, full disks: some minutes
+	$(BIN)/python -m pytest tests/slow
 
 check: $(VENV)/.installed                 ## style and types
 	$(BIN)/ruff check .

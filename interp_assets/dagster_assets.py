@@ -3,14 +3,16 @@
 # No postponed annotations here: Dagster reads the type of `context` itself.
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dagster as dg
+import psutil
 
 from interp_assets.graph import Asset, assets_of
 from interp_assets.job import Made, make_partition
 from interp_assets.partitions import layer_keys, layer_pairs, pair_key
+from interp_assets.run_processes import IN_PROGRESS, PROCESS_TAG, process_name
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import Study, load_study
 from interp_assets.tables import AUXILIARY
@@ -21,37 +23,41 @@ from resources.table_store import Partition
 PLAN_TAG = "interp/layers"
 "Run tag: the layers that the plan behind this run makes, comma-separated."
 
+WHY_TAG = "interp/why"
+"Run tag: why the automation asked for this run."
+
 PROOF_OF_LOAD = "proof_of_load"
+
+POOLS = ("gpu", "llm")
 
 # The partition of a check is recorded with it, so that one layer's pass never hides another's failure.
 warnings.filterwarnings("ignore", message=".*partitions_def on an AssetCheckSpec", category=dg.PreviewWarning)
-
-IN_PROGRESS = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
 
 
 def asset_key(study: Study, asset: str) -> dg.AssetKey:
     return dg.AssetKey([study.name, *asset.split("/")])
 
 
-def definitions_of(*studies: Study) -> dg.Definitions:
-    """Everything that some studies hold, with one place for loaded models."""
+ConditionOf = Callable[[Study], dg.AutomationCondition]
+
+
+def definitions_of(*studies: Study, condition_of: ConditionOf | None = None) -> dg.Definitions:
+    """Everything that some studies hold, with one place for loaded models; made by itself where there is a condition."""
     return dg.Definitions(
-        assets=[asset for study in studies for asset in study_assets(study)],
+        assets=[
+            asset for study in studies for asset in study_assets(study, condition_of(study) if condition_of else None)
+        ],
         resources={"models": LoadedModels()},
+        executor=dg.in_process_executor,
     )
 
 
-def study_assets(study: Study) -> list[dg.AssetsDefinition]:
+def study_assets(study: Study, condition: dg.AutomationCondition | None = None) -> list[dg.AssetsDefinition]:
     assets = assets_of(study)
     layers = dg.StaticPartitionsDefinition(layer_keys(study))
     pairs = dg.StaticPartitionsDefinition([pair_key(*pair) for pair in layer_pairs(study)])
     partitions = {"layer": layers, "pair": pairs}
-    return [one_asset(study, asset, assets, partitions.get(asset.scope)) for asset in assets.values()]
+    return [one_asset(study, asset, assets, partitions.get(asset.scope), condition) for asset in assets.values()]
 
 
 def dependency(study: Study, asset: Asset, source: Asset) -> dg.AssetDep:
@@ -66,7 +72,11 @@ def dependency(study: Study, asset: Asset, source: Asset) -> dg.AssetDep:
 
 
 def one_asset(
-    study: Study, asset: Asset, assets: dict[str, Asset], partitions: dg.PartitionsDefinition | None
+    study: Study,
+    asset: Asset,
+    assets: dict[str, Asset],
+    partitions: dg.PartitionsDefinition | None,
+    condition: dg.AutomationCondition | None,
 ) -> dg.AssetsDefinition:
     key, file = asset_key(study, asset.name), study.file
     checks = []
@@ -88,10 +98,12 @@ def one_asset(
         code_version=asset.code_version,
         pool=asset.pool,
         check_specs=checks,
+        automation_condition=condition,
         output_required=False,
     )
     def compute(context: dg.AssetExecutionContext, models: dg.ResourceParam[LoadedModels]) -> Iterator[Any]:
         layer = context.partition_key if context.has_partition_key else None
+        context.instance.add_run_tags(context.run_id, {PROCESS_TAG: process_name(psutil.Process())})
         try:
             # Read anew: the file may have changed since this code location was loaded.
             current = load_study(file)
@@ -104,7 +116,7 @@ def one_asset(
             raise dg.Failure(description=str(error)) from None
         if checks:
             yield proof_result(key, True, made.partition.metadata.get("proof", {}))
-        yield materialization(made, key)
+        yield materialization(made, key, context.run.tags.get(WHY_TAG))
 
     return compute
 
@@ -113,12 +125,16 @@ def proof_result(key: dg.AssetKey, passed: bool, proof: dict[str, Any]) -> dg.As
     return dg.AssetCheckResult(asset_key=key, check_name=PROOF_OF_LOAD, passed=passed, metadata=proof)
 
 
-def materialization(made: Made, key: dg.AssetKey) -> dg.MaterializeResult:
+def materialization(made: Made, key: dg.AssetKey, why: str | None) -> dg.MaterializeResult:
     return dg.MaterializeResult(
         asset_key=key,
         data_version=dg.DataVersion(made.partition.content_hash),
-        metadata=shown_metadata(made.partition) | {"reused": made.reused},
+        metadata=materialization_metadata(made, why or "asked for by hand"),
     )
+
+
+def materialization_metadata(made: Made, why: str) -> dict[str, Any]:
+    return shown_metadata(made.partition) | {"asked_for_because": why, "reused": made.reused}
 
 
 def shown_metadata(partition: Partition) -> dict[str, Any]:
@@ -141,6 +157,8 @@ def shown_metadata(partition: Partition) -> dict[str, Any]:
     shown["rows"] = dg.MetadataValue.json(rows)
     shown["folder"] = dg.MetadataValue.path(str(partition.folder))
     shown["fingerprint"] = partition.fingerprint
+    parts = partition.parts
+    shown["inputs"] = dg.MetadataValue.json(parts["inputs"] | parts["files"])
     return shown
 
 
@@ -154,3 +172,12 @@ def also_wanted(context: dg.AssetExecutionContext, key: dg.AssetKey) -> list[str
     known = context.assets_def.partitions_def
     layers = known.get_partition_keys() if known is not None else []
     return [layer for layer in dict.fromkeys(found) if layer in layers]
+
+
+def set_up_pools(instance: dg.DagsterInstance) -> None:
+    """Give the pools their limit before the first burst of runs, which would pass a limit that is set on its way."""
+    storage = instance.event_log_storage
+    known = {pool.name for pool in storage.get_pool_limits()}
+    for pool in POOLS:
+        if pool not in known:
+            storage.set_concurrency_slots(pool, instance.global_op_concurrency_default_limit or 1)

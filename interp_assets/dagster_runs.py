@@ -9,24 +9,24 @@ import signal
 import socket
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import psutil
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.instance.ref import InstanceRef
 
-from interp_assets.dagster_assets import IN_PROGRESS, PLAN_TAG, asset_key, definitions_of, shown_metadata
+from interp_assets.dagster_assets import PLAN_TAG, WHY_TAG, asset_key, definitions_of, set_up_pools, shown_metadata
 from interp_assets.graph import Asset
+from interp_assets.run_processes import PROCESS_TAG, end_runs_of_killed_processes, process_name
 from interp_assets.study import PROJECT, Study
 from resources.errors import one_line
+from resources.leases import Leases
 from resources.table_store import Partition
 
 NO_COPY_OF_OUTPUT = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 """What this process prints goes to its terminal and nowhere else: Dagster's copying starts four processes for each run,
 and takes the terminal away from the progress line."""
-
-PROCESS_TAG = "interp/process"
-"Run tag: which process carries a run out, so that runs whose process was killed can be told from living ones."
 
 
 class DagsterRuns:
@@ -52,7 +52,7 @@ class DagsterRuns:
                     instance=self.instance,
                     asset_selection=[asset_key(self.study, asset.name)],
                     partition_key=layer,
-                    tags=self.tags,
+                    tags=self.tags | {WHY_TAG: why},
                     run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
                 )
             except DagsterExecutionInterruptedError:
@@ -114,24 +114,10 @@ def open_instance() -> dg.DagsterInstance:
     if not home:
         # The folders in dagster.yaml are relative to the project, so it is entered once study paths are absolute.
         os.chdir(PROJECT)
-    ref = InstanceRef.from_dir(os.path.expanduser(home or PROJECT), overrides={"compute_logs": NO_COPY_OF_OUTPUT})
-    return dg.DagsterInstance.from_ref(ref)
-
-
-def end_runs_of_killed_processes(instance: dg.DagsterInstance) -> None:
-    """A run whose process was killed would count as in progress forever, and hold its place in the pools."""
-    for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
-        host, _, process = run.tags.get(PROCESS_TAG, "").partition(" ")
-        if host == socket.gethostname() and not is_alive(process):
-            instance.report_run_failed(run, "The process that carried out this run was killed.")
-
-
-def process_name(process: psutil.Process) -> str:
-    return f"{socket.gethostname()} {process.pid} {process.create_time():.2f}"
-
-
-def is_alive(process: str) -> bool:
-    """Whether a process is there and is the one that had that number then."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process_name(psutil.Process(int(process.split()[0]))).endswith(process)
-    return False
+    folder = Path(home).expanduser() if home else PROJECT
+    ref = InstanceRef.from_dir(str(folder), overrides={"compute_logs": NO_COPY_OF_OUTPUT})
+    # Two processes that create its databases at once would be in each other's way.
+    with Leases(folder / ".dagster", "opening Dagster").acquire("instance", waiting=lambda said: None):
+        instance = dg.DagsterInstance.from_ref(ref)
+        set_up_pools(instance)
+    return instance

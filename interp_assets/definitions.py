@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from interp_assets.automation import DueNow, automation_of
 from interp_assets.dagster_assets import definitions_of
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import Study, load_study, studies_folder
@@ -29,7 +30,10 @@ def load_all(folder: Path) -> dg.Definitions:
             studies[study.name] = study
         except StudyError as error:
             broken.append(unreadable(file, error))
-    return dg.Definitions.merge(definitions_of(*studies.values()), *broken)
+    conditions = {name: DueNow(study) for name, study in studies.items()}
+    automations = [automation_of(study, conditions[name]) for name, study in studies.items()]
+    assets = definitions_of(*studies.values(), condition_of=lambda study: conditions[study.name])
+    return dg.Definitions.merge(assets, *automations, *broken)
 
 
 defs = load_all(studies_folder())

@@ -19,6 +19,7 @@ from interp_assets.models_read import engine_read, model_files
 from interp_assets.study import Study
 from interp_assets.tables import NOT_CONTENT
 from resources.content_hash import combined_hash
+from resources.durable_files import FileHashes
 from resources.errors import NotNow
 from resources.table_store import NOTE_FAILED, NOTE_RETRY, Partition, TableStore
 
@@ -68,10 +69,15 @@ def partition_label(asset: str, key: str | None) -> str:
 class Freshness:
     """Answers for one study as of one moment: what was looked at once is remembered, so create a new one per look."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, hashes: type[FileHashes] = FileHashes) -> None:
+        """
+        Args:
+            hashes: how the content of files outside of the store is found out.
+        """
         self.study = study
         self.assets = assets_of(study)
         self.store = TableStore(study.path(study.storage), NOT_CONTENT)
+        self.file_hashes = hashes(self.store.root / "file_hashes.json")
         self._files: dict[tuple[str, ...], str] = {}
         self._fingerprints: dict[Node, Fingerprint | InputMissing] = {}
         self._current: dict[Node, Partition | None] = {}
@@ -154,7 +160,7 @@ class Freshness:
         if paths not in self._files:
             # Of a single file only the suffix tells how it is read; among several each name has its meaning.
             names = [file.name for file in files] if len(files) > 1 else [files[0].suffix]
-            hashes = [self.store.hashes.sha256(file) for file in files]
+            hashes = [self.file_hashes.sha256(file) for file in files]
             self._files[paths] = combined_hash(list(zip(names, hashes, strict=True)))
         return self._files[paths]
 

@@ -105,7 +105,8 @@ harvests."""
 
 def load_stage(asset: Asset) -> None:
     """Import what makes an asset, with the libraries that it needs."""
-    importlib.import_module(f"interp_assets.{asset.group}.assets")
+    if asset.name not in COMPUTES:
+        importlib.import_module(f"interp_assets.{asset.group}.assets")
 
 
 def computes(asset: str) -> Callable[[Any], Any]:

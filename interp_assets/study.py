@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
 from interp_assets.settings import (
     Alignment,
+    Automation,
     Budget,
     Corpus,
     EmbeddingScorer,
@@ -64,6 +65,7 @@ class Study(Settings):
     alignment: Alignment | None = identity(None)
     "Nothing is matched when left out."
     budget: Budget | None = operational(None)
+    automation: Automation = operational(Automation())
 
     # Not in the file: where it lies, and what the SAE folders hold.
     file: Path = operational(exclude=True)

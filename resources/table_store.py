@@ -79,7 +79,7 @@ class TableStore:
         """
         self.root = root
         self.not_content = frozenset(not_content)
-        self.hashes = FileHashes(root / "file_hashes.json")
+        self.hashes = FileHashes(root / "table_hashes.json")
 
     def folder(self, asset: str, key: str | None, fingerprint: str = "") -> Path:
         return self.root / asset / (key or UNPARTITIONED) / fingerprint

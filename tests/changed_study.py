@@ -29,6 +29,9 @@ OPERATIONAL: dict[str, Any] = {
     "scorers.embedding.model": "moved/embedder",
     "scorers.embedding.device": "auto",
     "scorers.embedding.batch_size": 3,
+    "automation.enabled": False,
+    "automation.schedule": None,
+    "automation.watch_seconds": 5,
 }
 
 JUDGE = {

@@ -8,9 +8,10 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 
-from interp_assets import dagster_runs
+from interp_assets import run_processes
 from interp_assets.dagster_runs import every_interrupt
 from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
@@ -94,13 +95,13 @@ def test_no_run_stays_in_progress(stories: dict[str, Future[Story]], monkeypatch
         with dg.DagsterInstance.from_config(str(story.root / "home")) as instance:
             runs = instance.get_runs()
             assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE}
-            assert all(dagster_runs.PROCESS_TAG in run.tags for run in runs)
-            assert not instance.get_runs(dg.RunsFilter(statuses=dagster_runs.IN_PROGRESS))
+            assert all(run_processes.PROCESS_TAG in run.tags for run in runs)
+            assert not instance.get_runs(dg.RunsFilter(statuses=run_processes.IN_PROGRESS))
 
 
 def test_a_living_process_keeps_its_runs() -> None:
     """Control for the above."""
-    mine = dagster_runs.process_name(dagster_runs.psutil.Process())
+    mine = run_processes.process_name(psutil.Process())
     process = mine.partition(" ")[2]
-    assert dagster_runs.is_alive(process)
-    assert not dagster_runs.is_alive(f"{process.split()[0]} 1.00")
+    assert run_processes.is_alive(process)
+    assert not run_processes.is_alive(f"{process.split()[0]} 1.00")

@@ -1,4 +1,4 @@
-"""sae_weights, activation_cache, latent_statistics."""
+"""activation_cache, latent_statistics; sae_weights stands in `sae_files.py`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from interp_assets.activations import sae_files
 from interp_assets.activations.cache_file import CacheReader, CacheWriter
 from interp_assets.activations.harvest import LayerPass, harvest
 from interp_assets.activations.plots import firing_rate_histogram
@@ -15,26 +16,14 @@ from interp_assets.corpus.contexts import tokens_matrix
 from interp_assets.job import Inputs, Job, Metadata, computes
 from interp_assets.models import subject_model
 from interp_assets.progress import Progress
-from interp_assets.tables import LATENT_STATISTICS, SAE_WEIGHTS, conform
+from interp_assets.tables import LATENT_STATISTICS, conform
 from resources.content_hash import mixed
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders.read import read_sae
 from resources.subject_model import pick_device
 from resources.tokenizers import load_tokenizer
 
-
-@computes("sae_weights")
-def sae_weights(job: Job) -> Metadata:
-    location = job.study.layer(job.layer).location
-    hashes = job.freshness.store.hashes
-    rows = [{"file": f.name, "bytes": f.stat().st_size, "sha256": hashes.sha256(f)} for f in location.files()]
-    job.draft.write("files", conform(pl.DataFrame(rows), SAE_WEIGHTS))
-    return {
-        "format": location.format,
-        "bytes": sum(row["bytes"] for row in rows),
-        "published_l0": location.published_l0() or "not published",
-        "weights": {"path": str(location.folder)},
-    }
+assert sae_files  # imported for what it registers
 
 
 @computes("activation_cache")
