@@ -65,8 +65,8 @@ def code_behind(root: Path) -> dict[str, dict[str, str]]:
         root: the folder that holds the packages.
     """
     code, found = Code(root), {}
-    for file in sorted((root / "interp_assets").glob("*/assets.py")):
-        module = f"interp_assets.{file.parent.name}.assets"
+    for file in sorted((root / "interp_assets").glob("*/*.py")):
+        module = f"interp_assets.{file.parent.name}.{file.stem}"
         pages = {str(each.relative_to(root)): short_hash(each.read_bytes()) for each in file.parent.glob("templates/*")}
         for name, (statement, *_) in code.module(module).definitions.items():
             for decorator in getattr(statement, "decorator_list", []):

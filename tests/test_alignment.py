@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,11 @@ def with_layers(study: Study, *keys: str) -> Study:
     place = SaeLocation(None, Path(), "sparsify")
     layers = tuple(Layer(key=key, hookpoint=key.split("@")[0], location=place) for key in keys)
     return study.model_copy(update={"layers": layers})
+
+
+@pytest.fixture
+def two_layers(two_layers: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(two_layers.parent, tmp_path / "world") / two_layers.name
 
 
 def test_adjacent_layers_differ_in_one_number(two_layers: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_failed_input_holds_its_layer_and_the_report_goes_on(study: Study, ins
     fingerprint = freshness.fingerprint(cache, LAYERS[0]).value
     freshness.store.write_note("failed", "activation_cache", LAYERS[0], fingerprint, {"reason": "bad weights"})
     assert requested(study, instance) == ["score_report"]
-    freshness.store.forget_failure("activation_cache", LAYERS[0], fingerprint)
+    freshness.store.remove_note("failed", "activation_cache", LAYERS[0], fingerprint)
     assert requested(study, instance) == of("activation_cache", LAYERS[0])
 
 

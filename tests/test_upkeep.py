@@ -221,6 +221,7 @@ def test_clean_keeps_what_is_used(study: Study) -> None:
 
 def test_clean_leaves_what_is_being_written(study: Study) -> None:
     store = Freshness(study).store
+    clean(store, [study])
     with store.draft("examples", "embed_tokens", "0" * 16) as draft:
         (draft.folder / ".half.part").write_bytes(b"x")
         assert clean(store, [study]) == (0, 0)
