@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from safetensors.torch import load_file, save_file
 
 from interp_assets.freshness import Freshness
 from interp_assets.study import Study, load_study
@@ -127,6 +128,26 @@ def test_an_added_explainer_makes_its_own_rows_only(tiny_file: Path, tmp_path: P
     assert {state.state for state in freshness.states()} == {"fresh"}
     asked, made = asked_and_made(study)
     assert asked == 0
+
+
+def test_an_sae_with_other_decoders_and_the_same_examples(
+    tiny_file: Path, tiny_tables: dict[str, Partition], tmp_path: Path
+) -> None:
+    """Only what reads the weights themselves is made anew."""
+    assert tiny_tables
+    root = shutil.copytree(tiny_file.parent, tmp_path / "world")
+    study = load_study(root / "study.yaml")
+    before = make_all(study)
+    file = root / "saes" / "embed_tokens" / "sae.safetensors"
+    weights = load_file(file)
+    save_file(weights | {"W_dec": weights["W_dec"] * 1.01}, file)
+    planned = {state.asset: state.state for state in Freshness(study).states()}
+    assert planned["scores/fuzzing"] == "stale"  # as far as one can know before
+    asked, made = asked_and_made(study)
+    assert asked == 0
+    remade = {name for name in made if made[name].manifest != before[name].manifest}
+    assert remade == {"sae_weights", "activation_cache", "latent_statistics", "score_report"}
+    assert made["activation_cache"].content_hash == before["activation_cache"].content_hash
 
 
 @pytest.mark.parametrize(

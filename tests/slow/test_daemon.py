@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import dagster as dg
@@ -18,7 +19,7 @@ from tests.changed_study import LEFT_OUT, changed
 from tests.daemon import Daemon, dagster_home, replaced
 from tests.tiny import make_corpus, make_embedder, make_model, make_sae, write_study
 
-LAYERS = ["embed_tokens", "layers.0", "layers.1", "layers.2"]
+LAYERS = ["layers.0", "layers.1", "layers.2", "layers.3"]
 SCORES = ["scores/embedding", "scores/detection"]
 CHAIN = ["activation_cache", "latent_statistics", "examples", "explanations", *SCORES]
 
@@ -27,20 +28,27 @@ def of(assets: Iterable[str], layers: Iterable[str] = LAYERS) -> list[str]:
     return [f"{asset}[{layer}]" for asset in assets for layer in layers]
 
 
+def pairs(*layers: str) -> list[str]:
+    """Every two adjacent layers of which one is named."""
+    known = [*LAYERS, "layers.4"] if "layers.4" in layers else LAYERS
+    return [f"layer_matching[{a}__{b}]" for a, b in pairwise(known) if {a, b} & set(layers)]
+
+
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon on three studies: `tiny`, one that only the schedule looks at, and a broken one."""
     root = tmp_path_factory.mktemp("daemon")
-    make_model(root / "model", layers=4)
+    make_model(root / "model", layers=5)
     make_embedder(root / "embedder")
     make_corpus(root / "corpus.parquet")
-    for layer in (*LAYERS, "layers.3"):
+    for layer in (*LAYERS, "layers.4"):
         make_sae(root / "saes", layer)
     (root / "studies").mkdir()
     settings = {
         "subject_model": {"path": "./model", "dtype": "float32", "device": "cpu", "batch_tokens": 64},
         "saes": [{"path": "saes", "hookpoints": LAYERS}],
-        "proof_of_load": {"tokens": 1024, "compare_layers": False},
+        "proof_of_load": {"tokens": 1024, "compare_layers": False, "max_fvu": 0.95},
+        "alignment": {},
         "examples": {"window": 16, "min_windows": 8, "latents": 6, "explain": {"n": 10}, "test": {"activating": 10, "non_activating": 10}},
         "explainers": {"quotes": {"kind": "extractive"}},
         "scorers": {
@@ -95,13 +103,13 @@ def happens(daemon: Daemon, made: list[str], runs: list[str] | None = None) -> N
 
 
 def test_with_the_daemon_alone_everything_comes_into_being_once(daemon: Daemon) -> None:
-    happens(daemon, [*of(["sae_weights", *CHAIN]), "corpus", "score_report"])
+    happens(daemon, [*of(["sae_weights", *CHAIN]), *pairs(*LAYERS), "corpus", "score_report"])
     happens(daemon, [])
 
 
 def test_one_new_sae(daemon: Daemon) -> None:
     new_weights(daemon, "layers.1", 1)
-    happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.1"]), "score_report"])
+    happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.1"]), *pairs("layers.1"), "score_report"])
 
 
 def test_the_same_sae_again(daemon: Daemon) -> None:
@@ -124,13 +132,16 @@ def test_two_settings_at_once_and_back_again(daemon: Daemon) -> None:
 def test_changes_in_the_middle_of_a_run_of_the_same_layer(daemon: Daemon) -> None:
     new_weights(daemon, "layers.2", 1)
     run = daemon.started_run("activation_cache", "layers.2")
+    # In the middle of the pass over the corpus, not on the way to it.
+    cache = daemon.root / "store" / "activation_cache" / "layers.2"
+    daemon.wait_until(lambda: list(cache.rglob(".spill.part")), "the pass over the corpus")
     daemon.send(run, signal.SIGSTOP)
     new_weights(daemon, "layers.2", 2)
     change(daemon, scorers__detection__activating=8)
     daemon.wait_until(lambda: len(daemon.runs()) >= 4, "runs of the other layers")
     daemon.send(run, signal.SIGCONT)
     others = [layer for layer in LAYERS if layer != "layers.2"]
-    made = [*of(CHAIN, ["layers.2"]), *of(["scores/detection"], others), "score_report"]
+    made = [*of(CHAIN, ["layers.2"]), *pairs("layers.2"), *of(["scores/detection"], others), "score_report"]
     stopped = "activation_cache[layers.2] FAILURE"
     happens(daemon, [*made, "sae_weights[layers.2]", "sae_weights[layers.2]"], [*made, stopped])
 
@@ -144,7 +155,7 @@ def test_a_half_copied_sae_is_not_taken_up(daemon: Daemon) -> None:
     assert (daemon.made(), daemon.runs()) == ([], [])
     with weights(daemon, "layers.0").open("ab") as file:
         file.write(content[len(content) // 2 :])
-    happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.0"]), "score_report"])
+    happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.0"]), *pairs("layers.0"), "score_report"])
 
 
 def test_edits_of_the_study_under_the_daemon(daemon: Daemon) -> None:
@@ -153,15 +164,15 @@ def test_edits_of_the_study_under_the_daemon(daemon: Daemon) -> None:
     second = daemon.root / "studies" / "second.yaml"
     assert daemon.said()["second_automation"] == "automation.enabled is false"
     second.write_text("corpus: 3\n")
-    change(daemon, **{"saes.0.hookpoints": [*LAYERS, "layers.3"]})
-    said = "new layers: layers.3; reload the code location"
+    change(daemon, **{"saes.0.hookpoints": [*LAYERS, "layers.4"]})
+    said = "new layers: layers.4; reload the code location"
     for sensor in ("tiny_files", "tiny_automation"):
         daemon.wait_until(lambda: all(said in (t.skip_reason or "") for t in daemon.ticks(sensor, 4)), said)  # noqa: B023
     assert (daemon.made(), daemon.runs()) == ([], [])
     assert "second.yaml: subject_model: missing" in daemon.said()["second_automation"]
     daemon.stop()
     daemon.start()
-    happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.3"]), "score_report"])
+    happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.4"]), *pairs("layers.4"), "score_report"])
 
 
 def test_a_bad_sae_is_tried_once_and_its_successor_picked_up(daemon: Daemon) -> None:
@@ -183,8 +194,8 @@ def test_a_killed_worker(daemon: Daemon) -> None:
         run = daemon.started_run("activation_cache", "layers.1")
         daemon.send(run, signal.SIGKILL)
         daemon.wait_for_end(run)
-    happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.1"]), "score_report"],
-            [*of(CHAIN, ["layers.1"]), "score_report", killed, killed])  # fmt: skip
+    happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.1"]), *pairs("layers.1"), "score_report"],
+            [*of(CHAIN, ["layers.1"]), *pairs("layers.1"), "score_report", killed, killed])  # fmt: skip
 
     new_weights(daemon, "layers.1", 3)
     for _ in range(3):

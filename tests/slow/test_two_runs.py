@@ -5,9 +5,14 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from safetensors.torch import load_file, save
+
 from interp_assets.freshness import Freshness
 from interp_assets.study import load_study
+from resources.content_hash import combined_hash
 from tests.commands import Command, settle_in
+from tests.interruptions import RUN, copy_of
+from tests.refusals import GOOD
 
 
 def test_two_runs_of_one_study(tiny_file: Path, tmp_path: Path) -> None:
@@ -27,6 +32,31 @@ def test_two_runs_of_one_study(tiny_file: Path, tmp_path: Path) -> None:
         (calls,) = log.execute("select sum(calls) from totals").fetchone()
         (replies,) = log.execute("select count(*) from replies").fetchone()
     assert calls == replies > 40
+
+
+def test_an_sae_that_is_swapped_in_the_middle_of_a_run(long_study: Path, tmp_path: Path) -> None:
+    """What was made of the old one is thrown away, and made again of the new one by the same command."""
+    root = copy_of(long_study, tmp_path / "world")
+    command = Command(root, RUN)
+    command.wait_until(lambda: list((root / "store").rglob(".spill.part")))
+    weights = root / "saes" / GOOD / "sae.safetensors"
+    other = save(load_file(weights) | {"b_dec": load_file(weights)["b_dec"] + 0.01})
+    weights.with_suffix(".new").write_bytes(other)
+    weights.with_suffix(".new").rename(weights)
+    end = command.end()
+    assert end.returncode == 0, end.stderr
+    assert (
+        f"activation_cache[{GOOD}]: sae file changed while it was being made; the result was thrown away" in end.stdout
+    )
+    assert end.stdout.count(f"made     sae_weights[{GOOD}]") == 2
+    study = load_study(root / "studies" / "long.yaml")
+    states = {(state.asset, state.partition): state.state for state in Freshness(study).states()}
+    assert states["activation_cache", GOOD] == "fresh"
+    cache = Freshness(study).current("activation_cache", GOOD)
+    assert cache is not None
+    assert cache.parts["inputs"][f"sae_weights[{GOOD}]"] == combined_hash(
+        {"sha256": Freshness(study).current("sae_weights", GOOD).tables["files"]["columns"]["sha256"]}  # type: ignore[union-attr]
+    )
 
 
 def test_two_studies_with_one_storage_share_the_replies(tiny_file: Path, tmp_path: Path) -> None:
