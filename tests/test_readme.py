@@ -35,7 +35,7 @@ def test_every_command_of_the_readme_is_run_somewhere() -> None:
     own = commands(BLOCKS[1])
     for command in [command for block in BLOCKS for command in commands(block)]:
         by_ci = command in ci
-        by_test = command == "make ui" or command in own
+        by_test = command == "make ui" or command in own or command in commands(BLOCKS[2])
         assert by_ci or by_test, command
     assert len(own) <= 15
 
@@ -49,10 +49,10 @@ def test_ones_own_study_in_the_readmes_words(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     environment = os.environ | {"INTERP_STUDIES": str(studies), "DAGSTER_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    copy, *rest = commands(BLOCKS[1])
+    copy, *rest = commands(BLOCKS[1]) + commands(BLOCKS[2])
     assert copy == "cp studies/smollm2_demo.yaml studies/mine.yaml"
     write_study(studies / "mine.yaml", name="mine", **changes)
-    printed = ""
+    printed: dict[str, str] = {}
     for command in rest:
         words = shlex.split(command.replace("layers.8", "embed_tokens"))
         assert words[0] == ".venv/bin/interp"
@@ -61,9 +61,10 @@ def test_ones_own_study_in_the_readmes_words(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
-        printed = done.stdout
-    explanations = pl.scan_parquet(printed.strip()).collect()
+        printed[words[1]] = done.stdout
+    explanations = pl.scan_parquet(printed["path"].strip()).collect()
     assert (explanations["status"] == "ok").sum() >= 40
+    assert printed["plan"].startswith("mine: 7 fresh")
 
 
 @pytest.fixture
@@ -85,8 +86,20 @@ def test_make_ui_serves_the_assets_of_every_study(tmp_path: Path, port: int) -> 
     command = recipe.stdout.strip().splitlines()[-1]
     assert "-h 127.0.0.1" in command
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    # The study as it is, but that nothing is made by itself while the test looks.
+    (tmp_path / "studies").mkdir()
+    study = (PROJECT / "studies" / "smollm2_demo.yaml").read_text()
+    (tmp_path / "studies" / "smollm2_demo.yaml").write_text(f"{study}\nautomation: {{enabled: false}}\n")
+    (tmp_path / "demo").symlink_to(PROJECT / "demo")
     command = command.replace("DAGSTER_HOME=", f"DAGSTER_HOME={tmp_path}")
-    server = subprocess.Popen(command, shell=True, cwd=PROJECT, start_new_session=True, stderr=subprocess.DEVNULL)  # noqa: S602
+    server = subprocess.Popen(  # noqa: S602
+        command,
+        shell=True,
+        cwd=PROJECT,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"INTERP_STUDIES": str(tmp_path / "studies")},
+    )
     try:
         query = "{assetNodes{assetKey{path} groupName description kinds dependencyKeys{path}}}"
         nodes = {"/".join(node["assetKey"]["path"]): node for node in ask(port, query)["data"]["assetNodes"]}
