@@ -225,6 +225,8 @@ class Scorers(Settings):
 def is_cron(line: str) -> bool:
     """Whether a line has the five fields of cron, in numbers: lists, ranges and steps of minute, hour, day, month, weekday."""
     fields = line.split()
+    if len(fields) == 5 and re.fullmatch("30|31", fields[2]) and re.fullmatch("0?2", fields[3]):
+        return False  # February never has that day
     return len(fields) == 5 and all(map(is_cron_field, fields, (0, 0, 1, 1, 0), (59, 23, 31, 12, 7)))
 
 

@@ -189,12 +189,22 @@ def test_cron_lines_are_those_that_dagster_takes() -> None:
     lines = [
         " ".join([*["*"] * place, field, *["*"] * (4 - place)]) for place, field in itertools.product(range(5), fields)
     ]
-    lines += ["", "* * * *", "* * * * * *", "0 3 * * *", "@hourly", "0 3 * * 1-5"]
-    assert [line for line in lines if is_cron(line) and not is_valid_cron_string(line)] == []
-    # Names such as MON, and others that nobody needs, are all that Dagster takes beyond ours.
-    more = [line for line in lines if is_valid_cron_string(line) and not is_cron(line)]
-    assert more == ["@hourly"] or all("5-1" in line or "@" in line for line in more)
+    lines += [
+        "",
+        "* * * *",
+        "* * * * * *",
+        "0 3 * * *",
+        "@hourly",
+        "0 3 * * 1-5",
+        "0 0 31 2 *",
+        "0 0 * * 7",
+        "0 0 * * mon",
+    ]
     assert sum(map(is_cron, lines)) > 30
+    assert [line for line in lines if is_cron(line) and not is_valid_cron_string(line)] == []
+    # Dagster takes some more, that nobody needs.
+    more = [line for line in lines if is_valid_cron_string(line) and not is_cron(line)]
+    assert [line for line in more if "5-1" not in line] == ["@hourly", "0 0 * * mon"]
 
 
 def test_a_bad_schedule_is_a_clear_error(tmp_path: Path) -> None:
