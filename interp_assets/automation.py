@@ -161,7 +161,7 @@ class DueSensor(dg.AutomationConditionSensorDefinition):
 
     def evaluate_tick(self, context: dg.SensorEvaluationContext) -> SensorExecutionData:
         try:
-            current_study(self.study)
+            study = current_study(self.study)
         except Paused as paused:
             return SensorExecutionData(skip_message=str(paused), cursor=context.cursor)
         set_up_pools(context.instance)
@@ -179,6 +179,8 @@ class DueSensor(dg.AutomationConditionSensorDefinition):
             for key in request.asset_selection or ()
         ]
         said = None if requests or outlook is None else in_words(outlook)
+        if said and study.automation != self.study.automation:
+            said += "; new settings of the automation take effect with a reload"
         return SensorExecutionData(
             requests,
             said,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 import pytest
 
 from interp_assets import automation, due
@@ -19,7 +20,7 @@ from interp_assets.dagster_assets import WHY_TAG, asset_key, definitions_of, set
 from interp_assets.due import FINGERPRINT_TAG, TRY_TAG, Outlook
 from interp_assets.freshness import Freshness
 from interp_assets.graph import partitions_of
-from interp_assets.run_processes import PROCESS_TAG, end_runs_of_killed_processes
+from interp_assets.run_processes import PROCESS_TAG, end_runs_of_killed_processes, process_name
 from interp_assets.study import Study, load_study
 from tests.changed_study import changed
 from tests.seeded import make_up, read_all_files, record, seed, unmade_study
@@ -361,8 +362,11 @@ def test_other_code_on_disk_pauses_the_automation(
 
 def test_operational_settings_need_no_reload(study: Study, instance: dg.DagsterInstance) -> None:
     seed(study, instance)
-    edit(study, subject_model__batch_tokens=64, automation__watch_seconds=5, engines__oracle__batch_size=2)
+    edit(study, subject_model__batch_tokens=64, engines__oracle__batch_size=2)
     assert tick(study, instance, "tiny_automation").skip_message == "nothing is due"
+    edit(study, automation__watch_seconds=5)
+    said = tick(study, instance, "tiny_automation").skip_message
+    assert said == "nothing is due; new settings of the automation take effect with a reload"
 
 
 def test_a_study_that_cannot_be_read_or_is_switched_off(study: Study, instance: dg.DagsterInstance) -> None:
@@ -406,6 +410,20 @@ def test_no_schedule_where_none_is_wanted(study: Study) -> None:
 
 
 # Around the runs
+
+
+def test_a_run_whose_process_is_gone_is_asked_for_again(
+    study: Study, instance: dg.DagsterInstance, undone: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a loss of power: nobody was left to say that it had failed."""
+    monkeypatch.setattr(due, "BACK_OFF_SECONDS", 0)
+    tags = {FINGERPRINT_TAG: undone[1], TRY_TAG: "1"}
+    alive = {PROCESS_TAG: process_name(psutil.Process())}
+    run = a_run(study, instance, "scores/fuzzing", "layers.0", STARTED, **tags, **alive)
+    assert not tick(study, instance, "tiny_automation").run_requests
+    instance.add_run_tags(run.run_id, {PROCESS_TAG: f"{socket.gethostname()} 1 1.00"})
+    (again,) = tick(study, instance, "tiny_automation").run_requests
+    assert again.tags[TRY_TAG] == "2"
 
 
 def test_pools_keep_the_limit_that_somebody_chose(instance: dg.DagsterInstance) -> None:
