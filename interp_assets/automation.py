@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import dagster as dg
 from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView
+from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from interp_assets.dagster_assets import WHY_TAG, asset_key, set_up_pools
@@ -234,7 +235,7 @@ def schedule(study: Study, cron: str) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{study.name}_check",
         cron_schedule=cron,
-        target=whole(study),
+        job_name=IMPLICIT_ASSET_JOB_NAME,  # the job of all assets: one of its own could not hold layers and pairs
         description=f"Requests what is due in {study.name}, what was given up included.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )

@@ -119,9 +119,10 @@ def without_key(each: Listed) -> str:
 
 def total_of(members: list[Listed]) -> str:
     total = sum((each.work for each in members), Forecast(0))
-    if total.llm_calls is None:
-        return "  (calls unknown)"
-    if not total.llm_calls and not total.replies_reused:
-        return ""
     most = "" if total.exact else "at most "
-    return f"  ({most}{total.llm_calls:,} calls, {total.replies_reused:,} replies reused)"
+    said = [f"{most}{total.latents:,} latents"] if total.latents else []
+    if total.llm_calls is None:
+        said.append("number of calls unknown")
+    elif total.llm_calls or total.replies_reused:
+        said.append(f"{most}{total.llm_calls:,} calls, {total.replies_reused:,} replies reused")
+    return f"  ({'; '.join(said)})" if said else ""

@@ -17,6 +17,7 @@ import pytest
 from interp_assets import automation, due
 from interp_assets.automation import DueNow, automation_of
 from interp_assets.dagster_assets import WHY_TAG, asset_key, definitions_of, set_up_pools
+from interp_assets.definitions import load_all
 from interp_assets.due import FINGERPRINT_TAG, TRY_TAG, Outlook
 from interp_assets.freshness import Freshness
 from interp_assets.graph import partitions_of
@@ -462,3 +463,15 @@ def test_a_materialisation_says_why_and_from_what(study: Study, instance: dg.Dag
     assert first["fingerprint"] == again["fingerprint"]
     assert set(first["inputs"]) == {"corpus", "tokenizer"}
     assert first["versions"]["dagster"] == again["versions"]["dagster"] == dg.__version__
+
+
+def test_a_study_with_pairs_of_layers_loads(tmp_path: Path) -> None:
+    """No job may be built of assets with layers and with pairs: Dagster refuses it, and with it the whole location."""
+    study = unmade_study(tmp_path, ["layers.0", "layers.1"], alignment={})
+    repository = load_all(study.file.parent).get_repository_def()
+    repository.load_all_definitions()
+    assert repository.get_schedule_def("tiny_check").job_name == "__ASSET_JOB"
+    graph = repository.asset_graph
+    pairs = graph.get(asset_key(study, "layer_matching")).partitions_def
+    assert pairs is not None
+    assert pairs.get_partition_keys() == ["layers.0__layers.1"]
