@@ -40,13 +40,15 @@ def test_two_studies_share_one_device(long_study: Path, tmp_path: Path) -> None:
     roots = [copy_of(long_study, tmp_path / name) for name in ("one", "other")]
     first = Command(roots[0], RUN, environment=slots)
     first.wait_until(lambda: list((roots[0] / "store").rglob(".spill.part")))
+    first.send(signal.SIGSTOP)
     second = Command(roots[1], RUN, environment=slots)
+    second.wait_until(lambda: second.err.exists() and "waiting" in second.err.read_text())
+    assert not list((roots[1] / "store").rglob(".spill.part"))
+    first.send(signal.SIGCONT)
     ends = [first.end(), second.end()]
     assert [end.returncode for end in ends] == [0, 0], ends[0].stderr + ends[1].stderr
-    assert (
-        f"waiting for gpu: slot 0 is held by process {first.process.pid} (activation_cache[{GOOD}] of "
-        in ends[1].stderr
-    )
+    holder = f"slot 0 is held by process {first.process.pid} (activation_cache[{GOOD}] of tiny)"
+    assert f"waiting for gpu: {holder}" in ends[1].stderr
     assert "waiting" not in ends[0].stderr
 
 
