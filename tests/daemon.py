@@ -21,7 +21,7 @@ from interp_assets.due import running
 from interp_assets.run_processes import PROCESS_TAG
 from interp_assets.study import PROJECT
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 QUIET_TICKS = 2
 
 # The daemon's own command. It looks at sensors and queue every five seconds; the tests have no such patience.
