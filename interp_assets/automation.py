@@ -202,7 +202,7 @@ def tags_of(due: Due) -> dict[str, str]:
 def in_words(outlook: Outlook) -> str:
     """How things stand where nothing is requested."""
     waiting = sum(verdict == "moving" for verdict in outlook.verdicts.values())
-    said = f"{waiting} partitions are being made or wait for others" if waiting else "nothing is due"
+    said = f"being made or waiting for others: {waiting}" if waiting else "nothing is due"
     given_up = ", ".join(outlook.given_up)
     return said + (f"; given up until the schedule or a change: {given_up}" if given_up else "")
 

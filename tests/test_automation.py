@@ -323,7 +323,7 @@ def test_where_nothing_is_requested_the_sensor_says_how_things_stand(
     assert said == "nothing is due; given up until the schedule or a change: scores/fuzzing[layers.0]"
     a_run(study, instance, "scores/detection", "layers.1", STARTED)
     said = tick(study, instance, "tiny_automation").skip_message
-    assert said.startswith("2 partitions are being made or wait for others; given up")
+    assert said.startswith("being made or waiting for others: 2; given up")
 
 
 @pytest.mark.parametrize(
