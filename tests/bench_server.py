@@ -129,16 +129,18 @@ class BenchServer:
             return refusal(404, f"no such path: {path}")
         if asked["model"] != manners.model:
             return refusal(404, f"The model `{asked['model']}` does not exist")
-        if number < len(manners.first) and manners.first[number] != 200:
-            status = manners.first[number]
-            return self.too_many() if status == 429 else refusal(status, "as told")
+        told_first = manners.first[number] if number < len(manners.first) else None
+        if told_first == 429:
+            return self.too_many()
+        if told_first not in (None, 200):
+            return refusal(told_first, "as told")
         if manners.down_after is not None and told.answered >= manners.down_after:
             return refusal(503, "down")
         if manners.refuse and manners.refuse in prompt:
             return refusal(400, "This model's maximum context length is 8 tokens")
         if manners.poison and manners.poison in prompt:
             return refusal(500, "poison")
-        fate = self.draw.random()
+        fate = 1.0 if told_first else self.draw.random()
         for kind in ("malformed", "resets", "too_many", "errors", "hangs"):
             if fate < getattr(manners, kind):
                 return await self.fail(kind)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +52,16 @@ def engine(url: str, **settings: Any) -> OpenAIEngine:
 
 def test_nothing_is_lost_on_a_bad_line() -> None:
     """Replies are those of their requests, in their order, each handed over once; a good server sees the same."""
-    requests = judgements(600)
+    requests = judgements(300)
     arrived: list[int] = []
     with serving(Manners(malformed=0.1, resets=0.05, too_many=0.05, errors=0.02, latency=0.002)) as server:
         model = engine(server.url)
         replies = model.choose(requests, lambda place, reply: arrived.append(place))
         told = server.told()
     assert [reply.log_probabilities[0] > reply.log_probabilities[1] for reply in replies] == [
-        i % 3 == 0 for i in range(600)
+        i % 3 == 0 for i in range(300)
     ]
-    assert sorted(arrived) == list(range(600))
+    assert sorted(arrived) == list(range(300))
     assert not any(reply.refused for reply in replies)
     assert told.requests > 1.15 * told.answered, "control: the server did fail"
     assert told.most_at_once <= 16
@@ -92,9 +90,8 @@ def test_retry_after_is_obeyed() -> None:
 
 
 def test_a_quota_that_is_used_up_is_told_at_once() -> None:
-    with serving(Manners(first=(200,) * PROBES, too_many=0, down_after=None)) as server:
+    with serving(Manners(first=(200,) * PROBES, too_many=1.0, retry_after="86400")) as server:
         model = engine(server.url)
-    with serving(Manners(too_many=1.0, retry_after="86400"), int(server.url.split(":")[2].split("/")[0])):
         began = time.monotonic()
         with pytest.raises(NotNow, match="slow down; it asks to wait for 86400 s"):
             model.choose(judgements(3))
@@ -144,9 +141,8 @@ def test_a_server_that_comes_up_is_waited_for(
         servers[0].process.kill()
     assert len(replies) == 5
     said = capfd.readouterr().err
-    assert said == f"waiting  for http://127.0.0.1:{port}/v1: it cannot be reached (Connect call failed)\n" or (
-        said.count("\n") == 1 and said.startswith(f"waiting  for http://127.0.0.1:{port}/v1: it cannot be reached (")
-    )
+    assert said.count("\n") == 1
+    assert said.startswith(f"waiting  for http://127.0.0.1:{port}/v1: it cannot be reached (")
 
 
 def test_what_arrived_before_the_server_went_is_kept(tmp_path: Path) -> None:
@@ -156,9 +152,11 @@ def test_what_arrived_before_the_server_went_is_kept(tmp_path: Path) -> None:
     def logged(url: str) -> LoggedEngine:
         return LoggedEngine(lambda: engine(url, wait_seconds=0.5), {"model": "oracle"}, log, "study", "judge")
 
-    with serving(Manners(down_after=PROBES + 20)) as server:
-        with pytest.raises(NotNow, match=rf"^{server.url}: the server says 503: down; waited for 0\.5 s$"):
-            logged(server.url).choose(requests)
+    with (
+        serving(Manners(down_after=PROBES + 20)) as server,
+        pytest.raises(NotNow, match=rf"^{server.url}: the server says 503: down; waited for 0\.5 s$"),
+    ):
+        logged(server.url).choose(requests)
     with serving(Manners()) as server:
         model = logged(server.url)
         assert len(model.choose(requests)) == 50
@@ -268,7 +266,7 @@ model = engine(sys.argv[1], timeout_seconds=60, wait_seconds=60)
 print("asking", flush=True)
 model.choose(judgements(40))
 """
-    with serving(Manners(first=(200,) * PROBES, latency=0.0, hangs=0.9, seed=3)) as server:
+    with serving(Manners(first=(200,) * PROBES, hangs=0.9)) as server:
         waiting = subprocess.Popen(
             [sys.executable, "-c", script, server.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=PROJECT
         )
@@ -314,10 +312,9 @@ def test_a_study_judged_by_a_server(
         spent = [made[name].metadata for name in ("explanations", "scores/detection", "scores/fuzzing")]
         assert sum(each["prompt_tokens"] for each in spent) <= told.prompt_tokens
         assert made["explanations"].metadata["engines"] == {"oracle": "oracle"}
-        again = {
-            name: changed(served_file, {"engines.oracle": oracle | {"concurrency": 3}}, "served.yaml") for name in "x"
-        }
-        assert {each.state.state for each in plan(load_study(again["x"]))} == {"fresh"}
+        elsewhere = oracle | {"base_url": "https://elsewhere/v1"}
+        moved = load_study(changed(served_file, {"engines.oracle": elsewhere}, "served.yaml"))
+        assert {each.state.state for each in plan(moved)} == {"fresh"}
     files = [file for file in served_file.parent.rglob("*") if file.is_file()]
     assert len(files) > 20
     assert not [file for file in files if KEY.encode() in file.read_bytes()]
@@ -340,7 +337,7 @@ def test_a_study_without_its_key(served_file: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("PLANTED_KEY", raising=False)
     oracle = {"kind": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "oracle", "key_env": "PLANTED_KEY"}
     study = load_study(changed(served_file, {"engines.oracle": oracle}, "served.yaml"))
-    with pytest.raises(NotNow, match="^engine oracle: the environment variable PLANTED_KEY is not set"):
+    with pytest.raises(NotNow, match=r"^engine oracle: the environment variable PLANTED_KEY is not set"):
         make_all(study, LoadedModels())
 
 
