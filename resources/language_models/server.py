@@ -21,8 +21,8 @@ import aiohttp
 
 from resources.errors import NotNow, one_line
 
-TRIES = 6
-"A request that failed so often is refused if the server answers another."
+TRIES = 4
+"A request that failed twice as often is refused if the server answers another meanwhile."
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0
 "Seconds before a request is asked again; doubled each time."
 SAID_AFTER = 2.0
@@ -118,28 +118,45 @@ class Server:
                 await asyncio.gather(*workers, return_exceptions=True)
 
     async def _answer(self, session: aiohttp.ClientSession, call: Call) -> Any:
-        began, faults, pause = time.monotonic(), 0, FIRST_PAUSE
+        began, faults, pause, again = time.monotonic(), 0, FIRST_PAUSE, False
         while True:
             while (left := self._not_before - time.monotonic()) > 0:
                 await asyncio.sleep(left)
             reply = await self._try(session, call)
+            if isinstance(reply, Refused) and reply.status in NOT_FOR_US:
+                reply = await self._trouble_with_others(session) or reply
             if not isinstance(reply, Trouble):
                 self._silent_since, self._said = None, False
-                if isinstance(reply, Refused) and reply.status in NOT_FOR_US and self.probe is not None:
-                    other = await self._try(session, self.probe)
-                    if isinstance(other, Refused):
-                        raise self.not_for_us(other)
                 return reply
             faults += reply.fault
-            if self.probe is not None and (faults >= TRIES or time.monotonic() - began > self.wait_seconds):
-                other = await self._try(session, self.probe)
-                if not isinstance(other, Trouble):
-                    return Refused(0, f"{reply.why}, again and again, while the server answers other requests")
             left = self._patience_left(reply)
-            if reply.seconds is not None:
-                self._not_before = max(self._not_before, time.monotonic() + reply.seconds)
-            await asyncio.sleep(min(random.uniform(pause / 2, pause), left))  # noqa: S311 spreads requests, no secret
-            pause = min(2 * pause, LONGEST_PAUSE)
+            if faults >= TRIES or left <= 0 or time.monotonic() - began > self.wait_seconds:
+                trouble = await self._trouble_with_others(session) if self.probe is not None else reply
+                if trouble is None and again:
+                    return Refused(0, f"{reply.why}, again and again, while the server answers other requests")
+                if trouble is None:
+                    # The server may have come back just now, so the request gets as many tries once more.
+                    began, faults, again = time.monotonic(), 0, True
+                elif left <= 0:
+                    raise NotNow(f"{self.base_url}: {reply.why}; waited for {self.wait_seconds:g} s")
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 spreads requests, no secret
+            pause = min(2 * pause, LONGEST_PAUSE, max(left, FIRST_PAUSE))
+
+    async def _trouble_with_others(self, session: aiohttp.ClientSession) -> Trouble | None:
+        """Why not even the probe is answered, where it is not.
+
+        Raises:
+            NotNow: the server no longer takes the key or the model.
+        """
+        if self.probe is None:
+            return None
+        reply = await self._try(session, self.probe)
+        if isinstance(reply, Refused) and reply.status in NOT_FOR_US:
+            raise self.not_for_us(reply)
+        if isinstance(reply, Trouble):
+            return reply
+        self._silent_since, self._said = None, False
+        return None
 
     async def _try(self, session: aiohttp.ClientSession, call: Call) -> Any:
         try:
@@ -167,15 +184,15 @@ class Server:
         """Seconds for which the server is waited for yet.
 
         Raises:
-            NotNow: none.
+            NotNow: it asks to be left alone for longer.
         """
         now = time.monotonic()
         self._silent_since = now if self._silent_since is None else self._silent_since
         left = self._silent_since + self.wait_seconds - now
-        if trouble.seconds is not None and trouble.seconds > left:
-            raise NotNow(f"{self.base_url}: {trouble.why}; it asks to wait for {trouble.seconds:.0f} s")
-        if left <= 0:
-            raise NotNow(f"{self.base_url}: {trouble.why}; waited for {self.wait_seconds:g} s")
+        if trouble.seconds is not None:
+            if trouble.seconds > left:
+                raise NotNow(f"{self.base_url}: {trouble.why}; it asks to wait for {trouble.seconds:.0f} s")
+            self._not_before = max(self._not_before, now + trouble.seconds)
         if not self._said and now - self._silent_since > min(SAID_AFTER, self.wait_seconds / 2):
             self._said = True
             print(f"{'waiting':8} for {self.base_url}: {trouble.why}", file=sys.stderr, flush=True)
