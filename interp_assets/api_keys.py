@@ -10,7 +10,7 @@ from interp_assets.settings import OpenAIEngine
 from resources.errors import NotNow
 
 LOOKS_LIKE_A_KEY = re.compile(r"\b(sk|gsk|xai|hf|r8|nvapi|pplx|AIza)[-_]?[A-Za-z0-9_-]{20,}")
-NAMES = re.compile(r"(api|access|auth|secret)?[-_]?(key|token|secret|password)", re.IGNORECASE)
+NAMES = re.compile(r"((api|access|auth|secret|openai)[-_]?)*(key|token|secret|password)", re.IGNORECASE)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,60}")
 
 
@@ -21,15 +21,19 @@ def place_of_key(content: Any, place: str = "") -> str | None:
         for name, value in pairs:
             shown = f"[{name}]" if isinstance(content, list) else f".{name}" if place else f"{name}"
             inside = place + shown
-            holds_keys = place.startswith("engines.") and (
-                NAMES.fullmatch(str(name)) or (name == "key_env" and value and not VARIABLE.fullmatch(str(value)))
-            )
-            if holds_keys:
+            if place.startswith("engines.") and holds_key(str(name), value):
                 return inside
             if found := place_of_key(value, inside):
                 return found
         return None
     return place if isinstance(content, str) and LOOKS_LIKE_A_KEY.search(content) else None
+
+
+def holds_key(name: str, value: Any) -> bool:
+    """Whether a setting of an engine is a key, or stands where one is easily put by mistake."""
+    if name == "key_env":
+        return value is not None and not VARIABLE.fullmatch(str(value))
+    return bool(NAMES.fullmatch(name)) or (name == "base_url" and bool(re.search("[@?]", str(value))))
 
 
 def key_of(name: str, engine: OpenAIEngine) -> str | None:

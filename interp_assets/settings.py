@@ -196,7 +196,8 @@ class OpenAIEngine(Settings):
     "At most; the engine itself finds out what its server can do."
     kind: Literal["openai"] = identity("openai")
     base_url: str = operational(
-        allowed="an address like https://host/v1", pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$"
+        allowed="an address like https://host/v1",
+        pattern=r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#@]*)?$",
     )
     model: str = identity(min_length=1)
     revision: str | None = identity(None)

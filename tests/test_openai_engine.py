@@ -315,6 +315,11 @@ def test_a_study_judged_by_a_server(
         elsewhere = oracle | {"base_url": "https://elsewhere/v1"}
         moved = load_study(changed(served_file, {"engines.oracle": elsewhere}, "served.yaml"))
         assert {each.state.state for each in plan(moved)} == {"fresh"}
+        again = changed(served_file, {"engines.oracle": elsewhere, "scorers.detection.instructions": "Judge."})
+        (work,) = (each.work for each in plan(load_study(again)) if each.state.asset == "scores/detection")
+    assert work.llm_calls == trials["prompt_hash"].drop_nulls().n_unique()
+    assert not work.exact
+    assert work.prompt_tokens is not None and work.prompt_tokens > trials["prompt_tokens"].sum()
     files = [file for file in served_file.parent.rglob("*") if file.is_file()]
     assert len(files) > 20
     assert not [file for file in files if KEY.encode() in file.read_bytes()]
@@ -359,6 +364,8 @@ FROM_ENVIRONMENT = "keys come from the environment: name the variable in key_env
             "engines.oracle.base_url: http://10.0.0.7:8000/v1: plain http to another machine shows prompts and the key; "
             "use https, or set allow_plain_http: true",
         ),
+        ({"base_url": "https://user:planted@host/v1"}, f"engines.oracle.base_url: {FROM_ENVIRONMENT}"),
+        ({"base_url": "https://host/v1?key=planted"}, f"engines.oracle.base_url: {FROM_ENVIRONMENT}"),
         ({"base_url": "http://127.0.0.1.evil.org/v1"}, "use https, or set allow_plain_http: true"),
         ({"kind": "vortex"}, "engines.oracle.kind: 'vortex': it must be 'transformers' or 'openai'"),
         ({"batch_size": 3}, "engines.oracle.batch_size: unknown key; there are: kind, base_url, model, revision, key_env,"),
