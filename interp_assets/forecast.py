@@ -12,10 +12,10 @@ from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.graph import Asset
 from interp_assets.job import Inputs
-from interp_assets.settings import JudgeScorer, LlmExplainer
+from interp_assets.settings import JudgeScorer, LlmExplainer, TransformersEngine
 from interp_assets.study import Study
 from resources.language_models.logged import Request, request_key
-from resources.language_models.protocol import GenerateRequest
+from resources.language_models.protocol import GenerateRequest, LikelihoodRequest
 from resources.sparse_autoencoders.locate import UnknownSae
 from resources.tokenizers import count_tokens, load_tokenizer, prompt_texts
 
@@ -23,6 +23,9 @@ TOKENS_OF_A_MARKED_TOKEN = 3
 "A window's token is rarely more than one of the engine's, and its marks two more."
 TOKENS_AROUND = 200
 "A chat format, numbers of excerpts and the like."
+
+CHARACTERS_OF_A_TOKEN = 3
+"Of a model whose tokenizer is not here; few texts have fewer."
 
 
 @dataclass(frozen=True)
@@ -101,13 +104,17 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
     by_key = {request_key(identity, request): request for request in requests}
     found = inputs.log.look_up(list(by_key)) if inputs.log.file.exists() else {}
     new = [request for key, request in by_key.items() if key not in found]
-    path = inputs.study.local_folder(settings.path) or settings.path
-    tokenizer = load_tokenizer(path, settings.revision)
-    texts = prompt_texts(tokenizer, [request.messages for request in new if not hasattr(request, "continuation")])
-    tokens = sum(count_tokens(tokenizer, texts))
+    prompts = [request.messages for request in new if not isinstance(request, LikelihoodRequest)]
+    exact = isinstance(settings, TransformersEngine)
+    if isinstance(settings, TransformersEngine):
+        tokenizer = load_tokenizer(inputs.study.local_folder(settings.path) or settings.path, settings.revision)
+        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts)))
+    else:
+        characters = sum(len(message.content) for messages in prompts for message in messages)
+        tokens = characters // CHARACTERS_OF_A_TOKEN + TOKENS_AROUND * len(prompts)
     replies = sum(request.max_tokens for request in new if isinstance(request, GenerateRequest))
     cost = settings.price.of(tokens, 0, replies) if settings.price else 0.0
-    return Forecast(0, len(new), len(requests) - len(new), tokens, cost)
+    return Forecast(0, len(new), len(requests) - len(new), tokens, cost, exact)
 
 
 def at_most(inputs: Inputs) -> Forecast:

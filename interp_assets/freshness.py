@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from interp_assets.graph import Asset, assets_of, layers_touched, partitions_of, partitions_read
-from interp_assets.models_read import engine_read, model_files
+from interp_assets.models_read import engine_model_files, engine_read
 from interp_assets.study import Study
 from interp_assets.tables import NOT_CONTENT
 from resources.content_hash import combined_hash
@@ -166,7 +166,7 @@ class Freshness:
 
     def engine_identity(self, name: str) -> dict[str, Any]:
         """What decides the replies of an engine of the study, its model's files included; enters the keys of the log."""
-        files = model_files(self.study, self.study.engines[name].path)
+        files = engine_model_files(self.study, name)
         return engine_read(self.study, name) | ({"files": self.content(files)} if files else {})
 
     def states(self, until: str | None = None) -> list[PartitionState]:

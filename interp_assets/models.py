@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from interp_assets.api_keys import key_of
 from interp_assets.job import Job
-from interp_assets.settings import EmbeddingScorer
+from interp_assets.settings import EmbeddingScorer, OpenAIEngine, TransformersEngine
 from interp_assets.study import Study
 from resources.language_models.logged import LoggedEngine
 from resources.loaded_models import LoadedModels
@@ -28,19 +29,35 @@ def subject_model(study: Study, models: LoadedModels) -> SubjectModel:
 def engine(job: Job, name: str) -> LoggedEngine:
     """An engine of the study behind the reply log; it is loaded when a reply is missing."""
     settings = job.study.engines[name]
-    path = job.study.local_folder(settings.path) or settings.path
+    identity = job.freshness.engine_identity(name)
+
+    path = None
+    if isinstance(settings, TransformersEngine):
+        path = job.study.local_folder(settings.path) or settings.path
 
     def load() -> LanguageModel:
         return job.models.get(("engine", str(path), settings.model_dump_json()), load_anew)
 
     def load_anew() -> LanguageModel:
-        from resources.language_models.transformers_engine import TransformersEngine
+        if isinstance(settings, OpenAIEngine):
+            from resources.language_models import openai_engine as servers
 
-        return TransformersEngine(
+            return servers.OpenAIEngine(
+                settings.base_url,
+                settings.model,
+                key_of(name, settings),
+                identity,
+                settings.concurrency,
+                settings.timeout_seconds,
+                settings.wait_seconds,
+            )
+        from resources.language_models import transformers_engine as embedded
+
+        assert path is not None
+        return embedded.TransformersEngine(
             path, settings.revision, settings.dtype, settings.device, settings.batch_size, identity
         )
 
-    identity = job.freshness.engine_identity(name)
     return LoggedEngine(load, identity, job.log, job.study.name, name, settings.capabilities)
 
 

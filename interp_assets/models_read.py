@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from interp_assets.settings import EmbeddingScorer, JudgeScorer
+from interp_assets.settings import EmbeddingScorer, JudgeScorer, TransformersEngine
 from interp_assets.study import Study
 from resources.language_models.protocol import CODE_VERSIONS
 
@@ -43,7 +43,14 @@ def tokenizer_files(study: Study) -> list[Path]:
 def engine_read(study: Study, name: str) -> dict[str, Any]:
     """What decides an engine's replies, but for the files of its model."""
     settings = study.engines[name]
-    return settings.identity() | hub_name(study, settings.path) | {"code": CODE_VERSIONS[settings.kind]}
+    hub = hub_name(study, settings.path) if isinstance(settings, TransformersEngine) else {}
+    return settings.identity() | hub | {"code": CODE_VERSIONS[settings.kind]}
+
+
+def engine_model_files(study: Study, name: str) -> list[Path]:
+    """The files of the model that an engine runs; none where it is the hub's or a server's."""
+    settings = study.engines[name]
+    return model_files(study, settings.path) if isinstance(settings, TransformersEngine) else []
 
 
 def engines_read(study: Study, names: Sequence[str]) -> dict[str, Any]:
@@ -51,7 +58,7 @@ def engines_read(study: Study, names: Sequence[str]) -> dict[str, Any]:
 
 
 def engine_files(study: Study, names: Sequence[str]) -> dict[str, list[Path]]:
-    return {f"engine {name}": model_files(study, study.engines[name].path) for name in names}
+    return {f"engine {name}": engine_model_files(study, name) for name in names}
 
 
 def model_read(study: Study, scorer: EmbeddingScorer | JudgeScorer) -> dict[str, Any]:

@@ -7,10 +7,12 @@ import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import ValidationError
 
+from interp_assets.api_keys import place_of_key
 from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
 from interp_assets.settings import (
     Alignment,
@@ -18,9 +20,11 @@ from interp_assets.settings import (
     Budget,
     Corpus,
     EmbeddingScorer,
+    Engine,
     Examples,
     Explainer,
     JudgeScorer,
+    OpenAIEngine,
     ProofOfLoad,
     SaeSource,
     Scorers,
@@ -59,7 +63,7 @@ class Study(Settings):
     corpus: Corpus = identity()
     proof_of_load: ProofOfLoad = identity(ProofOfLoad())
     examples: Examples = identity(Examples())
-    engines: dict[str, TransformersEngine] = operational(default_factory=dict)
+    engines: dict[str, Engine] = operational(default_factory=dict)
     explainers: dict[str, Explainer] = identity(min_length=1)
     scorers: Scorers = identity(Scorers())
     alignment: Alignment | None = identity(None)
@@ -106,12 +110,15 @@ def load_study(file: str | Path) -> Study:
     for hidden in sorted(set(Study.model_fields) - set(keys_of(Study))):
         if hidden in content:
             raise StudyError(f"{file}: {hidden}: unknown key; {listed(keys_of(Study))}")
+    if place := place_of_key(content):
+        raise StudyError(f"{file}: {place}: keys come from the environment: name the variable in key_env")
     root = file.parent.parent if file.parent.name == "studies" else file.parent
     name = re.sub(r"[^A-Za-z0-9_]", "_", file.stem)
     try:
         study = Study.model_validate({"name": name, **content, "file": file, "root": root})
         check_names(study)
         check_bounds(study)
+        check_addresses(study)
         check_files(study)
         study = study.model_copy(update={"layers": find_layers(study)})
         check_pairs(study)
@@ -177,6 +184,25 @@ def check_bounds(study: Study) -> None:
         raise StudyError(f"corpus.tokens: {tokens} is less than one context of corpus.context_length, {length}")
 
 
+def check_addresses(study: Study) -> None:
+    """Nothing is sent readably over a network unless the study says so."""
+    for name, engine in study.engines.items():
+        if isinstance(engine, OpenAIEngine) and not (engine.allow_plain_http or is_private(engine.base_url)):
+            raise StudyError(
+                f"engines.{name}.base_url: {engine.base_url}: plain http to another machine shows prompts and the key; "
+                f"use https, or set allow_plain_http: true"
+            )
+
+
+def is_private(url: str) -> bool:
+    """Whether others cannot read along: it is encrypted, or leads to this machine."""
+    address = urlsplit(url)
+    host = address.hostname or ""
+    return (
+        address.scheme == "https" or host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.[0-9]{1,3}){3}", host))
+    )
+
+
 def looks_local(path: str) -> bool:
     return path.startswith(("/", ".", "~"))
 
@@ -184,7 +210,9 @@ def looks_local(path: str) -> bool:
 def check_files(study: Study) -> None:
     """Folders and files that are referred to exist; hub names are looked up when they are needed."""
     models = [("subject_model.path", study.subject_model.path)]
-    models += [(f"engines.{name}.path", engine.path) for name, engine in study.engines.items()]
+    for name, engine in study.engines.items():
+        if isinstance(engine, TransformersEngine):
+            models.append((f"engines.{name}.path", engine.path))
     if study.scorers.embedding is not None:
         models.append(("scorers.embedding.model", study.scorers.embedding.model))
     for key, value in models:

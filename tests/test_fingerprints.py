@@ -24,7 +24,9 @@ def file(complete_file: Path) -> Path:
     """The complete study, with a second engine, and all that it refers to in a second place."""
     root = complete_file.parent
     engines = {"oracle": {"path": "./model"}, "second": {"path": "./model", "dtype": "float16"}}
-    base = changed(complete_file, {"engines": engines}, "marks.yaml")
+    engines |= {"served": {"kind": "openai", "base_url": "https://host/v1", "model": "small"}}
+    served = {"kind": "llm", "engine": "served"}
+    base = changed(complete_file, {"engines": engines, "explainers.served": served}, "marks.yaml")
     for name in ("model", "embedder", "saes"):
         shutil.copytree(root / name, root / "moved" / name)
     shutil.copy(root / "corpus.parquet", root / "moved")

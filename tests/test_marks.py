@@ -9,12 +9,17 @@ from interp_assets.settings import Settings, identity, mark
 from interp_assets.study import Layer, Study
 from tests.changed_study import IDENTITY, OPERATIONAL
 
-ONE_VALUE = {"engines.oracle.kind", "explainers.llm.kind", "explainers.quotes.kind"}
+ONE_VALUE = {"engines.oracle.kind", "engines.served.kind", "explainers.llm.kind", "explainers.quotes.kind"}
 "Another value is another class of settings."
 
 # How the walk below names the members of mappings, lists and unions, and how the study above does.
-NAMES = {"saes": "saes.0", "engines": "engines.oracle"}
-EXPLAINERS = {"ExtractiveExplainer": "explainers.quotes", "LlmExplainer": "explainers.llm"}
+NAMES = {"saes": "saes.0"}
+KINDS = {
+    "TransformersEngine": "engines.oracle",
+    "OpenAIEngine": "engines.served",
+    "ExtractiveExplainer": "explainers.quotes",
+    "LlmExplainer": "explainers.llm",
+}
 
 
 def settings_in(annotation: Any) -> list[type[Settings]]:
@@ -41,7 +46,7 @@ def leaves(model: type[Settings], key: str = "") -> Iterator[tuple[str, str | No
         full = f"{key}.{name}" if key else name
         inner = settings_in(field.annotation)
         for each in inner:
-            yield from leaves(each, EXPLAINERS.get(each.__name__) or NAMES.get(full, full))
+            yield from leaves(each, KINDS.get(each.__name__) or NAMES.get(full, full))
         if not inner:
             yield full, mark(field)
 

@@ -68,7 +68,9 @@ def explain_by_llm(job: Job, name: str, explainer: LlmExplainer, todo: Pending, 
         replies = model.generate(asked, lambda i, reply: progress.advance(1))
     job.spent.add(model, job.study.engines[explainer.engine].price)
     for latent, request, reply in zip(latents, asked, replies, strict=True):
-        text, reason = prompts.read_reply(reply.text, reply.finished, explainer)
+        text, reason = None, reply.refused
+        if reason is None:
+            text, reason = prompts.read_reply(reply.text, reply.finished, explainer)
         yield {
             "latent": latent,
             "explanation": text,

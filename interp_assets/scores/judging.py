@@ -116,7 +116,8 @@ def ask_single(
             probability = 1 / (1 + math.exp(min(700.0, no - yes)))
             subject.record(trial, probability=probability, predicted=probability > 0.5, status="ok", **answer)
         else:
-            subject.record(trial, status="failed", reason="the engine gave neither Yes nor No a probability", **answer)
+            reason = reply.refused or "the engine gave neither Yes nor No a probability"
+            subject.record(trial, status="failed", reason=reason, **answer)
 
 
 def ask_in_lists(
@@ -144,9 +145,8 @@ def ask_in_lists(
                 "raw_reply": reply.text,
             }
             if digits is None:
-                subject.record(
-                    trial, status="failed", reason=f"the reply is not a list of {len(part)} digits", **answer
-                )
+                reason = reply.refused or f"the reply is not a list of {len(part)} digits"
+                subject.record(trial, status="failed", reason=reason, **answer)
             else:
                 subject.record(trial, predicted=digits[place], status="ok", **answer)
 

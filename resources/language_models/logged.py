@@ -138,7 +138,8 @@ class LoggedEngine:
             def keep(index: int, reply: Reply) -> None:
                 key, usage = new[index], reply.usage
                 cost = Spent(1, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
-                self.log.append(self.study, name, key, encoded(reply), *cost[1:])
+                if reply.refused is None:
+                    self.log.append(self.study, name, key, encoded(reply), *cost[1:])
                 self.made = Spent(*map(sum, zip(self.made, cost, strict=True)))
                 for place in missing[key]:
                     again = place != missing[key][0]
@@ -149,8 +150,10 @@ class LoggedEngine:
 
 
 def encoded(reply: Generated | Chosen | Likelihood) -> str:
-    """A reply without its usage as JSON; Python reads every float, infinities and NaN back as it was."""
-    content = {field.name: getattr(reply, field.name) for field in fields(reply) if field.name != "usage"}
+    """A reply without its usage as JSON, never one that was refused; Python reads every float, infinities and NaN back as it was."""
+    content = {
+        field.name: getattr(reply, field.name) for field in fields(reply) if field.name not in ("usage", "refused")
+    }
     return json.dumps(content, separators=(",", ":"))
 
 

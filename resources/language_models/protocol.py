@@ -10,8 +10,8 @@ from resources.errors import UnusableInput
 
 Capability = Literal["generate", "choose", "log_likelihood"]
 
-CODE_VERSIONS = {"transformers": "1"}
-"""Of each engine that computes replies in this process; part of its identity. Raise it when the same requests get other
+CODE_VERSIONS = {"transformers": "1", "openai": "1"}
+"""Of each kind of engine; part of its identity. Raise it when the same requests get other
 replies. They stand here because the plan needs them without the engine and its libraries."""
 
 
@@ -73,6 +73,8 @@ class Generated:
     finished: bool
     "False where the reply was cut off at max_tokens."
     usage: Usage
+    refused: str | None = None
+    "Why there is no reply, where this one request cannot be answered. Such an outcome is not kept for others."
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Chosen:
     log_probabilities: tuple[float, ...]
     "One for each choice, in nats; not normalised over the choices."
     usage: Usage
+    refused: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Likelihood:
     "Sum over the continuation's tokens, in nats."
     tokens: int
     usage: Usage
+    refused: str | None = None
 
 
 def silent(index: int, reply: object) -> None:
@@ -110,7 +114,7 @@ class LanguageModel(Protocol):
     @property
     def identity(self) -> Any:
         """What decides the replies, as plain JSON values: which model, by name and revision or by the content of its
-        files, in which dtype, and for a model run in this process the version of the code that runs it."""
+        files, in which dtype, and the version of the code that asks it."""
 
     def generate(
         self, requests: Sequence[GenerateRequest], arrived: Callable[[int, Generated], None] = silent

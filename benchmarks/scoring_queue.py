@@ -1,0 +1,75 @@
+"""The queue of requests to a server that takes its time: how close it comes to what the server could answer.
+
+The server answers each request after 200 (50) ms, 64 at once: 320 (1,280) requests a second are the ideal.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+
+from benchmarks.measuring import quick, show
+from resources.language_models.openai_engine import OpenAIEngine
+from resources.language_models.protocol import ChooseRequest, Message
+from tests.bench_server import Manners, serving
+
+AT_ONCE = 64
+INSTRUCTIONS = Message("system", "Decide whether the unit is active anywhere in the text. " * 12)
+QUEUED = 100_000
+
+
+def requests(count: int) -> list[ChooseRequest]:
+    """Of 40 words each, as one trial of detection is."""
+    questions = [f"Description: the word w{i}\nText: {'some words of it ' * 10}\n\nActive?" for i in range(count)]
+    return [ChooseRequest((INSTRUCTIONS, Message("user", each)), ("Yes", "No")) for each in questions]
+
+
+def main() -> None:
+    if "--memory" in sys.argv:
+        memory(sys.argv[-1])
+        return
+    shares = {}
+    for milliseconds, count in ((50, 4_000 if quick() else 20_000), (200, 4_000 if quick() else 20_000)):
+        with serving(Manners(latency=milliseconds / 1000)) as server:
+            model = OpenAIEngine(server.url, "oracle", concurrency=AT_ONCE)
+            asked = requests(count)
+            began, busy = time.perf_counter(), time.process_time()
+            replies = model.choose(asked)
+            took, busy = time.perf_counter() - began, time.process_time() - busy
+            assert len(replies) == count and not any(reply.refused for reply in replies)
+            assert server.told().most_at_once == AT_ONCE
+        shares[milliseconds] = count / took / (AT_ONCE / milliseconds * 1000)
+        show(f"at_{milliseconds}_ms_requests_per_second", count / took)
+        show(f"at_{milliseconds}_ms_cpu_cores_busy", busy / took)
+        show(f"at_{milliseconds}_ms_cpu_ms_per_request", 1000 * busy / count)
+    with serving(Manners(latency=1.0)) as server:
+        command = [sys.executable, "-m", "benchmarks.scoring_queue", "--memory", server.url]
+        print(subprocess.run(command, capture_output=True, text=True, check=True).stdout, end="")
+    show("at_50_ms_share_of_ideal_ratio", shares[50])
+    show("at_200_ms_share_of_ideal_ratio", shares[200])
+
+
+def memory(url: str) -> None:
+    """What a queue takes on top of the requests themselves, in a process of its own that ends while they are asked."""
+    asked = requests(QUEUED)
+    model = OpenAIEngine(url, "oracle", concurrency=AT_ONCE)
+    model.choose(asked[: 2 * AT_ONCE])
+    before, arrived = psutil.Process().memory_info().rss, 0
+
+    def count(place: int, reply: object) -> None:
+        nonlocal arrived
+        arrived += 1
+        if arrived == 3 * AT_ONCE:
+            show("queue_of_100000_requests_megabytes", (psutil.Process().memory_info().rss - before) / 1e6)
+            sys.stdout.flush()
+            os._exit(0)
+
+    model.choose(asked, count)
+
+
+if __name__ == "__main__":
+    main()

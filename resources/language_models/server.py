@@ -1,0 +1,236 @@
+"""Many small requests to one HTTP server: a bounded number at a time, each until it is answered or refused.
+
+Faults are told apart by whose they are. What the server refuses (400, 422, ...) is an outcome of that request. What
+may pass (a time-out, a broken connection, 429, 5xx, a body that makes no sense) is asked again. A request that keeps
+failing is refused once the server is seen to answer another; a server that answers none is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from resources.errors import NotNow, one_line
+
+TRIES = 4
+"A request that failed twice as often is refused if the server answers another meanwhile."
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0
+"Seconds before a request is asked again; doubled each time."
+SAID_AFTER = 2.0
+"Seconds without any answer after which the wait is told."
+CONNECT_SECONDS = 30.0
+BUSY = (408, 409, 425, 429, 503, 529)
+NOT_FOR_US = (401, 402, 403, 404, 405)
+"The key, the address or the model is wrong, and not the request, if all requests are answered so."
+
+SENSELESS = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
+"What reading a body raises that is not what it should be."
+
+
+class Call(NamedTuple):
+    path: str
+    content: dict[str, Any]
+    read: Callable[[Any], Any]
+    "Makes a reply of the body; raises one of SENSELESS where that cannot be done."
+
+
+class Refused(NamedTuple):
+    status: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What may pass."""
+
+    why: str
+    seconds: float | None = None
+    "How long the server asks to be left alone."
+    fault: bool = True
+    "It may be the request's own; False where the server cannot be reached or says that it is busy."
+
+
+class Server:
+    def __init__(
+        self, base_url: str, key: str | None, concurrency: int, timeout_seconds: float, wait_seconds: float
+    ) -> None:
+        """
+        Args:
+            key: sent as a bearer token; it appears in no message.
+            concurrency: most requests in flight.
+            timeout_seconds: longest time to one reply.
+            wait_seconds: how long a server that answers nothing is waited for.
+        """
+        self.base_url = base_url.rstrip("/")
+        self.concurrency = concurrency
+        self.timeout_seconds = timeout_seconds
+        self.wait_seconds = wait_seconds
+        self.probe: Call | None = None
+        "A request that the server is known to answer; until there is one, nothing is refused for failing often."
+        self._key = key
+        self._silent_since: float | None = None
+        "Since when there was trouble and no answer."
+        self._said = False
+        self._not_before = 0.0
+
+    def ask(self, call: Call) -> Any:
+        """The reply to one request, or Refused."""
+        replies: list[Any] = []
+        self.ask_all([call], lambda _, reply: replies.append(reply))
+        return replies[0]
+
+    def ask_all(self, calls: Iterable[Call], arrived: Callable[[int, Any], None]) -> None:
+        """Hand over the reply to each request, or Refused, with its place; requests are begun in their order.
+
+        Raises:
+            NotNow: the server answered nothing for too long, or no longer takes the key or the model.
+        """
+        asyncio.run(self._ask_all(enumerate(calls), arrived))
+
+    async def _ask_all(self, calls: Iterator[tuple[int, Call]], arrived: Callable[[int, Any], None]) -> None:
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
+        self._silent_since, self._said, self._not_before = None, False, 0.0
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(self.timeout_seconds, sock_connect=CONNECT_SECONDS),
+            headers=headers,
+        ) as session:
+
+            async def work() -> None:
+                for place, call in calls:
+                    arrived(place, await self._answer(session, call))
+
+            workers = [asyncio.create_task(work()) for _ in range(self.concurrency)]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _answer(self, session: aiohttp.ClientSession, call: Call) -> Any:
+        began, faults, pause, again = time.monotonic(), 0, FIRST_PAUSE, False
+        while True:
+            while (left := self._not_before - time.monotonic()) > 0:
+                await asyncio.sleep(left)
+            reply = await self._try(session, call)
+            if isinstance(reply, Refused) and reply.status in NOT_FOR_US:
+                reply = await self._trouble_with_others(session) or reply
+            if not isinstance(reply, Trouble):
+                self._silent_since, self._said = None, False
+                return reply
+            faults += reply.fault
+            left = self._patience_left(reply)
+            if faults >= TRIES or left <= 0 or time.monotonic() - began > self.wait_seconds:
+                trouble = await self._trouble_with_others(session) if self.probe is not None else reply
+                if trouble is None and again:
+                    return Refused(0, f"{reply.why}, again and again, while the server answers other requests")
+                if trouble is None:
+                    # The server may have come back just now, so the request gets as many tries once more.
+                    began, faults, again = time.monotonic(), 0, True
+                elif left <= 0:
+                    raise NotNow(f"{self.base_url}: {reply.why}; waited for {self.wait_seconds:g} s")
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 spreads requests, no secret
+            pause = min(2 * pause, LONGEST_PAUSE, max(left, FIRST_PAUSE))
+
+    async def _trouble_with_others(self, session: aiohttp.ClientSession) -> Trouble | None:
+        """Why not even the probe is answered, where it is not.
+
+        Raises:
+            NotNow: the server no longer takes the key or the model.
+        """
+        if self.probe is None:
+            return None
+        reply = await self._try(session, self.probe)
+        if isinstance(reply, Refused) and reply.status in NOT_FOR_US:
+            raise self.not_for_us(reply)
+        if isinstance(reply, Trouble):
+            return reply
+        self._silent_since, self._said = None, False
+        return None
+
+    async def _try(self, session: aiohttp.ClientSession, call: Call) -> Any:
+        try:
+            async with session.post(
+                f"{self.base_url}/{call.path}", data=json.dumps(call.content).encode(), allow_redirects=False
+            ) as response:
+                status, body = response.status, await response.read()
+                if status == 200:
+                    return call.read(json.loads(body))
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            reason = getattr(error, "os_error", None) or error
+            return Trouble(f"it cannot be reached ({getattr(reason, 'strerror', None) or reason})", fault=False)
+        except TimeoutError:
+            return Trouble(f"no reply within {self.timeout_seconds:g} s")
+        except (aiohttp.ClientError, OSError):
+            return Trouble("the connection broke")
+        except SENSELESS:
+            return Trouble("the reply is not what it should be")
+        reason = f"the server says {status}: {self._without_key(message_of(body))}"
+        if status in BUSY:
+            return Trouble(reason, seconds_of(response.headers.get("Retry-After")), fault=False)
+        return Trouble(reason) if status >= 500 else Refused(status, reason)
+
+    def _patience_left(self, trouble: Trouble) -> float:
+        """Seconds for which the server is waited for yet.
+
+        Raises:
+            NotNow: it asks to be left alone for longer.
+        """
+        now = time.monotonic()
+        self._silent_since = now if self._silent_since is None else self._silent_since
+        left = self._silent_since + self.wait_seconds - now
+        if trouble.seconds is not None:
+            if trouble.seconds > left:
+                raise NotNow(f"{self.base_url}: {trouble.why}; it asks to wait for {trouble.seconds:.0f} s")
+            self._not_before = max(self._not_before, now + trouble.seconds)
+        if not self._said and now - self._silent_since > min(SAID_AFTER, self.wait_seconds / 2):
+            self._said = True
+            print(f"{'waiting':8} for {self.base_url}: {trouble.why}", file=sys.stderr, flush=True)
+        return left
+
+    def not_for_us(self, refused: Refused) -> NotNow:
+        """Nothing can be asked of this server: why, and what to do."""
+        hint = ""
+        if refused.status == 401:
+            hint = "; is the key right?" if self._key else "; name the environment variable with its key in key_env"
+        return NotNow(f"{self.base_url}: {refused.reason}{hint}")
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+def message_of(body: bytes, longest: int = 300) -> str:
+    """What a server says of an error, in one line."""
+    text = body.decode(errors="replace")
+    try:
+        found = json.loads(text)
+        found = found.get("error", found)
+        if isinstance(found, dict):
+            found = found.get("message") or found.get("detail") or found
+        text = found if isinstance(found, str) else json.dumps(found)
+    except (ValueError, AttributeError):
+        pass
+    text = one_line(text) or "nothing"
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def seconds_of(retry_after: str | None) -> float | None:
+    """A number of seconds, or a date."""
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(retry_after or "").timestamp() - time.time()
+        except (ValueError, TypeError):
+            return None
+    return max(0.0, seconds) if seconds < float("inf") else None
