@@ -1,8 +1,11 @@
 """The pipeline: explains the latents of sparse autoencoders and tests every explanation.
 
-What a study is:        settings, setting_errors, study
+What a study is:        settings, setting_errors, study, partitions (layers and pairs of layers)
 What depends on what:   graph (every asset), models_read, tables (every column), freshness (fingerprints, states)
-How it is made:         job (one partition), models, progress; then the stages, in the order in which data flows:
-                        corpus, activations, examples, explanations, scores, report
-How it is run:          dagster_assets, definitions (the code location), dagster_runs, running, cli, doctor
+How it is made:         job (one partition), carry_over (rows that still hold), models, provenance, progress; then the
+                        stages, in the order in which data flows: corpus, activations, examples, explanations, scores,
+                        alignment, report
+How it is run:          cli, running, plan and forecast, upkeep (accept, retry, clean), doctor
+Under Dagster:          definitions (the code location), dagster_assets, dagster_runs, run_processes
+By itself:              automation (sensors and schedule), due (what is due now), file_watcher
 """

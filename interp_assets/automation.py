@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import dagster as dg
 from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView
+from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from interp_assets.dagster_assets import WHY_TAG, asset_key, set_up_pools
@@ -161,7 +162,7 @@ class DueSensor(dg.AutomationConditionSensorDefinition):
 
     def evaluate_tick(self, context: dg.SensorEvaluationContext) -> SensorExecutionData:
         try:
-            current_study(self.study)
+            study = current_study(self.study)
         except Paused as paused:
             return SensorExecutionData(skip_message=str(paused), cursor=context.cursor)
         set_up_pools(context.instance)
@@ -179,6 +180,8 @@ class DueSensor(dg.AutomationConditionSensorDefinition):
             for key in request.asset_selection or ()
         ]
         said = None if requests or outlook is None else in_words(outlook)
+        if said and study.automation != self.study.automation:
+            said += "; new settings of the automation take effect with a reload"
         return SensorExecutionData(
             requests,
             said,
@@ -199,7 +202,7 @@ def tags_of(due: Due) -> dict[str, str]:
 def in_words(outlook: Outlook) -> str:
     """How things stand where nothing is requested."""
     waiting = sum(verdict == "moving" for verdict in outlook.verdicts.values())
-    said = f"{waiting} partitions are being made or wait for others" if waiting else "nothing is due"
+    said = f"being made or waiting for others: {waiting}" if waiting else "nothing is due"
     given_up = ", ".join(outlook.given_up)
     return said + (f"; given up until the schedule or a change: {given_up}" if given_up else "")
 
@@ -232,7 +235,7 @@ def schedule(study: Study, cron: str) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{study.name}_check",
         cron_schedule=cron,
-        target=whole(study),
+        job_name=IMPLICIT_ASSET_JOB_NAME,  # the job of all assets: one of its own could not hold layers and pairs
         description=f"Requests what is due in {study.name}, what was given up included.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )

@@ -9,10 +9,14 @@ import shutil
 import socket
 from pathlib import Path
 
+from resources.errors import NotNow
+from resources.leases import Leases, slot_count, slots_folder
+
 PACKAGES = ("dagster", "torch", "transformers", "polars", "pyarrow", "sentence-transformers", "scipy", "vllm")
 OPTIONAL = {"vllm": "optional: pip install 'interp-assets[vllm]'"}
 DEMO_MODELS = ("SmolLM2-135M-Instruct", "all-MiniLM-L6-v2")
 UI_PORT = 3000
+SLOTS = ("gpu", "llm")
 
 
 def examine(project: Path) -> int:
@@ -27,6 +31,8 @@ def examine(project: Path) -> int:
         there = (project / "demo" / "weights" / name).is_dir()
         line("demo weights", f"{name}: {'there' if there else 'not unpacked (run: make demo)'}")
     line("port", f"{UI_PORT}: {port_state()}")
+    for name in SLOTS:
+        line("slot", f"{name}: {slot_state(name)}")
     needed = [package for package in missing if package not in OPTIONAL]
     print(f"not ready: {', '.join(needed)} missing (run: make install)" if needed else "ready")
     return 1 if needed else 0
@@ -51,6 +57,16 @@ def devices() -> str:
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     found = ", ".join(names) if names else "cpu only"
     return f"{found}; {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def slot_state(name: str) -> str:
+    """Who occupies the device or the language model, in `interp run`, the UI or the daemon."""
+    try:
+        count, holders = slot_count(name), Leases(slots_folder(), "interp doctor").holders(name)
+    except NotNow as error:
+        return str(error)
+    held = "; ".join(map(str, holders)) or "free"
+    return f"{held} ({count} in all; INTERP_SLOTS sets another number, {slots_folder()} holds the locks)"
 
 
 def port_state() -> str:

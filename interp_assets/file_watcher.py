@@ -70,7 +70,7 @@ class Watch:
         for layer in layers:
             try:
                 self._layer(layer, recorded.get(layer))
-            except (UnusableInput, NotNow) as error:
+            except (UnusableInput, NotNow, OSError) as error:
                 self.found.notes.append(f"{layer}: {error}")
         for file in self._other_files():
             try:

@@ -59,7 +59,7 @@ def forecast(freshness: Freshness, state: PartitionState) -> Forecast:
     """For a partition that is to be made."""
     asset = freshness.assets[state.asset]
     if asset.group not in ("explanations", "scores"):
-        return Forecast(exact=state.due_now)
+        return Forecast()
     inputs = Inputs(freshness.study, asset, state.partition, freshness)
     if not state.due_now:
         return at_most(inputs)

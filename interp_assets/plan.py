@@ -71,11 +71,10 @@ def print_plan(study: Study, listed: list[Listed]) -> None:
     print(f"{study.name}: {counted(listed)}")
     if any(each.work.llm_calls != 0 or each.work.replies_reused for each in due):
         most = "" if total.exact else "at most "
-        calls, tokens, cost = (
-            "unknown" if number is None else f"{number:,}"
-            for number in (total.llm_calls, total.prompt_tokens, total.cost)
-        )
-        print(f"language models: {most}{calls} calls, {most}{tokens} prompt tokens, {most}{cost} at the study's prices")
+        calls, tokens = ("unknown" if each is None else f"{each:,}" for each in (total.llm_calls, total.prompt_tokens))
+        priced = any(engine.price is not None for engine in study.engines.values())
+        money = f", at most {total.cost:,.2f} at the study's prices" if priced and total.cost is not None else ""
+        print(f"language models: {most}{calls} calls, {most}{tokens} prompt tokens{money}")
         print(f"replies reused: {total.replies_reused:,}")
     if any(each.state.state in DUE for each in listed):
         print(f"to carry it out: interp run {study.name}")
@@ -119,9 +118,10 @@ def without_key(each: Listed) -> str:
 
 def total_of(members: list[Listed]) -> str:
     total = sum((each.work for each in members), Forecast(0))
-    if total.llm_calls is None:
-        return "  (calls unknown)"
-    if not total.llm_calls and not total.replies_reused:
-        return ""
     most = "" if total.exact else "at most "
-    return f"  ({most}{total.llm_calls:,} calls, {total.replies_reused:,} replies reused)"
+    said = [f"{most}{total.latents:,} latent{'s' * (total.latents > 1)}"] if total.latents else []
+    if total.llm_calls is None:
+        said.append("number of calls unknown")
+    elif total.llm_calls or total.replies_reused:
+        said.append(f"{most}{total.llm_calls:,} calls, {total.replies_reused:,} replies reused")
+    return f"  ({'; '.join(said)})" if said else ""

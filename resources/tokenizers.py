@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 def do_without_torch() -> None:
     """For a process that reads text and runs no model: transformers imports torch wherever it is, for seconds."""
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would advise to install torch
 
 
 def not_usable(path: str | Path, what: str, error: Exception) -> Exception:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ class Command:
     arguments: tuple[str, ...]
     file_size: int | None = None
     "The largest file, in bytes, that it can write."
+    environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert not ENDED.is_set()
@@ -81,6 +82,7 @@ def carry_out(command: Command) -> None:
     for descriptor, file in ((1, command.out), (2, command.err)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(command.root)
+    os.environ |= command.environment
     os.environ |= {"INTERP_STUDIES": str(command.root / "studies"), "DAGSTER_HOME": str(command.root / "home")}
     # Whoever runs the tests in the background hands down an ignored SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -21,8 +21,8 @@ from interp_assets.due import running
 from interp_assets.run_processes import PROCESS_TAG
 from interp_assets.study import PROJECT
 
-PATIENCE = 120.0
-QUIET_TICKS = 3
+PATIENCE = 420.0
+QUIET_TICKS = 2
 
 # The daemon's own command. It looks at sensors and queue every five seconds; the tests have no such patience.
 COMMAND = """
@@ -58,7 +58,6 @@ class Daemon:
     commits: dict[Path, int] = field(default_factory=dict)
     "When each manifest that was there at the last mark was written."
     runs_before: set[str] = field(default_factory=set)
-    marked: float = 0.0
 
     def __post_init__(self) -> None:
         # Initialised before several processes come at once.
@@ -103,24 +102,20 @@ class Daemon:
         """From here on `made` and `runs` count."""
         self.commits = dict(self._commits())
         self.runs_before = {run.run_id for run in self.instance.get_runs()}
-        self.marked = time.time()
 
     def settled(self) -> None:
-        """Wait until no run is in progress and several ticks since the mark have found nothing to do."""
-        self.wait_until(self._is_settled, "quiet")
+        """Wait until no run is in progress and several further ticks have found nothing to do."""
+        now = time.time()
+        self.wait_until(lambda: self._is_settled(now), "quiet")
 
-    def _is_settled(self) -> bool:
-        for study in self.studies():
-            for sensor, quiet in (("files", "nothing has changed"), ("automation", "nothing is due")):
-                ticks = self.ticks(f"{study}_{sensor}", QUIET_TICKS)
-                if len(ticks) < QUIET_TICKS or min(tick.timestamp for tick in ticks) < self.marked:
-                    return False
-                if not all(tick.status == TickStatus.SKIPPED and quiet in (tick.skip_reason or "") for tick in ticks):
-                    return False
+    def _is_settled(self, since: float) -> bool:
+        for sensor, quiet in (("tiny_files", "nothing has changed"), ("tiny_automation", "nothing is due")):
+            ticks = self.ticks(sensor, QUIET_TICKS)
+            if len(ticks) < QUIET_TICKS or min(tick.timestamp for tick in ticks) < since:
+                return False
+            if not all(tick.status == TickStatus.SKIPPED and quiet in (tick.skip_reason or "") for tick in ticks):
+                return False
         return not running(self.instance)
-
-    def studies(self) -> list[str]:
-        return ["tiny"]
 
     def ticks(self, sensor: str, count: int = 1) -> list[InstigatorTick]:
         """The latest ticks of a sensor, the newest first."""

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 import pytest
 
 from interp_assets import automation, due
 from interp_assets.automation import DueNow, automation_of
 from interp_assets.dagster_assets import WHY_TAG, asset_key, definitions_of, set_up_pools
+from interp_assets.definitions import load_all
 from interp_assets.due import FINGERPRINT_TAG, TRY_TAG, Outlook
 from interp_assets.freshness import Freshness
 from interp_assets.graph import partitions_of
-from interp_assets.run_processes import PROCESS_TAG, end_runs_of_killed_processes
+from interp_assets.run_processes import PROCESS_TAG, end_runs_of_killed_processes, process_name
 from interp_assets.study import Study, load_study
 from tests.changed_study import changed
 from tests.seeded import make_up, read_all_files, record, seed, unmade_study
@@ -321,7 +323,7 @@ def test_where_nothing_is_requested_the_sensor_says_how_things_stand(
     assert said == "nothing is due; given up until the schedule or a change: scores/fuzzing[layers.0]"
     a_run(study, instance, "scores/detection", "layers.1", STARTED)
     said = tick(study, instance, "tiny_automation").skip_message
-    assert said.startswith("2 partitions are being made or wait for others; given up")
+    assert said.startswith("being made or waiting for others: 2; given up")
 
 
 @pytest.mark.parametrize(
@@ -361,8 +363,11 @@ def test_other_code_on_disk_pauses_the_automation(
 
 def test_operational_settings_need_no_reload(study: Study, instance: dg.DagsterInstance) -> None:
     seed(study, instance)
-    edit(study, subject_model__batch_tokens=64, automation__watch_seconds=5, engines__oracle__batch_size=2)
+    edit(study, subject_model__batch_tokens=64, engines__oracle__batch_size=2)
     assert tick(study, instance, "tiny_automation").skip_message == "nothing is due"
+    edit(study, automation__watch_seconds=5)
+    said = tick(study, instance, "tiny_automation").skip_message
+    assert said == "nothing is due; new settings of the automation take effect with a reload"
 
 
 def test_a_study_that_cannot_be_read_or_is_switched_off(study: Study, instance: dg.DagsterInstance) -> None:
@@ -408,6 +413,20 @@ def test_no_schedule_where_none_is_wanted(study: Study) -> None:
 # Around the runs
 
 
+def test_a_run_whose_process_is_gone_is_asked_for_again(
+    study: Study, instance: dg.DagsterInstance, undone: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a loss of power: nobody was left to say that it had failed."""
+    monkeypatch.setattr(due, "BACK_OFF_SECONDS", 0)
+    tags = {FINGERPRINT_TAG: undone[1], TRY_TAG: "1"}
+    alive = {PROCESS_TAG: process_name(psutil.Process())}
+    run = a_run(study, instance, "scores/fuzzing", "layers.0", STARTED, **tags, **alive)
+    assert not tick(study, instance, "tiny_automation").run_requests
+    instance.add_run_tags(run.run_id, {PROCESS_TAG: f"{socket.gethostname()} 1 1.00"})
+    (again,) = tick(study, instance, "tiny_automation").run_requests
+    assert again.tags[TRY_TAG] == "2"
+
+
 def test_pools_keep_the_limit_that_somebody_chose(instance: dg.DagsterInstance) -> None:
     instance.event_log_storage.set_concurrency_slots("gpu", 4)
     set_up_pools(instance)
@@ -444,3 +463,15 @@ def test_a_materialisation_says_why_and_from_what(study: Study, instance: dg.Dag
     assert first["fingerprint"] == again["fingerprint"]
     assert set(first["inputs"]) == {"corpus", "tokenizer"}
     assert first["versions"]["dagster"] == again["versions"]["dagster"] == dg.__version__
+
+
+def test_a_study_with_pairs_of_layers_loads(tmp_path: Path) -> None:
+    """No job may be built of assets with layers and with pairs: Dagster refuses it, and with it the whole location."""
+    study = unmade_study(tmp_path, ["layers.0", "layers.1"], alignment={})
+    repository = load_all(study.file.parent).get_repository_def()
+    repository.load_all_definitions()
+    assert repository.get_schedule_def("tiny_check").job_name == "__ASSET_JOB"
+    graph = repository.asset_graph
+    pairs = graph.get(asset_key(study, "layer_matching")).partitions_def
+    assert pairs is not None
+    assert pairs.get_partition_keys() == ["layers.0__layers.1"]

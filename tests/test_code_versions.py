@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from interp_assets.code_versions import code_behind, own_versions
 from interp_assets.graph import assets_of
 from interp_assets.study import PROJECT, Study
 from resources.language_models.protocol import CODE_VERSIONS
+from tests.code_walker import code_behind, own_versions
 
 RECORD = Path(__file__).with_name("code_versions.json")
 COMMAND = "python -m tests.test_code_versions --record"

@@ -45,8 +45,9 @@ Kind = TypeVar("Kind", bound=Hashable)
 
 PROBES = ("A", "1")
 "Texts that share no token with each other."
-PADDED_TO = 16
-"What is not shared is padded to a multiple of so many tokens, and computed together with what has the same length."
+PADDED_TO = 8
+"""What is not shared is padded to a multiple of so many tokens, and computed together with what has the same length. On
+judges' prompts 8 is a sixth faster than 16, which pads more, and than 1, which computes fewer prompts at once."""
 
 
 class Row(NamedTuple):
@@ -278,8 +279,13 @@ def alike(places: Iterable[int], of: Callable[[int], Kind]) -> Iterable[tuple[Ki
 
 
 def grouped(requests: Sequence[ChooseRequest | LikelihoodRequest]) -> list[list[int]]:
-    """Indices of the requests of each group, groups in the order of their first request."""
-    return [members for _, members in alike(range(len(requests)), lambda i: requests[i].group or f"\0{i}")]
+    """Indices of the requests of each group, groups in the order of their first request; one group, one instruction."""
+
+    def group(i: int) -> Hashable:
+        request = requests[i]
+        return request.group or i, request.messages[0] if isinstance(request, ChooseRequest) else None
+
+    return [members for _, members in alike(range(len(requests)), group)]
 
 
 def ways_in(choices: list[Ids]) -> list[tuple[int, ...]]:

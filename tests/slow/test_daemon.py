@@ -5,7 +5,11 @@ The tests are its chapters, told in the order in which they stand.
 
 from __future__ import annotations
 
+import os
 import signal
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +19,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from tests.changed_study import LEFT_OUT, changed
+from interp_assets.study import PROJECT
+from tests.changed_study import changed
 from tests.daemon import Daemon, dagster_home, replaced
 from tests.tiny import make_corpus, make_embedder, make_model, make_sae, write_study
 
@@ -120,16 +125,16 @@ def test_the_same_sae_again(daemon: Daemon) -> None:
     happens(daemon, [])
 
 
-def test_two_settings_at_once_and_back_again(daemon: Daemon) -> None:
-    change(daemon, scorers__detection__activating=9, scorers__embedding__activating=9)
-    happens(daemon, [*of(SCORES), "score_report"])
-    change(daemon, scorers__detection__activating=10, scorers__embedding__activating=LEFT_OUT)
-    happens(daemon, [], runs=[*of(SCORES), "score_report"])
+def test_a_setting_there_and_back_again_and_another(daemon: Daemon) -> None:
+    change(daemon, scorers__detection__activating=9)
+    happens(daemon, [*of(["scores/detection"]), "score_report"])
+    change(daemon, scorers__detection__activating=10)
+    happens(daemon, [], runs=[*of(["scores/detection"]), "score_report"])
     change(daemon, explainers__more={"kind": "extractive", "words": 3})
     happens(daemon, [*of(["explanations", *SCORES]), "score_report"])
 
 
-def test_changes_in_the_middle_of_a_run_of_the_same_layer(daemon: Daemon) -> None:
+def test_two_changes_in_the_middle_of_a_run_of_the_same_layer(daemon: Daemon) -> None:
     new_weights(daemon, "layers.2", 1)
     run = daemon.started_run("activation_cache", "layers.2")
     # In the middle of the pass over the corpus, not on the way to it.
@@ -184,6 +189,22 @@ def test_a_bad_sae_is_tried_once_and_its_successor_picked_up(daemon: Daemon) -> 
     happens(daemon, ["sae_weights[layers.0]", "score_report"], [refused, "score_report"])
     replaced(weights(daemon, "layers.0"), good)
     happens(daemon, [], ["score_report"])
+
+
+def test_an_interp_run_beside_the_daemon(daemon: Daemon) -> None:
+    """Whoever is first makes a partition; the other waits, says for what, and finds it made. No call is made twice."""
+    change(daemon, scorers__detection__activating=7)
+    command = [sys.executable, "-m", "interp_assets.cli", "run", str(daemon.root / "studies" / "tiny.yaml")]
+    environment = os.environ | {"DAGSTER_HOME": str(daemon.root / "home"), "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, env=environment, cwd=daemon.root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    daemon.settled()
+    assert daemon.made() == sorted([*of(["scores/detection"]), "score_report"])
+    daemon.mark()
+    with sqlite3.connect(daemon.root / "store" / "replies.sqlite") as log:
+        (calls,) = log.execute("select sum(calls) from totals").fetchone()
+        (replies,) = log.execute("select count(*) from replies").fetchone()
+    assert calls == replies > 0
 
 
 def test_a_killed_worker(daemon: Daemon) -> None:

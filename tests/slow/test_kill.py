@@ -92,7 +92,9 @@ def test_a_full_disk(file: Path, undisturbed: tuple[dict[str, str], list[str], f
     disk = mine.parent / "store"
     disk.mkdir()
     size = MEGABYTE // 4
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(disk)], check=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"NOT TESTED: a small disk needs the right to mount one ({mounted.stderr.decode().strip()})")
     try:
         failures = 0
         while True:

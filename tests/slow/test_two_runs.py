@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 from pathlib import Path
 
@@ -32,6 +33,30 @@ def test_two_runs_of_one_study(tiny_file: Path, tmp_path: Path) -> None:
         (calls,) = log.execute("select sum(calls) from totals").fetchone()
         (replies,) = log.execute("select count(*) from replies").fetchone()
     assert calls == replies > 40
+
+
+def test_two_studies_share_one_device(long_study: Path, tmp_path: Path) -> None:
+    """Whatever they share otherwise: nothing but the machine here."""
+    slots = {"INTERP_SLOTS": "gpu=1", "INTERP_SLOTS_DIR": str(tmp_path / "slots")}
+    roots = [copy_of(long_study, tmp_path / name) for name in ("one", "other")]
+    first = Command(roots[0], RUN, environment=slots)
+    first.wait_until(lambda: list((roots[0] / "store").rglob(".spill.part")))
+    first.send(signal.SIGSTOP)
+    second = Command(roots[1], RUN, environment=slots)
+    second.wait_until(lambda: second.err.exists() and "waiting" in second.err.read_text())
+    assert not list((roots[1] / "store").rglob(".spill.part"))
+    first.send(signal.SIGCONT)
+    ends = [first.end(), second.end()]
+    assert [end.returncode for end in ends] == [0, 0], ends[0].stderr + ends[1].stderr
+    holder = f"slot 0 is held by process {first.process.pid} (activation_cache[{GOOD}] of tiny)"
+    assert f"waiting for gpu: {holder}" in ends[1].stderr
+    assert "waiting" not in ends[0].stderr
+
+
+def test_control_with_two_slots_nobody_waits(long_study: Path, tmp_path: Path) -> None:
+    slots = {"INTERP_SLOTS": "gpu=2", "INTERP_SLOTS_DIR": str(tmp_path / "slots")}
+    commands = [Command(copy_of(long_study, tmp_path / name), RUN, environment=slots) for name in ("one", "other")]
+    assert all("waiting" not in command.end().stderr for command in commands)
 
 
 def test_an_sae_that_is_swapped_in_the_middle_of_a_run(long_study: Path, tmp_path: Path) -> None:
