@@ -111,7 +111,7 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
         tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts)))
     else:
         characters = sum(len(message.content) for messages in prompts for message in messages)
-        tokens = characters // CHARACTERS_OF_A_TOKEN + TOKENS_AROUND * len(prompts)
+        tokens = -(-characters // CHARACTERS_OF_A_TOKEN)
     replies = sum(request.max_tokens for request in new if isinstance(request, GenerateRequest))
     cost = settings.price.of(tokens, 0, replies) if settings.price else 0.0
     return Forecast(0, len(new), len(requests) - len(new), tokens, cost, exact)

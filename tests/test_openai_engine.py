@@ -18,6 +18,7 @@ import pytest
 
 from interp_assets.freshness import Freshness
 from interp_assets.plan import plan
+from interp_assets.scores.wording import DETECTION
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import PROJECT, load_study
 from resources.errors import NotNow
@@ -261,10 +262,11 @@ def test_a_wrong_key_or_model_is_told_at_the_start(settings: dict[str, Any], sai
 def test_an_interrupt_ends_it_at_once() -> None:
     script = """
 import sys
-from tests.test_openai_engine import engine, judgements
-model = engine(sys.argv[1], timeout_seconds=60, wait_seconds=60)
+from resources.language_models.openai_engine import OpenAIEngine
+from resources.language_models.protocol import ChooseRequest, Message
+model = OpenAIEngine(sys.argv[1], "oracle")
 print("asking", flush=True)
-model.choose(judgements(40))
+model.choose([ChooseRequest((Message("user", str(i)),), ("Yes", "No")) for i in range(40)])
 """
     with serving(Manners(first=(200,) * PROBES, hangs=0.9)) as server:
         waiting = subprocess.Popen(
@@ -315,7 +317,9 @@ def test_a_study_judged_by_a_server(
         elsewhere = oracle | {"base_url": "https://elsewhere/v1"}
         moved = load_study(changed(served_file, {"engines.oracle": elsewhere}, "served.yaml"))
         assert {each.state.state for each in plan(moved)} == {"fresh"}
-        again = changed(served_file, {"engines.oracle": elsewhere, "scorers.detection.instructions": "Judge."})
+        again = changed(
+            served_file, {"engines.oracle": elsewhere, "scorers.detection.instructions": f"{DETECTION.instructions}!"}
+        )
         (work,) = (each.work for each in plan(load_study(again)) if each.state.asset == "scores/detection")
     assert work.llm_calls == trials["prompt_hash"].drop_nulls().n_unique()
     assert not work.exact
