@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -66,7 +67,7 @@ def as_json(study: Study, listed: list[Listed]) -> str:
 
 def print_plan(study: Study, listed: list[Listed]) -> None:
     due = [each for each in listed if each.state.state != "fresh"]
-    print_states(due)
+    print_states(due, total_of)
     total = sum((each.work for each in listed), Forecast(0))
     print(f"{study.name}: {counted(listed)}")
     if any(each.work.llm_calls != 0 or each.work.replies_reused for each in due):
@@ -81,7 +82,7 @@ def print_plan(study: Study, listed: list[Listed]) -> None:
 
 
 def print_status(study: Study, listed: list[Listed]) -> None:
-    print_states(listed)
+    print_states(listed, lambda members: "")
     for each in listed:
         for reason, count in each.failed_rows.items():
             print(f"{count} failed in {each.state.label}: {reason}")
@@ -95,16 +96,16 @@ def counted(listed: list[Listed]) -> str:
     return ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name]) or "nothing"
 
 
-def print_states(listed: list[Listed]) -> None:
+def print_states(listed: list[Listed], remark: Callable[[list[Listed]], str]) -> None:
     """One line for each partition; one for an asset whose partitions are all in the same state for the same reasons."""
     lines = []
     for asset, group in groupby(listed, key=lambda each: each.state.asset):
         members = list(group)
         alike = {(each.state.state, without_key(each)) for each in members}
         if len(members) > 1 and len(alike) == 1:
-            lines.append((members[0].state.state, f"{asset}[*]", without_key(members[0]), total_of(members)))
+            lines.append((members[0].state.state, f"{asset}[*]", without_key(members[0]), remark(members)))
         else:
-            lines += [(e.state.state, e.state.label, "; ".join(e.state.reasons), total_of([e])) for e in members]
+            lines += [(e.state.state, e.state.label, "; ".join(e.state.reasons), remark([e])) for e in members]
     width = max((len(label) for _, label, _, _ in lines), default=0)
     for state, label, reasons, work in lines:
         print(f"{state:8} {label:{width}}  {reasons}{work}".rstrip())
