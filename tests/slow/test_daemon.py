@@ -66,7 +66,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     changed(
         file, {"name": "nightly", "automation.schedule": "* * * * *", "automation.watch_seconds": 3600}, "nightly.yaml"
     )
-    changed(file, {"name": "second", "automation.enabled": False}, "second.yaml")
+    changed(file, {"name": "second", "automation.enabled": False, "automation.watch_seconds": 5}, "second.yaml")
     (root / "studies" / "broken.yaml").write_text("subject_model: 3\n")
     dagster_home(root)
     daemon = Daemon(root)
