@@ -15,13 +15,14 @@ import psutil
 import pytest
 
 from interp_assets import automation, due
-from interp_assets.automation import DueNow, automation_of
+from interp_assets.automation import DueNow, automation_allowed, automation_of, study_is_held
 from interp_assets.dagster_assets import WHY_TAG, asset_key, definitions_of, set_up_pools
 from interp_assets.definitions import load_all
 from interp_assets.due import FINGERPRINT_TAG, TRY_TAG, Outlook
 from interp_assets.freshness import Freshness
 from interp_assets.graph import partitions_of
 from interp_assets.run_processes import PROCESS_TAG, end_runs_of_killed_processes, process_name
+from interp_assets.running import STUDY_LEASE, study_lease
 from interp_assets.study import Study, load_study
 from tests.changed_study import changed
 from tests.seeded import make_up, read_all_files, record, seed, unmade_study
@@ -475,3 +476,23 @@ def test_a_study_with_pairs_of_layers_loads(tmp_path: Path) -> None:
     pairs = graph.get(asset_key(study, "layer_matching")).partitions_def
     assert pairs is not None
     assert pairs.get_partition_keys() == ["layers.0__layers.1"]
+
+
+def test_what_costs_money_needs_a_budget_and_a_persons_first_run(study: Study) -> None:
+    assert automation_allowed(study) is None  # control: nothing here has a price
+    edit(study, engines__oracle__price={"input": 1.0})
+    assert "has a price: the automation needs a budget" in str(automation_allowed(load_study(study.file)))
+    edit(study, budget={"money": 5.0})
+    assert "begins after one completed interp run tiny" in str(automation_allowed(load_study(study.file)))
+    seed(load_study(study.file))
+    assert automation_allowed(load_study(study.file)) is None
+
+
+def test_nothing_is_requested_while_an_interp_run_is_at_the_study(
+    study: Study, instance: dg.DagsterInstance, undone: tuple[str, str]
+) -> None:
+    assert undone
+    with study_lease(study).acquire(STUDY_LEASE):
+        assert not tick(study, instance, "tiny_automation").run_requests
+        assert "an interp run is at it" in str(study_is_held(study))
+    assert tick(study, instance, "tiny_automation").run_requests
