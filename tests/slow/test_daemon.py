@@ -199,7 +199,7 @@ def test_an_interp_run_beside_the_daemon(daemon: Daemon) -> None:
     done = subprocess.run(command, env=environment, cwd=daemon.root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     daemon.settled()
-    assert daemon.made() == sorted([*of(["scores/detection"]), "score_report"])
+    assert daemon.made() == sorted([*of(["scores/detection"], [*LAYERS, "layers.4"]), "score_report"])
     daemon.mark()
     with sqlite3.connect(daemon.root / "store" / "replies.sqlite") as log:
         (calls,) = log.execute("select sum(calls) from totals").fetchone()
