@@ -139,7 +139,7 @@ def test_two_changes_in_the_middle_of_a_run_of_the_same_layer(daemon: Daemon) ->
     run = daemon.started_run("activation_cache", "layers.2")
     # In the middle of the pass over the corpus, not on the way to it.
     cache = daemon.root / "store" / "activation_cache" / "layers.2"
-    daemon.wait_until(lambda: list(cache.rglob(".spill.part")), "the pass over the corpus")
+    daemon.wait_until(lambda: list(cache.rglob(".spill.part")), "the pass over the corpus", every=0.003)
     daemon.send(run, signal.SIGSTOP)
     new_weights(daemon, "layers.2", 2)
     change(daemon, scorers__detection__activating=8)
