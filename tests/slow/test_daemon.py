@@ -107,6 +107,11 @@ def happens(daemon: Daemon, made: list[str], runs: list[str] | None = None) -> N
     daemon.mark()
 
 
+def says(daemon: Daemon, sensor: str, what: str) -> None:
+    """A tick that has just begun says nothing yet."""
+    daemon.wait_until(lambda: what in daemon.said().get(sensor, ""), f"{sensor}: {what}")
+
+
 def test_with_the_daemon_alone_everything_comes_into_being_once(daemon: Daemon) -> None:
     happens(daemon, [*of(["sae_weights", *CHAIN]), *pairs(*LAYERS), "corpus", "score_report"])
     happens(daemon, [])
@@ -182,14 +187,14 @@ def test_edits_of_the_study_under_the_daemon(daemon: Daemon) -> None:
     change(daemon, subject_model__batch_tokens=256)
     happens(daemon, [])
     second = daemon.root / "studies" / "second.yaml"
-    assert daemon.said()["second_automation"] == "automation.enabled is false"
+    says(daemon, "second_automation", "automation.enabled is false")
     second.write_text("corpus: 3\n")
     change(daemon, **{"saes.0.hookpoints": [*LAYERS, "layers.4"]})
     said = "new layers: layers.4; reload the code location"
     for sensor in ("tiny_files", "tiny_automation"):
         daemon.wait_until(lambda: all(said in (t.skip_reason or "") for t in daemon.ticks(sensor, 4)), said)  # noqa: B023
     assert (daemon.made(), daemon.runs()) == ([], [])
-    assert "second.yaml: subject_model: missing" in daemon.said()["second_automation"]
+    says(daemon, "second_automation", "second.yaml: subject_model: missing")
     daemon.stop()
     daemon.start()
     happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.4"]), *pairs("layers.4"), "score_report"])
@@ -239,7 +244,7 @@ def test_a_killed_worker(daemon: Daemon) -> None:
         daemon.send(run, signal.SIGKILL)
         daemon.wait_for_end(run)
     happens(daemon, ["sae_weights[layers.1]"], [killed] * 3)
-    assert "given up until the schedule or a change: activation_cache[layers.1]" in daemon.said()["tiny_automation"]
+    says(daemon, "tiny_automation", "given up until the schedule or a change: activation_cache[layers.1]")
 
 
 def test_the_schedule_alone(daemon: Daemon) -> None:
