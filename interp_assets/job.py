@@ -19,9 +19,10 @@ from interp_assets.provenance import Spent, provenance
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import Study
 from resources.errors import NotNow, UnusableInput
+from resources.leases import Waiting
 from resources.loaded_models import LoadedModels
 from resources.reply_log import ReplyLog
-from resources.table_store import NOTE_FAILED, NOTE_RETRY, Busy, Draft, Partition, Waiting
+from resources.table_store import NOTE_FAILED, NOTE_RETRY, Busy, Draft, Partition
 
 Metadata = dict[str, Any]
 """What the UI shows of a partition: numbers, texts, {"markdown": text}, {"path": text} or {"table": rows}."""

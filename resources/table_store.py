@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,10 @@ import polars as pl
 from resources.content_hash import column_hash, combined_hash
 from resources.durable_files import FileHashes, settle, sha256_of, write_aside
 from resources.errors import NotNow
+from resources.leases import SECONDS_BETWEEN_TRIES, Waiting
 
 UNPARTITIONED = "all"
 MANIFEST = "manifest.json"
-SECONDS_BETWEEN_TRIES = 0.2
-Waiting = Callable[[str], None]
 
 
 class Busy(NotNow):
