@@ -28,7 +28,7 @@ from interp_assets.study import PROJECT, Study, load_study
 
 warnings.filterwarnings("ignore", message=".*use_user_code_server", category=dg.BetaWarning)
 
-DECIDE_FRESHNESS = ("freshness.py", "graph.py", "models_read.py", "settings.py", "study.py")
+DECIDE_FRESHNESS = ("freshness.py", "asset.py", "graph.py", "*/graph.py", "partitions.py", "models_read.py", "settings/*.py", "study.py")
 "Modules that a run loads anew while a sensor keeps those that it was loaded with."
 
 WHY_LENGTH = 250
@@ -40,9 +40,9 @@ class Paused(Exception):
 
 
 def code_on_disk() -> str:
-    return hashlib.sha256(
-        b"".join((PROJECT / "interp_assets" / name).read_bytes() for name in DECIDE_FRESHNESS)
-    ).hexdigest()
+    folder = PROJECT / "interp_assets"
+    files = sorted(file for pattern in DECIDE_FRESHNESS for file in folder.glob(pattern))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 LOADED_CODE = code_on_disk()

@@ -128,7 +128,7 @@ def readable_studies() -> list[Study]:
 
 def command_path(arguments: argparse.Namespace) -> int:
     from interp_assets.freshness import Freshness, partition_label
-    from interp_assets.graph import partitions_of
+    from interp_assets.partitions import partitions_of
     from interp_assets.tables import AUXILIARY
 
     freshness = Freshness(find_study(arguments.study))

@@ -9,7 +9,8 @@ from typing import Any
 import dagster as dg
 import psutil
 
-from interp_assets.graph import Asset, assets_of
+from interp_assets.asset import Asset
+from interp_assets.graph import assets_of
 from interp_assets.job import Made, make_partition
 from interp_assets.partitions import layer_keys, layer_pairs, pair_key
 from interp_assets.run_processes import IN_PROGRESS, PROCESS_TAG, process_name

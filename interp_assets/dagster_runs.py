@@ -16,8 +16,8 @@ import psutil
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.instance.ref import InstanceRef
 
+from interp_assets.asset import Asset
 from interp_assets.dagster_assets import PLAN_TAG, WHY_TAG, asset_key, definitions_of, set_up_pools, shown_metadata
-from interp_assets.graph import Asset
 from interp_assets.run_processes import PROCESS_TAG, end_runs_of_killed_processes, process_name
 from interp_assets.study import PROJECT, Study
 from resources.errors import one_line

@@ -12,9 +12,10 @@ from typing import Literal, NamedTuple
 
 import dagster as dg
 
+from interp_assets.asset import Asset
 from interp_assets.dagster_assets import asset_key
 from interp_assets.freshness import Freshness, partition_label
-from interp_assets.graph import Asset, partitions_of
+from interp_assets.partitions import partitions_of
 from interp_assets.run_processes import IN_PROGRESS
 from interp_assets.study import Study
 from resources.durable_files import FileHashes

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from interp_assets.asset import Asset
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness, PartitionState
-from interp_assets.graph import Asset
 from interp_assets.job import Inputs
 from interp_assets.settings import JudgeScorer, LlmExplainer, TransformersEngine
 from interp_assets.study import Study

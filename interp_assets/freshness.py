@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from interp_assets.graph import Asset, assets_of, layers_touched, partitions_of, partitions_read
+from interp_assets.asset import Asset
+from interp_assets.graph import assets_of
 from interp_assets.models_read import engine_model_files, engine_read
+from interp_assets.partitions import layers_touched, partitions_of, partitions_read
 from interp_assets.study import Study
 from interp_assets.tables import NOT_CONTENT
 from resources.content_hash import combined_hash

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from interp_assets.asset import Asset
 from interp_assets.study import Study
 
 BETWEEN = "__"
@@ -44,3 +45,28 @@ def layers_of_pair(study: Study, key: str) -> tuple[str, str]:
         KeyError: the study does not match this pair.
     """
     return {pair_key(*pair): pair for pair in layer_pairs(study)}[key]
+
+
+def partitions_of(study: Study, asset: Asset) -> list[str | None]:
+    """The partition keys of an asset, or [None] where there is one for all."""
+    if asset.scope == "pair":
+        return [pair_key(*pair) for pair in layer_pairs(study)]
+    return [*layer_keys(study)] if asset.per_layer else [None]
+
+
+def partitions_read(study: Study, asset: Asset, key: str | None, source: Asset) -> list[str | None]:
+    """Which partitions of an input a partition reads."""
+    if not source.partitioned:
+        return [None]
+    if asset.scope == "study":
+        return partitions_of(study, source)
+    if asset.scope == "pair" and source.per_layer:
+        return [*layers_of_pair(study, str(key))]
+    return [key]
+
+
+def layers_touched(study: Study, asset: Asset, key: str | None) -> list[str]:
+    """The layers that a partition is about; none where it is one for all."""
+    if key is None:
+        return []
+    return [*layers_of_pair(study, key)] if asset.scope == "pair" else [key]

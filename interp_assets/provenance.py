@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from interp_assets.graph import Asset
+from interp_assets.asset import Asset
 from interp_assets.settings import Price, TransformersEngine
 from interp_assets.study import Study
 

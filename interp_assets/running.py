@@ -8,10 +8,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from interp_assets.asset import Asset
 from interp_assets.freshness import Freshness, partition_label
-from interp_assets.graph import Asset, partitions_of
 from interp_assets.job import CHANGED_MEANWHILE, load_stage, say_waiting, wanted_partitions
-from interp_assets.partitions import layer_keys
+from interp_assets.partitions import layer_keys, partitions_of
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import Study
 from resources.leases import Leases

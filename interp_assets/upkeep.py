@@ -9,9 +9,10 @@ from pathlib import Path
 
 import polars as pl
 
+from interp_assets.asset import Asset
 from interp_assets.freshness import Freshness, InputMissing, differences, partition_label
-from interp_assets.graph import Asset, partitions_of
 from interp_assets.job import Inputs
+from interp_assets.partitions import partitions_of
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import Study
 from resources.table_store import MANIFEST, NOTE_FAILED, NOTE_RETRY, Busy, Partition, TableStore

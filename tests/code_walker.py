@@ -35,7 +35,9 @@ CUT_OFF = {
     "resources.sqlite_pages",
     "resources.language_models.logged",
     # Settings and prompts: their values are in the fingerprint.
+    "interp_assets.asset",
     "interp_assets.graph",
+    "interp_assets.scores.graph",
     "interp_assets.study",
     "interp_assets.settings",
     "interp_assets.setting_errors",

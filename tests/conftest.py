@@ -18,8 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["INTERP_SLOTS"] = "gpu=64,llm=64"
 
 from interp_assets.freshness import Freshness
-from interp_assets.graph import partitions_of
 from interp_assets.job import make_partition
+from interp_assets.partitions import partitions_of
 from interp_assets.study import Study, load_study
 from resources.table_store import Partition
 from tests import interruptions

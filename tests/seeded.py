@@ -7,10 +7,11 @@ from typing import Any
 
 import dagster as dg
 
+from interp_assets.asset import Asset
 from interp_assets.dagster_assets import asset_key
 from interp_assets.due import DATA_VERSION_TAG
 from interp_assets.freshness import Freshness
-from interp_assets.graph import Asset, partitions_of
+from interp_assets.partitions import partitions_of
 from interp_assets.study import Study, load_study
 from resources.content_hash import combined_hash
 from tests.tiny import make_corpus, make_model, make_sae, write_study

@@ -20,7 +20,7 @@ from interp_assets.dagster_assets import WHY_TAG, asset_key, definitions_of, set
 from interp_assets.definitions import load_all
 from interp_assets.due import FINGERPRINT_TAG, TRY_TAG, Outlook
 from interp_assets.freshness import Freshness
-from interp_assets.graph import partitions_of
+from interp_assets.partitions import partitions_of
 from interp_assets.run_processes import PROCESS_TAG, end_runs_of_killed_processes, process_name
 from interp_assets.running import STUDY_LEASE, study_lease
 from interp_assets.study import Study, load_study

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from interp_assets.freshness import Freshness
-from interp_assets.graph import partitions_of
 from interp_assets.job import COMPUTES, load_stage
+from interp_assets.partitions import partitions_of
 from interp_assets.settings import Settings, mark
 from interp_assets.study import Layer, load_study
 from tests.changed_study import IDENTITY, OPERATIONAL, changed

@@ -1,0 +1,47 @@
+"""The settings that a study file may hold, section by section.
+
+Each field is marked *identity* (it decides what the results are: it enters the fingerprints of the assets that read
+it) or *operational* (it decides how they are reached: device, batch sizes, paths; it never does). Paths are
+operational because files enter by their content.
+"""
+
+from interp_assets.settings.alignment import Alignment
+from interp_assets.settings.automation import Automation, is_cron
+from interp_assets.settings.base import Dtype, Settings, device, identity, mark, operational
+from interp_assets.settings.engines import Budget, Engine, OpenAIEngine, Price, TransformersEngine
+from interp_assets.settings.examples import Examples, ExplainExamples, NegativeKind, Sampler, TestExamples
+from interp_assets.settings.explainers import Explainer, ExtractiveExplainer, LlmExplainer
+from interp_assets.settings.scorers import EmbeddingScorer, JudgeScorer, Scorers
+from interp_assets.settings.subject import Corpus, ProofOfLoad, SaeSource, SubjectModel
+
+__all__ = [
+    "Alignment",
+    "Automation",
+    "Budget",
+    "Corpus",
+    "Dtype",
+    "EmbeddingScorer",
+    "Engine",
+    "Examples",
+    "ExplainExamples",
+    "Explainer",
+    "ExtractiveExplainer",
+    "JudgeScorer",
+    "LlmExplainer",
+    "NegativeKind",
+    "OpenAIEngine",
+    "Price",
+    "ProofOfLoad",
+    "SaeSource",
+    "Sampler",
+    "Scorers",
+    "Settings",
+    "SubjectModel",
+    "TestExamples",
+    "TransformersEngine",
+    "device",
+    "identity",
+    "is_cron",
+    "mark",
+    "operational",
+]

@@ -1,0 +1,42 @@
+"""What all settings have in common: the marks *identity* and *operational*, and types that several sections use."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+def identity(default: Any = ..., allowed: str | None = None, **constraints: Any) -> Any:
+    """`allowed` says in words what a pattern says in signs."""
+    return Field(default, json_schema_extra={"mark": "identity", "allowed": allowed}, **constraints)
+
+
+def operational(default: Any = ..., allowed: str | None = None, **constraints: Any) -> Any:
+    return Field(default, json_schema_extra={"mark": "operational", "allowed": allowed}, **constraints)
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide what the results are, nested settings included, as plain JSON values."""
+        found = {}
+        for name, field in type(self).model_fields.items():
+            if mark(field) == "identity":
+                value = getattr(self, name)
+                found[name] = value.identity() if isinstance(value, Settings) else value
+        return found
+
+
+def mark(field: Any) -> str | None:
+    extra = field.json_schema_extra
+    return extra.get("mark") if isinstance(extra, dict) else None
+
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def device() -> Any:
+    """A field: where a model runs."""
+    return operational("auto", allowed="auto, cpu, cuda, cuda:1, ...", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$")

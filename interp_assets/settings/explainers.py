@@ -1,0 +1,39 @@
+"""Who writes explanations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from interp_assets.settings.base import Settings, identity
+
+
+class ExtractiveExplainer(Settings):
+    """Explains by quoting: the words and short contexts that the latent fires on. No LLM."""
+
+    kind: Literal["extractive"] = identity("extractive")
+    words: int = identity(5, ge=1)
+    phrases: int = identity(5, ge=0)
+
+
+class LlmExplainer(Settings):
+    """Explains by asking a language model about marked examples."""
+
+    kind: Literal["llm"] = identity("llm")
+    engine: str = identity()
+    "A name under `engines`."
+    latents: int | None = identity(None, ge=1)
+    "Explain only this many of the interpreted latents (the first in the keyed order)."
+    n_examples: int = identity(40, ge=1)
+    mark_threshold: float = identity(0.3, ge=0, lt=1)
+    "Tokens above this share of an example's maximum are marked."
+    show_activations: bool = identity(False)
+    promoted_tokens: bool = identity(False)
+    chain_of_thought: bool = identity(False)
+    instructions: str | None = identity(None)
+    "Stands in place of our own instructions; how to answer is added to it."
+    max_tokens: int = identity(64, ge=8)
+
+
+Explainer = Annotated[ExtractiveExplainer | LlmExplainer, Field(discriminator="kind")]

@@ -1,0 +1,63 @@
+"""Which model is explained, by which SAEs, on which text."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from interp_assets.settings.base import Dtype, Settings, device, identity, operational
+
+
+class SubjectModel(Settings):
+    """The LLM whose activations are explained."""
+
+    path: str = operational()
+    "A folder in Hugging Face layout, or the name of a model on the Hugging Face hub."
+    revision: str | None = identity(None)
+    "For a hub name: the commit, tag or branch."
+    dtype: Dtype = identity("bfloat16")
+    device: str = device()
+    batch_tokens: int = operational(4096, ge=1)
+    "Tokens in one forward pass."
+
+
+class SaeSource(Settings):
+    """A folder of sparse autoencoders, or a single one."""
+
+    path: str = operational()
+    format: Literal["auto", "sparsify", "saelens"] = operational("auto")
+    hookpoints: tuple[str, ...] | None = identity(None, min_length=1)
+    "Module paths under the base model, such as layers.10 or layers.3.mlp; all that the folder holds when left out."
+    label: str | None = identity(
+        None, allowed="letters, digits and any of _ . -", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
+    )
+    "Tells apart two SAEs at one hookpoint: the layer key becomes layers.10@label."
+
+
+class Corpus(Settings):
+    """The text on which activations are collected."""
+
+    path: str = operational()
+    "A .parquet, .jsonl or .txt file, or a Hugging Face data set as name or name:configuration."
+    split: str = identity("train")
+    "For a Hugging Face data set."
+    column: str = identity("text")
+    "For Parquet, JSONL and data sets: the column that holds the text."
+    tokens: int = identity(10_000_000, ge=1)
+    "How many tokens are used, BOS included; rounded down to whole contexts."
+    context_length: int = identity(256, ge=8, le=65_535)
+    bos: bool = identity(True)
+    "Begin every context with the tokenizer's BOS token; what latents do on it is dropped."
+    separator: str = identity("\n\n")
+    "Stands after every document; documents are packed into contexts without padding."
+
+
+class ProofOfLoad(Settings):
+    """What an SAE must show on a few thousand tokens before the long pass begins."""
+
+    tokens: int = identity(4096, ge=64)
+    max_fvu: float = identity(0.5, gt=0)
+    "Largest fraction of variance unexplained. A forgotten b_dec or a transposed decoder lies above 0.7."
+    compare_layers: bool = identity(True)
+    "Refuse an SAE that explains the same module of another layer better than the one it is said to read."
+    l0_factor: float = identity(2.0, gt=1)
+    "Mean L0 must lie within this factor of the published one, where there is one."
