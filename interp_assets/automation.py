@@ -28,7 +28,16 @@ from interp_assets.study import PROJECT, Study, load_study
 
 warnings.filterwarnings("ignore", message=".*use_user_code_server", category=dg.BetaWarning)
 
-DECIDE_FRESHNESS = ("freshness.py", "asset.py", "graph.py", "*/graph.py", "partitions.py", "models_read.py", "settings/*.py", "study.py")
+DECIDE_FRESHNESS = (
+    "study.py",
+    "asset.py",
+    "graph.py",
+    "*/graph.py",
+    "settings/*.py",
+    "partitions.py",
+    "models_read.py",
+    "freshness.py",
+)
 "Modules that a run loads anew while a sensor keeps those that it was loaded with."
 
 WHY_LENGTH = 250
