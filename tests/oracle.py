@@ -14,6 +14,7 @@ from resources.language_models.protocol import (
     Capability,
     ChooseRequest,
     Chosen,
+    Form,
     Generated,
     GenerateRequest,
     Message,
@@ -28,6 +29,7 @@ MARKED = re.compile(r"<<(.+?)>>")
 class OracleEngine:
     name = "oracle"
     capabilities: frozenset[Capability] = frozenset({"generate", "choose"})
+    forms: frozenset[Form] = frozenset()
     identity = "oracle"
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ from resources.language_models.protocol import (
     Capability,
     ChooseRequest,
     Chosen,
+    Form,
     Generated,
     GenerateRequest,
     LanguageModel,
@@ -85,6 +86,10 @@ class LoggedEngine:
     @property
     def capabilities(self) -> frozenset[Capability]:
         return self._capabilities if self._capabilities is not None else self.load().capabilities
+
+    @property
+    def forms(self) -> frozenset[Form]:
+        return self.load().forms
 
     @property
     def calls_made(self) -> int:

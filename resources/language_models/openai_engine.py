@@ -17,6 +17,7 @@ from resources.language_models.protocol import (
     Capability,
     ChooseRequest,
     Chosen,
+    Form,
     Generated,
     GenerateRequest,
     Likelihood,
@@ -69,6 +70,7 @@ class OpenAIEngine:
         self._chat = True
         self._limit = "max_tokens"
         self.capabilities = self._look()
+        self.forms: frozenset[Form] = frozenset()
 
     def close(self) -> None:
         """Connections live no longer than a call."""

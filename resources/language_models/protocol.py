@@ -21,6 +21,19 @@ class Message:
     content: str
 
 
+Form = Literal["json_schema", "regex", "choice"]
+FORMS: frozenset[Form] = frozenset({"json_schema", "regex", "choice"})
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What form a reply has to have. An engine that knows the form allows no other; whoever asks checks all the same."""
+
+    form: Form
+    content: str | tuple[str, ...]
+    "The schema as JSON text, the regular expression, or the choices."
+
+
 @dataclass(frozen=True)
 class GenerateRequest:
     """Ask for text."""
@@ -30,6 +43,7 @@ class GenerateRequest:
     temperature: float = 0.0
     draw: int = 0
     "Tells apart several samples of one prompt; each has its own seed."
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,10 @@ class LanguageModel(Protocol):
 
     @property
     def capabilities(self) -> frozenset[Capability]: ...
+
+    @property
+    def forms(self) -> frozenset[Form]:
+        """The forms of constraints that it holds replies to; others it leaves to whoever asks."""
 
     @property
     def identity(self) -> Any:

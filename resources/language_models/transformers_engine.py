@@ -26,6 +26,7 @@ from resources.language_models.protocol import (
     Capability,
     ChooseRequest,
     Chosen,
+    Form,
     Generated,
     GenerateRequest,
     Likelihood,
@@ -62,6 +63,7 @@ class Row(NamedTuple):
 
 class TransformersEngine:
     capabilities: frozenset[Capability] = frozenset({"generate", "choose", "log_likelihood"})
+    forms: frozenset[Form] = frozenset()
 
     def __init__(
         self,
