@@ -10,7 +10,7 @@ import polars as pl
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations import extractive, prompts
 from interp_assets.explanations.pending import Pending, pending, requests
-from interp_assets.job import Job, Metadata, computes, failed_rows
+from interp_assets.job import Job, Metadata, computes, failed_rows, not_asked
 from interp_assets.models import engine
 from interp_assets.progress import Progress
 from interp_assets.settings import ExtractiveExplainer, LlmExplainer
@@ -45,6 +45,7 @@ def explanations(job: Job) -> Metadata:
         "explanations_made": len(made),
         "explanations_carried_over": len(todo.kept),
         "failed_rows": failed_rows(result),
+        "not_asked": not_asked(result),
         "some_explanations": {"table": some(result)},
     }
 
@@ -71,8 +72,6 @@ def explain_by_llm(job: Job, name: str, explainer: LlmExplainer, todo: Pending, 
         yield {
             "latent": latent,
             "explanation": answer.value,
-            "status": "ok" if answer.value else "failed",
-            "reason": answer.reason,
             "model": model.name,
             "raw_reply": answer.raw_reply,
             **answer.record(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from interp_assets.examples.rendering import Rendering
-from interp_assets.job import Job, Metadata, computes, failed_rows
+from interp_assets.job import Job, Metadata, computes, failed_rows, not_asked
 from interp_assets.models import embedder, engine
 from interp_assets.progress import Progress
 from interp_assets.scores.embedding import compare, distinct_texts
@@ -79,6 +79,7 @@ def finish(job: Job, todo: Pending) -> Metadata:
         "trials_failed": statuses.get("failed", 0),
         "trials_left_out": statuses.get("left_out", 0),
         "failed_rows": failed_rows(trials),
+        "not_asked": not_asked(trials),
         "explanations_tested": len(todo.new),
         "explanations_carried_over": todo.kept_scores.select(KEYS).n_unique(),
     }
