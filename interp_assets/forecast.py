@@ -12,7 +12,7 @@ from interp_assets.asset import Asset
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
-from interp_assets.settings import JudgeScorer, LlmExplainer, TransformersEngine
+from interp_assets.settings import InterventionScorer, JudgeScorer, LlmExplainer, TransformersEngine
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
 from resources.language_models.logged import Request, request_key
@@ -22,6 +22,8 @@ from resources.tokenizers import count_tokens, load_tokenizer, prompt_texts
 
 TOKENS_OF_A_MARKED_TOKEN = 3
 "A window's token is rarely more than one of the engine's, and its marks two more."
+TOKENS_OF_A_TOKEN = 2
+"A token of the subject model is rarely more of the engine's."
 TOKENS_AROUND = 200
 "A chat format, numbers of excerpts and the like."
 
@@ -89,6 +91,9 @@ def of_scores(inputs: Inputs) -> Forecast:
 
     study, method = inputs.study, inputs.asset.name.split("/")[1]
     scorer = study.scorers.chosen()[method]
+    if isinstance(scorer, InterventionScorer):
+        # What is asked depends on what the subject model does.
+        return at_most(inputs)
     todo = pending(inputs, method)
     total = Forecast(todo.new["latent"].n_unique())
     if not isinstance(scorer, JudgeScorer):
@@ -136,6 +141,8 @@ def at_most(inputs: Inputs) -> Forecast:
                 total += bound(study, explainer.engine, calls, tokens, explainer.max_tokens)
         return total
     scorer = study.scorers.chosen()[inputs.asset.name.split("/")[1]]
+    if isinstance(scorer, InterventionScorer):
+        return of_interventions(study, scorer, latents)
     if not isinstance(scorer, JudgeScorer):
         return total
     for name in study.explainers_of(scorer):
@@ -147,6 +154,19 @@ def at_most(inputs: Inputs) -> Forecast:
         calls = None if subjects is None else subjects * -(-trials // per_prompt)
         total += bound(study, scorer.engine, calls, TOKENS_AROUND + 600 + per_prompt * window, reply)
     return total
+
+
+def of_interventions(study: Study, scorer: InterventionScorer, interpreted: int | None) -> Forecast:
+    """An upper bound: every change within reach, each explanation and its control behind every passage."""
+    latents = least(scorer.latents, interpreted)
+    effects = None if latents is None else latents * len(scorer.conditions)
+    prompt = (scorer.prompt_tokens + 2) * TOKENS_OF_A_TOKEN
+    shown = scorer.explain_prompts * (prompt + 12 * scorer.shown_tokens)
+    passage = prompt + scorer.new_tokens * TOKENS_OF_A_TOKEN + scorer.max_tokens
+    texts = scorer.score_prompts * 2 * (2 if scorer.shuffled_control else 1)
+    explaining = bound(study, scorer.explainer, effects, TOKENS_AROUND + 600 + shown, scorer.max_tokens)
+    asked = None if effects is None else effects * texts
+    return Forecast(latents, exact=False) + explaining + bound(study, scorer.scorer, asked, TOKENS_AROUND + passage, 0)
 
 
 def bound(study: Study, engine: str, calls: int | None, tokens: int, reply: int) -> Forecast:

@@ -12,6 +12,7 @@ from resources.content_hash import mixed
 
 # What a draw is for; one candidate has independent priorities for each purpose.
 PICK_WINDOW, SPLIT_CONTEXT, PLACE_PEAK, DRAW_NEGATIVE, PICK_LATENT, SHUFFLE, PICK_NEGATIVE, PAIR_MARKS = range(8)
+PICK_PROMPT, WRITE_ON = range(8, 10)
 
 
 def keyed(seed: int, purpose: int, *names: np.ndarray | int) -> np.ndarray:

@@ -9,6 +9,7 @@ from interp_assets.job import Job, Metadata, computes, failed_rows, not_asked
 from interp_assets.models import embedder, engine
 from interp_assets.progress import Progress
 from interp_assets.scores.embedding import compare, distinct_texts
+from interp_assets.scores.intervention.stage import write_tables
 from interp_assets.scores.judging import judge
 from interp_assets.scores.pending import KEYS, Pending, pending
 from interp_assets.scores.statistics import scores
@@ -40,6 +41,13 @@ def detection_scores(job: Job) -> Metadata:
 @computes("scores/fuzzing")
 def fuzzing_scores(job: Job) -> Metadata:
     return judged_scores(job, "fuzzing", job.study.scorers.fuzzing)
+
+
+@computes("scores/intervention")
+def intervention_scores(job: Job) -> Metadata:
+    settings = job.study.scorers.intervention
+    assert settings is not None
+    return write_tables(job, settings)
 
 
 def judged_scores(job: Job, method: str, settings: JudgeScorer | None) -> Metadata:

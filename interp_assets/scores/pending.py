@@ -13,7 +13,7 @@ from interp_assets.examples.rendering import Rendering
 from interp_assets.job import Inputs
 from interp_assets.scores import detection, fuzzing
 from interp_assets.scores.trials import Subject, TestExample, Trial, explanations_under_test, test_examples
-from interp_assets.settings import JudgeScorer
+from interp_assets.settings import InterventionScorer, JudgeScorer
 from interp_assets.tables import SCORES, TRIALS
 
 KEYS = ["latent", "explainer", "control"]
@@ -35,6 +35,7 @@ class Pending:
 def pending(inputs: Inputs, method: str) -> Pending:
     study = inputs.study
     scorer = study.scorers.chosen()[method]
+    assert not isinstance(scorer, InterventionScorer)  # it has a pending of its own
     table = inputs.input("examples").read("examples")
     activating = pl.col("kind") == "activating"
     tests = table.filter(
