@@ -139,6 +139,10 @@ class LanguageModel(Protocol):
         """The forms of constraints that it holds replies to; others it leaves to whoever asks."""
 
     @property
+    def retries(self) -> int:
+        """How many requests it had to send again, since it was made."""
+
+    @property
     def identity(self) -> Any:
         """What decides the replies, as plain JSON values: which model, by name and revision or by the content of its
         files, in which dtype, and the version of the code that asks it."""
