@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from interp_assets.api_keys import key_of
 from interp_assets.budget import Purse
+from interp_assets.freshness import Freshness
 from interp_assets.job import Job
 from interp_assets.settings import EmbeddingScorer, OpenAIEngine, TransformersEngine
 from interp_assets.study import Study
@@ -28,16 +29,21 @@ def subject_model(study: Study, models: LoadedModels) -> SubjectModel:
 
 
 def engine(job: Job, name: str) -> LoggedEngine:
+    return logged_engine(job.freshness, job.models, name)
+
+
+def logged_engine(freshness: Freshness, models: LoadedModels, name: str) -> LoggedEngine:
     """An engine of the study behind the reply log; it is loaded when a reply is missing."""
-    settings = job.study.engines[name]
-    identity = job.freshness.engine_identity(name)
+    study = freshness.study
+    settings = study.engines[name]
+    identity = freshness.engine_identity(name)
 
     path = None
     if isinstance(settings, TransformersEngine):
-        path = job.study.local_folder(settings.path) or settings.path
+        path = study.local_folder(settings.path) or settings.path
 
     def load() -> LanguageModel:
-        return job.models.get(("engine", str(path), settings.model_dump_json()), load_anew)
+        return models.get(("engine", str(path), settings.model_dump_json()), load_anew)
 
     def load_anew() -> LanguageModel:
         if isinstance(settings, OpenAIEngine):
@@ -59,8 +65,8 @@ def engine(job: Job, name: str) -> LoggedEngine:
             path, settings.revision, settings.dtype, settings.device, settings.batch_size, identity
         )
 
-    purse = Purse(job.study, job.log)
-    return LoggedEngine(load, identity, job.log, job.study.name, name, settings.capabilities, purse.empty)
+    log, purse = freshness.log, Purse(study, freshness.log)
+    return LoggedEngine(load, identity, log, study.name, name, settings.capabilities, purse.empty)
 
 
 def embedder(study: Study, settings: EmbeddingScorer, models: LoadedModels) -> TextEmbedder:
