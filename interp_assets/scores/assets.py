@@ -14,7 +14,7 @@ from interp_assets.scores.pending import KEYS, Pending, pending
 from interp_assets.scores.statistics import scores
 from interp_assets.scores.wording import wording_of
 from interp_assets.settings import JudgeScorer
-from interp_assets.tables import SCORES, TRIALS, conform
+from interp_assets.tables import SCORES, TRIALS, calls_behind, conform
 
 
 @computes("scores/embedding")
@@ -51,7 +51,7 @@ def judged_scores(job: Job, method: str, settings: JudgeScorer | None) -> Metada
         wording, rendering = wording_of(method, settings), Rendering.of(job.study)
         judge(todo.subjects, wording, settings, model, rendering, job.study.examples.seed, progress.advance)
     job.spent.add(model, job.study.engines[settings.engine].price)
-    job.spent.replies_reused += todo.kept_trials["prompt_hash"].drop_nulls().n_unique()
+    job.spent.replies_reused += len(calls_behind(todo.kept_trials))
     return finish(job, todo)
 
 
