@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from interp_assets.asset import Asset
-from interp_assets.freshness import Freshness, partition_label
+from interp_assets.freshness import DUE, Freshness, partition_label
 from interp_assets.job import CHANGED_MEANWHILE, load_stage, say_waiting, wanted_partitions
+from interp_assets.models import check_package
 from interp_assets.partitions import layer_keys, partitions_of
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import Study
@@ -29,6 +30,7 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
 
     Raises:
         StudyError: a layer or an asset that the study does not have.
+        NotNow: an engine that has work to do needs a package that is not installed.
     """
     freshness = Freshness(study)
     known = layer_keys(study)
@@ -36,6 +38,7 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
         raise StudyError(f"--layers: {study.name} has no layer {unknown[0]!r}; {listed(known)}")
     if until is not None and until not in freshness.assets:
         raise StudyError(f"--until: {study.name} has no asset {until!r}; {listed(freshness.assets)}")
+    check_packages(freshness, until)
     print(f"{study.name}: {study.file}")
     with study_lease(study).acquire(STUDY_LEASE, waiting=say_waiting):
         for attempt in range(TRIES):
@@ -56,6 +59,19 @@ STUDY_LEASE = "interp_run"
 
 def study_lease(study: Study) -> Leases:
     return Leases(study.path(study.storage) / "leases" / study.name, f"interp run {study.name}")
+
+
+def check_packages(freshness: Freshness, until: str | None) -> None:
+    """
+    Raises:
+        NotNow: an engine that has work to do needs a package that is not installed.
+    """
+    engines = freshness.study.engines
+    special = {name for name, engine in engines.items() if engine.package is not None}
+    needed = [asset for asset in needed_for(freshness, until) if special & set(asset.engines)]
+    due = {state.asset for state in freshness.states() if state.state in DUE} if needed else set()
+    for name in sorted({name for asset in needed if asset.name in due for name in special & set(asset.engines)}):
+        check_package(name, engines[name])
 
 
 def needed_for(freshness: Freshness, until: str | None) -> list[Asset]:

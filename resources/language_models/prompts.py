@@ -11,6 +11,8 @@ from resources.language_models.protocol import ChooseRequest, LikelihoodRequest,
 from resources.tokenizers import prompt_texts
 
 Ids = list[int]
+Way = tuple[int, ...]
+"The tokens of a choice before one of its tokens."
 Kind = TypeVar("Kind", bound=Hashable)
 
 PROBES = ("A", "1")
@@ -92,3 +94,16 @@ def grouped(requests: Sequence[ChooseRequest | LikelihoodRequest]) -> list[list[
 def common_prefix(sequences: Sequence[Ids]) -> int:
     """How many tokens all sequences begin with alike."""
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*sequences)))  # noqa: B905
+
+
+def ways_on(choices: Sequence[Ids]) -> dict[Way, list[int]]:
+    """From each beginning of a choice, the tokens that go on with one; at the prompt's end itself always."""
+    found: dict[Way, dict[int, None]] = {(): {}}
+    for choice in choices:
+        for length, token in enumerate(choice):
+            found.setdefault(tuple(choice[:length]), {})[token] = None
+    return {way: [*tokens] for way, tokens in found.items()}
+
+
+def total(table: Mapping[Way, Mapping[int, float]], choice: Ids) -> float:
+    return float(sum(table[tuple(choice[:length])][token] for length, token in enumerate(choice)))
