@@ -9,20 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
 
-# vLLM and what it starts read these when they are imported. Errors only; and it would report its use to its makers.
+# vLLM and what it starts read these when they are imported. Its notes would stand between our lines of progress, and
+# it would report its use to its makers.
 os.environ.update({"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERROR"} | dict(os.environ))
-os.environ.update({"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"})
+os.environ.update({"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn", "PYTHONWARNINGS": "ignore"})
 
-import psutil
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from resources.child_processes import ChildProcesses
 from resources.errors import NotNow, one_line
 from resources.language_models.prompts import Ids, Prompts, Way, grouped, seed_of, total, ways_on
 from resources.language_models.protocol import (
@@ -98,30 +98,24 @@ class VllmEngine:
             # The same grammars as the transformers engine has.
             "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
         }
-        self._processes: list[psutil.Process] = []
         self._numbers = count()
         self._engine: Any = self._start()
 
     def _start(self) -> Any:
-        resource_tracker.ensure_running()  # Python's own helper, which stays; else it would count as vLLM's
-        before = children()
+        self._processes = ChildProcesses()
         try:
-            return LLM(**self._arguments).llm_engine
+            with self._processes.watching():
+                return LLM(**self._arguments).llm_engine
         except Exception as error:
+            self._processes.end(END_SECONDS)
             raise NotNow(f"{self.name}: vLLM does not start: {one_line(str(error))[:500]}") from None
-        finally:
-            self._processes = [each for each in children() if each not in before]
 
     def close(self) -> None:
         """Returns when vLLM's processes are gone."""
         if self._engine is not None:
             self._engine.engine_core.shutdown(timeout=END_SECONDS)
             self._engine = None
-        _, left = psutil.wait_procs(self._processes, END_SECONDS)
-        for process in left:
-            process.kill()
-        psutil.wait_procs(left)
-        self._processes = []
+            self._processes.end(END_SECONDS)
 
     # --- the three verbs ---
 
@@ -256,7 +250,3 @@ def form_of(constraint: Constraint) -> StructuredOutputsParams:
 
 def usage_of(output: Any, prompt_tokens: int, completion_tokens: int) -> Usage:
     return Usage(prompt_tokens, min(prompt_tokens, output.num_cached_tokens or 0), completion_tokens)
-
-
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
