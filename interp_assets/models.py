@@ -6,6 +6,7 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from interp_assets.api_keys import key_of
+from interp_assets.budget import Purse
 from interp_assets.job import Job
 from interp_assets.settings import EmbeddingScorer, Engine, LocalModel, OpenAIEngine, VllmEngine
 from interp_assets.study import Study
@@ -73,7 +74,8 @@ def engine(job: Job, name: str) -> LoggedEngine:
             *model, settings.device, settings.batch_size, identity, settings.chat_template
         )
 
-    return LoggedEngine(load, identity, job.log, job.study.name, name, settings.capabilities)
+    purse = Purse(job.study, job.log)
+    return LoggedEngine(load, identity, job.log, job.study.name, name, settings.capabilities, purse.empty)
 
 
 def check_package(name: str, settings: Engine) -> None:

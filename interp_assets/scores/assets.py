@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from interp_assets.examples.rendering import Rendering
-from interp_assets.job import Job, Metadata, computes, failed_rows
+from interp_assets.job import Job, Metadata, computes, failed_rows, not_asked
+from interp_assets.metering import meter
 from interp_assets.models import embedder, engine
 from interp_assets.progress import Progress
 from interp_assets.scores.embedding import compare, distinct_texts
@@ -45,12 +46,12 @@ def fuzzing_scores(job: Job) -> Metadata:
 def judged_scores(job: Job, method: str, settings: JudgeScorer | None) -> Metadata:
     assert settings is not None
     todo = pending(job, method)
-    model = engine(job, settings.engine)
+    model, price = engine(job, settings.engine), job.study.engines[settings.engine].price
     total = sum(len(subject.trials) for subject in todo.subjects)
-    with Progress(job.label, total, "trials") as progress:
+    with Progress(job.label, total, "trials", meter(model, price)) as progress:
         wording, rendering = wording_of(method, settings), Rendering.of(job.study)
         judge(todo.subjects, wording, settings, model, rendering, job.study.examples.seed, progress.advance)
-    job.spent.add(model, job.study.engines[settings.engine].price)
+    job.spent.add(model, price)
     job.spent.replies_reused += len(calls_behind(todo.kept_trials))
     return finish(job, todo)
 
@@ -79,6 +80,7 @@ def finish(job: Job, todo: Pending) -> Metadata:
         "trials_failed": statuses.get("failed", 0),
         "trials_left_out": statuses.get("left_out", 0),
         "failed_rows": failed_rows(trials),
+        "not_asked": not_asked(trials),
         "explanations_tested": len(todo.new),
         "explanations_carried_over": todo.kept_scores.select(KEYS).n_unique(),
     }

@@ -84,6 +84,10 @@ class OpenAIEngine:
         self.capabilities = self._look()
         self.forms = self._look_for_forms()
 
+    @property
+    def retries(self) -> int:
+        return self.server.retries
+
     def close(self) -> None:
         """Connections live no longer than a call."""
 
