@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from interp_assets.api_keys import key_of
 from interp_assets.examples.rendering import Rendering
@@ -14,7 +14,7 @@ from interp_assets.explanations.prompts import form_of, prompt
 from interp_assets.forecast import forecast
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
-from interp_assets.models import logged_engine
+from interp_assets.models import check_package, logged_engine
 from interp_assets.progress import Progress
 from interp_assets.scores import judging
 from interp_assets.scores.pending import pending
@@ -63,7 +63,7 @@ def roles(study: Study, engine: str) -> list[Role]:
 
 
 def require_engines(due: list[PartitionState], freshness: Freshness) -> None:
-    """Before the first partition is made: servers that will be asked do answer, take the key and know the model.
+    """Before the first partition is made: packages are installed, servers answer, take the key and know the model.
 
     Args:
         due: the partitions that are to be made.
@@ -72,7 +72,11 @@ def require_engines(due: list[PartitionState], freshness: Freshness) -> None:
         NotNow: one does not; in one line, with what to do.
     """
     for name, settings in freshness.study.engines.items():
-        if isinstance(settings, OpenAIEngine) and will_be_asked(name, due, freshness):
+        special = isinstance(settings, OpenAIEngine) or settings.package is not None
+        if not (special and will_be_asked(name, due, freshness)):
+            continue
+        check_package(name, settings)
+        if isinstance(settings, OpenAIEngine):
             from resources.language_models.openai_engine import OpenAIEngine as Server
 
             Server(settings.base_url, settings.model, key_of(name, settings), wait_seconds=0).close()
@@ -92,9 +96,9 @@ def measure(freshness: Freshness, models: LoadedModels, engine: str, role: Role)
     if not real:
         sample = made_up(freshness.study, engine, role)
     began = time.monotonic()
-    ask = model.generate if isinstance(sample[0], GenerateRequest) else model.choose
+    ask: Any = model.generate if isinstance(sample[0], GenerateRequest) else model.choose
     with Progress(f"engine {engine} is {role}", len(sample), "prompts") as progress:
-        replies = ask(sample, lambda i, reply: progress.advance(1))  # type: ignore[operator]
+        replies = ask(sample, lambda i, reply: progress.advance(1))
     refused = next((reply.refused for reply in replies if reply.refused), None)
     return Speed(role, len(sample), real, time.monotonic() - began, *model.made[1:], refused)
 

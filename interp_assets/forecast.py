@@ -12,7 +12,7 @@ from interp_assets.asset import Asset
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
-from interp_assets.settings import JudgeScorer, LlmExplainer, TransformersEngine
+from interp_assets.settings import JudgeScorer, LlmExplainer, LocalModel
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
 from resources.language_models.logged import Request, request_key
@@ -108,10 +108,10 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
     found = inputs.log.look_up(list(by_key)) if inputs.log.file.exists() else {}
     new = [request for key, request in by_key.items() if key not in found]
     prompts = [request.messages for request in new if not isinstance(request, LikelihoodRequest)]
-    exact = isinstance(settings, TransformersEngine)
-    if isinstance(settings, TransformersEngine):
+    exact = isinstance(settings, LocalModel)
+    if isinstance(settings, LocalModel):
         tokenizer = load_tokenizer(inputs.study.local_folder(settings.path) or settings.path, settings.revision)
-        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts)))
+        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts, settings.chat_template)))
     else:
         characters = sum(len(message.content) for messages in prompts for message in messages)
         tokens = -(-characters // CHARACTERS_OF_A_TOKEN)

@@ -29,6 +29,7 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
 
     Raises:
         StudyError: a layer or an asset that the study does not have.
+        NotNow: an engine that has work to do is not there.
     """
     freshness = Freshness(study)
     known = layer_keys(study)
