@@ -12,12 +12,13 @@ from interp_assets.asset import Asset
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
-from interp_assets.settings import JudgeScorer, LlmExplainer, TransformersEngine
+from interp_assets.models_read import engine_tokenizer
+from interp_assets.settings import JudgeScorer, LlmExplainer
 from interp_assets.study import Study
 from resources.language_models.logged import Request, request_key
 from resources.language_models.protocol import GenerateRequest, LikelihoodRequest
 from resources.sparse_autoencoders.locate import UnknownSae
-from resources.tokenizers import count_tokens, load_tokenizer, prompt_texts
+from resources.tokenizers import count_tokens, prompt_texts
 
 TOKENS_OF_A_MARKED_TOKEN = 3
 "A window's token is rarely more than one of the engine's, and its marks two more."
@@ -105,9 +106,9 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
     found = inputs.log.look_up(list(by_key)) if inputs.log.file.exists() else {}
     new = [request for key, request in by_key.items() if key not in found]
     prompts = [request.messages for request in new if not isinstance(request, LikelihoodRequest)]
-    exact = isinstance(settings, TransformersEngine)
-    if isinstance(settings, TransformersEngine):
-        tokenizer = load_tokenizer(inputs.study.local_folder(settings.path) or settings.path, settings.revision)
+    tokenizer = engine_tokenizer(inputs.study, engine)
+    exact = tokenizer is not None
+    if tokenizer is not None:
         tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts)))
     else:
         characters = sum(len(message.content) for messages in prompts for message in messages)

@@ -8,8 +8,9 @@ from interp_assets.examples.rendering import Rendering
 from interp_assets.job import Job, Metadata, computes, failed_rows
 from interp_assets.models import embedder, engine
 from interp_assets.progress import Progress
+from interp_assets.scores.cacheable import cacheable_share
 from interp_assets.scores.embedding import compare, distinct_texts
-from interp_assets.scores.judging import judge
+from interp_assets.scores.judging import judge, requests
 from interp_assets.scores.pending import KEYS, Pending, pending
 from interp_assets.scores.statistics import scores
 from interp_assets.scores.wording import wording_of
@@ -47,12 +48,13 @@ def judged_scores(job: Job, method: str, settings: JudgeScorer | None) -> Metada
     todo = pending(job, method)
     model = engine(job, settings.engine)
     total = sum(len(subject.trials) for subject in todo.subjects)
+    wording, rendering, seed = wording_of(method, settings), Rendering.of(job.study), job.study.examples.seed
     with Progress(job.label, total, "trials") as progress:
-        wording, rendering = wording_of(method, settings), Rendering.of(job.study)
-        judge(todo.subjects, wording, settings, model, rendering, job.study.examples.seed, progress.advance)
+        judge(todo.subjects, wording, settings, model, rendering, seed, progress.advance)
     job.spent.add(model, job.study.engines[settings.engine].price)
     job.spent.replies_reused += todo.kept_trials["prompt_hash"].drop_nulls().n_unique()
-    return finish(job, todo)
+    asked = requests(todo.subjects, wording, settings, rendering, seed)
+    return finish(job, todo) | cacheable_share(job.study, settings.engine, asked)
 
 
 def finish(job: Job, todo: Pending) -> Metadata:

@@ -86,11 +86,11 @@ def list_requests(
 
 def requests(
     subjects: list[Subject], wording: Wording, settings: JudgeScorer, rendering: Rendering, seed: int
-) -> list[ChooseRequest] | list[GenerateRequest]:
-    """What a language model is asked about some subjects, without asking."""
+) -> Iterator[ChooseRequest] | Iterator[GenerateRequest]:
+    """What a language model is asked about some subjects, in its order, without asking."""
     if settings.protocol == "single":
-        return [request for _, _, request in single_requests(subjects, wording, rendering)]
-    return [request for _, _, request in list_requests(subjects, wording, settings.per_prompt, rendering, seed)]
+        return (request for _, _, request in single_requests(subjects, wording, rendering))
+    return (request for _, _, request in list_requests(subjects, wording, settings.per_prompt, rendering, seed))
 
 
 def ask_single(
