@@ -15,6 +15,7 @@ from interp_assets.job import Inputs
 from interp_assets.models_read import engine_tokenizer
 from interp_assets.settings import JudgeScorer, LlmExplainer
 from interp_assets.study import Study
+from interp_assets.tables import calls_behind
 from resources.language_models.logged import Request, request_key
 from resources.language_models.protocol import GenerateRequest, LikelihoodRequest
 from resources.sparse_autoencoders.locate import UnknownSae
@@ -40,7 +41,8 @@ class Forecast:
     cost: float | None = 0.0
     "At the study's prices, with the longest reply that is allowed and nothing found in a prefix cache."
     exact: bool = True
-    "False where these are upper bounds."
+    """False where these are upper bounds. Either way a reply that cannot be read costs one call more, which nobody can
+    foresee."""
 
     def __add__(self, other: Forecast) -> Forecast:
         def both(a: Any, b: Any) -> Any:
@@ -72,7 +74,7 @@ def of_explanations(inputs: Inputs) -> Forecast:
 
     todo = pending(inputs)
     latents = todo.new["latent"].n_unique()
-    total = Forecast(latents, replies_reused=todo.kept["prompt_hash"].count())
+    total = Forecast(latents, replies_reused=len(calls_behind(todo.kept)))
     for name, explainer in inputs.study.explainers.items():
         if isinstance(explainer, LlmExplainer) and (mine := todo.latents(name)):
             asked = requests(inputs, explainer, mine, todo.windows, Rendering.of(inputs.study))
@@ -91,7 +93,7 @@ def of_scores(inputs: Inputs) -> Forecast:
     total = Forecast(todo.new["latent"].n_unique())
     if not isinstance(scorer, JudgeScorer):
         return total
-    total += Forecast(0, replies_reused=todo.kept_trials["prompt_hash"].drop_nulls().n_unique())
+    total += Forecast(0, replies_reused=len(calls_behind(todo.kept_trials)))
     if not todo.subjects:
         return total
     wording, rendering = wording_of(method, scorer), Rendering.of(study)
@@ -120,6 +122,8 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
 
 def at_most(inputs: Inputs) -> Forecast:
     """An upper bound from the settings alone, for a partition whose inputs are made first."""
+    from interp_assets.scores.judging import max_tokens_of
+
     study = inputs.study
     latents = most_latents(study, inputs.asset, inputs.layer)
     total = Forecast(latents, exact=False)
@@ -139,7 +143,7 @@ def at_most(inputs: Inputs) -> Forecast:
         subjects = None if explained is None else explained * (2 if scorer.shuffled_control else 1)
         trials, per_prompt, reply = scorer.activating + scorer.non_activating, 1, 0
         if scorer.protocol == "list":
-            per_prompt, reply = scorer.per_prompt, 4 * scorer.per_prompt
+            per_prompt, reply = scorer.per_prompt, max_tokens_of(scorer.per_prompt)
         calls = None if subjects is None else subjects * -(-trials // per_prompt)
         total += bound(study, scorer.engine, calls, TOKENS_AROUND + 600 + per_prompt * window, reply)
     return total

@@ -84,7 +84,7 @@ EXPLANATIONS: Schema = {
     "status": TEXT,  # ok | failed | too_few_examples | dead
     "reason": TEXT,
     "model": TEXT,
-    "prompt_hash": TEXT,
+    "prompt_hash": TEXT,  # keys of its calls in the reply log, separated by a space where it was asked twice
     "prompt_tokens": U32,
     "cached_tokens": U32,
     "completion_tokens": U32,
@@ -103,7 +103,7 @@ TRIALS: Schema = {
     "predicted": BOOL,
     "status": TEXT,  # ok | failed | left_out
     "reason": TEXT,
-    "prompt_hash": TEXT,
+    "prompt_hash": TEXT,  # keys of its calls in the reply log, separated by a space where it was asked twice
     "prompt_tokens": U32,
     "cached_tokens": U32,
     "completion_tokens": U32,
@@ -161,3 +161,8 @@ def conform(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
         raise ValueError(f"columns not in the schema: {sorted(extra)}; it has: {list(schema)}")
     missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in schema.items() if name not in frame.columns]
     return frame.with_columns(missing).select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+
+
+def calls_behind(rows: pl.DataFrame) -> set[str]:
+    """The keys in the reply log of all calls that some rows were made from."""
+    return set(rows["prompt_hash"].drop_nulls().str.split(" ").explode())

@@ -15,6 +15,7 @@ from interp_assets.job import Inputs
 from interp_assets.partitions import partitions_of
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import Study
+from interp_assets.tables import calls_behind
 from resources.table_store import MANIFEST, NOTE_FAILED, NOTE_RETRY, Busy, Partition, TableStore
 
 
@@ -104,7 +105,7 @@ def failed_replies(partition: Partition) -> list[bytes]:
     for name, table in partition.tables.items():
         if {"status", "prompt_hash"} <= set(table["columns"]):
             rows = partition.read(name, ["status", "prompt_hash"]).filter(pl.col("status") == "failed")
-            keys |= set(rows["prompt_hash"].drop_nulls())
+            keys |= calls_behind(rows)
     return [bytes.fromhex(key) for key in sorted(keys)]
 
 

@@ -6,6 +6,7 @@ in it (detection) or is exactly what is marked (fuzzing).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,7 +44,7 @@ class OracleEngine:
     ) -> list[Generated]:
         replies = []
         for i, request in enumerate(requests):
-            asked = request.messages[-1].content
+            asked = next(message.content for message in request.messages if message.role == "user")
             self.prompts.append(asked)
             replies.append(Generated(self.answer(request.messages, asked), True, Usage(len(asked), 0, 5)))
             arrived(i, replies[i])
@@ -52,10 +53,10 @@ class OracleEngine:
     def answer(self, messages: Sequence[Message], asked: str) -> str:
         if "Excerpt 1:" in asked:
             words = {word for run in MARKED.findall(asked) for word in run.split()}
-            return f"Explanation: the word {' or '.join(sorted(words))}"
+            return json.dumps({"explanation": f"the word {' or '.join(sorted(words))}"})
         explanation = asked.split("\n")[0]
         texts = re.findall(r"^Text \d+: (.*)$", asked, flags=re.MULTILINE)
-        return ", ".join(str(int(self.fits(explanation, text))) for text in texts)
+        return json.dumps({"answers": [int(self.fits(explanation, text)) for text in texts]})
 
     def fits(self, explanation: str, text: str) -> bool:
         words = set(explanation.split("the word ")[1].split(" or "))

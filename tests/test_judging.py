@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import polars as pl
 import pytest
 
 from interp_assets.dagster_assets import shown_metadata
 from interp_assets.scores.fuzzing import dealt_marks, trials
-from interp_assets.scores.judging import read_digits
+from interp_assets.scores.judging import read_list
 from interp_assets.scores.trials import TestExample, shuffled
 from interp_assets.study import Study, load_study
 from resources.language_models.protocol import ChooseRequest, Chosen, Generated, GenerateRequest, Message, Usage, silent
+from resources.language_models.structured import Unusable
+from resources.reply_log import ReplyLog
 from resources.table_store import Partition
 from tests.conftest import make_all
 from tests.oracle import OracleEngine, OracleModels
@@ -46,28 +50,37 @@ def test_the_list_protocol_finds_the_planted_truth(list_study: Study) -> None:
 
 
 class Careless(OracleEngine):
-    """Forgets a digit in every third list, explains every third latent with nothing, and is lost for every fifth choice."""
+    """Forgets the last answer of every third list, explains every third latent with nothing, and is lost for every
+    fifth choice; `sorry` where it does right when it is asked again."""
 
-    def __init__(self) -> None:
+    def __init__(self, sorry: bool = False) -> None:
         super().__init__()
-        self.asked = 0
+        self.sorry = sorry
+        self.complaints: list[str] = []
+
+    def careless(self, request: GenerateRequest | ChooseRequest, one_in: int) -> bool:
+        first = request.messages[1].content.split("\n\nYour answer must begin with")[0]
+        again = len(request.messages) > 2 or first != request.messages[1].content
+        if again:
+            self.complaints.append(request.messages[-1].content)
+        return crc32(first.encode()) % one_in == 0 and not (again and self.sorry)
 
     def generate(self, requests: Sequence[GenerateRequest], arrived: Any = silent) -> list[Generated]:
-        spoilt = []
-        for i, reply in enumerate(super().generate(requests)):
-            self.asked += 1
+        replies = []
+        for i, (request, reply) in enumerate(zip(requests, super().generate(requests), strict=True)):
             text = reply.text
-            if self.asked % 3 == 0:
-                text = text[:-3] if text[:1] in "01" else ""
-            spoilt.append(Generated(text, True, Usage(1, 0, 1)))
-            arrived(i, spoilt[i])
-        return spoilt
+            if self.careless(request, 3):
+                text = text.replace(", 0]", "]").replace(", 1]", "]") if "answers" in text else ""
+            replies.append(Generated(text, True, Usage(1, 0, 1)))
+            arrived(i, replies[i])
+        return replies
 
     def choose(self, requests: Sequence[ChooseRequest], arrived: Any = silent) -> list[Chosen]:
         lost = Chosen((-math.inf, -math.inf), Usage(1, 0, 0))
-        replies = [lost if i % 5 == 0 else reply for i, reply in enumerate(super().choose(requests))]
-        for i, reply in enumerate(replies):
-            arrived(i, reply)
+        replies = []
+        for i, (request, reply) in enumerate(zip(requests, super().choose(requests), strict=True)):
+            replies.append(lost if self.careless(request, 5) else reply)
+            arrived(i, replies[i])
         return replies
 
 
@@ -78,12 +91,43 @@ def test_bad_lists_are_failed_rows_with_the_raw_reply(list_study: Study, tmp_pat
     failed = table.filter(pl.col("status") == "failed")
     assert 0.2 < len(failed) / len(table) < 0.5
     assert failed["predicted"].null_count() == failed["probability"].null_count() == len(failed)
-    assert failed["reason"].str.contains("not a list of 5 digits").all()
+    assert failed["reason"].str.contains("not a list of 5 numbers").all()
+    # Each was asked for twice, and both calls can be found in the log.
+    calls = failed["prompt_hash"].str.split(" ")
+    assert set(calls.list.len()) == {2}
+    log = ReplyLog(tmp_path / "replies.sqlite")
+    assert set(log.look_up([bytes.fromhex(key) for key in calls.explode().unique()]).keys()) == {
+        bytes.fromhex(key) for key in calls.explode().unique()
+    }
+    answered = table.filter(pl.col("status") == "ok")
+    assert set(answered["prompt_hash"].str.split(" ").list.len()) == {1}
     assert failed["raw_reply"].null_count() == 0
-    scores = made["scores/detection"].read("scores").filter(pl.col("statistic") == "balanced_accuracy")
+    scores = made["scores/detection"].read("scores").unique(["latent", "explainer", "control"])
     assert scores["n_failed"].sum() == len(failed)
     # What was answered is still right: a missing answer is not counted as a No.
     assert mean(made["scores/detection"], "none") == 1.0
+
+
+def test_what_is_wrong_is_asked_once_more_with_the_error(list_study: Study, tiny: Study, tmp_path: Path) -> None:
+    study = list_study.model_copy(update={"storage": str(tmp_path / "list")})
+    careless = Careless(sorry=True)
+    made = make_all(study, OracleModels(careless))
+    for table in (made["explanations"].read("explanations"), made["scores/detection"].read("trials")):
+        assert not len(table.filter(pl.col("status") == "failed"))
+        asked = set(table.filter(pl.col("status") == "ok")["prompt_hash"].drop_nulls().str.split(" ").list.len())
+        assert asked == {1, 2}
+    assert any("the reply is empty" in complaint for complaint in careless.complaints)
+    assert any("`answers` is not a list of 5 numbers" in complaint for complaint in careless.complaints)
+    assert mean(made["scores/detection"], "none") == 1.0
+    # Made anew from the log alone: neither first nor second asks are made again.
+    told = len(careless.prompts)
+    shutil.rmtree(tmp_path / "list" / "scores")
+    again = make_all(study, OracleModels(careless))
+    assert len(careless.prompts) == told
+    assert again["scores/detection"].content_hash == made["scores/detection"].content_hash
+    study = tiny.model_copy(update={"storage": str(tmp_path / "single")})
+    made = make_all(study, OracleModels(Careless(sorry=True)))
+    assert not len(made["scores/detection"].read("trials").filter(pl.col("status") == "failed"))
 
 
 def test_explanations_that_failed_are_rows_and_are_not_scored(list_study: Study, tmp_path: Path) -> None:
@@ -121,7 +165,7 @@ def test_choices_without_a_probability_are_failed_trials(tiny: Study, tmp_path: 
     made = make_all(study, OracleModels(Careless()))
     table = made["scores/detection"].read("trials")
     failed = table.filter(pl.col("status") == "failed")
-    assert len(failed) / len(table) == pytest.approx(0.2, abs=0.02)
+    assert len(failed) / len(table) == pytest.approx(0.2, abs=0.05)
     assert failed["predicted"].null_count() == len(failed)
     assert mean(made["scores/detection"], "none") == 1.0
 
@@ -129,19 +173,27 @@ def test_choices_without_a_probability_are_failed_trials(tiny: Study, tmp_path: 
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        ("1, 0, 1", [True, False, True]),
-        ("[1,0,1]", [True, False, True]),
-        (" 0,0,0.\n", [False, False, False]),
-        ("1, 0", None),
-        ("1, 0, 1, 1", None),
-        ("1, 0, 2", None),
+        ('{"answers": [1, 0, 1]}', [True, False, True]),
+        ('```json\n{"answers": [0,0,0]}\n```', [False, False, False]),
+        ('{"answers": [1, 0]}', None),
+        ('{"answers": [1, 0, 1, 1]}', None),
+        ('{"answers": [1, 0, 2]}', None),
+        ('{"answers": [1, 0, "1"]}', None),
+        ('{"answers": {"1": 0}}', None),
+        ('{"answers": [[1], 0, 1]}', None),
+        ('{"labels": [1, 0, 1]}', None),
+        ("[1, 0, 1]", None),
         ("The answer is 1, 0, 1", None),
-        ("101", None),
         ("", None),
     ],
 )
-def test_only_a_list_of_so_many_digits_is_an_answer(reply: str, expected: list[bool] | None) -> None:
-    assert read_digits(reply, 3) == expected
+def test_only_a_list_of_so_many_answers_is_one(reply: str, expected: list[bool] | None) -> None:
+    told = Generated(reply, True, Usage(0, 0, 0))
+    if expected is None:
+        with pytest.raises(Unusable):
+            read_list(told, 3)
+    else:
+        assert read_list(told, 3) == expected
 
 
 def example(number: int, *fires: int, length: int = 8) -> TestExample:

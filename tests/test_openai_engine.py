@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
@@ -197,7 +198,7 @@ def test_usage_is_what_the_server_counted() -> None:
         asked = GenerateRequest((Message("user", "Excerpt 1: <<one>>"),), 8, temperature=1.0)
         (generated,) = model.generate([asked])
         after = server.told()
-    assert generated.text == "Explanation: the word one"
+    assert json.loads(generated.text) == {"explanation": "the word one"}
     assert generated.finished
     for field in ("prompt_tokens", "cached_tokens", "completion_tokens"):
         told = getattr(after, field) - getattr(before, field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 import pytest
@@ -12,6 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from interp_assets.examples.rendering import Rendering, marks_of
 from interp_assets.explanations import extractive, prompts
 from interp_assets.settings import ExtractiveExplainer, LlmExplainer
+from resources.language_models.protocol import Generated, Usage
+from resources.language_models.structured import Unusable
 from tests.tiny import VOCABULARY, WORDS, make_tokenizer
 
 
@@ -88,38 +91,41 @@ def test_tokens_join_to_words() -> None:
     assert [word.activation for word in words] == [0.0, 3.0, 0.0, 0.5]
 
 
-PLAIN, STEPS = LlmExplainer(engine="e"), LlmExplainer(engine="e", chain_of_thought=True)
+PLAIN = LlmExplainer(engine="e")
 
 
 @pytest.mark.parametrize(
-    ("reply", "finished", "settings", "expected"),
+    ("reply", "finished", "expected"),
     [
-        ("Explanation: names of rivers", True, PLAIN, "names of rivers"),
-        ("**Explanation:** names of rivers.", True, PLAIN, "names of rivers."),
-        ("names of rivers", True, PLAIN, "names of rivers"),
-        ("1. ...\nExplanation: old\nExplanation: names of\nrivers\n\nmore", True, STEPS, "names of rivers"),
-        ("Names of rivers. They are", False, PLAIN, "Names of rivers."),
+        ('{"explanation": "names of rivers"}', True, "names of rivers"),
+        ('{"explanation": " names\\nof  rivers. "}', True, "names of rivers."),
+        ('```json\n{"steps": ["a", "b {"], "explanation": "names"}\n```', True, "names"),
+        ('{"explanation": "Names of rivers. They are', False, "Names of rivers."),
     ],
 )
-def test_replies_that_can_be_used(reply: str, finished: bool, settings: LlmExplainer, expected: str) -> None:
-    assert prompts.read_reply(reply, finished, settings) == (expected, None)
+def test_replies_that_can_be_used(reply: str, finished: bool, expected: str) -> None:
+    assert prompts.read_reply(Generated(reply, finished, Usage(0, 0, 0))) == expected
 
 
 @pytest.mark.parametrize(
-    ("reply", "finished", "settings", "reason"),
+    ("reply", "finished", "reason"),
     [
-        ("", True, PLAIN, "empty"),
-        ("  \n ", True, PLAIN, "empty"),
-        ("Explanation:", True, PLAIN, "nothing stands after"),
-        ("names of", False, PLAIN, "cut off"),
-        ("1. the marked tokens", True, STEPS, "no line that begins with"),
-        ("Explanation: " + "x " * 400, True, PLAIN, "more than 600"),
+        ("", True, "the reply is empty"),
+        ("  \n ", True, "the reply is empty"),
+        ("names of rivers", True, "holds no JSON object"),
+        ("I would say", False, "no JSON object before it was cut off"),
+        ('{"explanation": names}', True, "not valid JSON"),
+        ('{"explanation": ""}', True, "the explanation is empty"),
+        ('{"explanation": ["a"]}', True, "no text `explanation`"),
+        ('{"answer": "a"}', True, "no text `explanation`"),
+        ('{"explanation": "names of', False, "cut off before its first sentence ended"),
+        ('{"steps": ["the marked', False, "no text `explanation` before it was cut off"),
+        ('{"explanation": "' + "x " * 400 + '"}', True, "more than 600"),
     ],
 )
-def test_replies_that_cannot_be_used_say_why(reply: str, finished: bool, settings: LlmExplainer, reason: str) -> None:
-    text, why = prompts.read_reply(reply, finished, settings)
-    assert text is None
-    assert reason in why
+def test_replies_that_cannot_be_used_say_why(reply: str, finished: bool, reason: str) -> None:
+    with pytest.raises(Unusable, match=re.escape(reason)):
+        prompts.read_reply(Generated(reply, finished, Usage(0, 0, 0)))
 
 
 def test_prompt_options() -> None:
@@ -135,4 +141,5 @@ def test_prompt_options() -> None:
     assert f"Strengths: {WORDS[1]} (10), {WORDS[2]} (5)" in user.content
     assert f"Strengths: {WORDS[3]} (3)" in user.content
     assert "Output tokens: 'x', ' y'" in user.content
-    assert "four steps" in system.content
+    assert '"steps"' in system.content
+    assert '"steps"' not in prompts.prompt(windows, None, PLAIN, rendering)[0].content

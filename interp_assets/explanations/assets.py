@@ -14,9 +14,9 @@ from interp_assets.job import Job, Metadata, computes, failed_rows
 from interp_assets.models import engine
 from interp_assets.progress import Progress
 from interp_assets.settings import ExtractiveExplainer, LlmExplainer
-from interp_assets.tables import EXPLANATIONS, conform
-from resources.language_models.logged import request_key
+from interp_assets.tables import EXPLANATIONS, calls_behind, conform
 from resources.language_models.protocol import require
+from resources.language_models.structured import generate
 
 Row = dict[str, Any]
 
@@ -38,7 +38,7 @@ def explanations(job: Job) -> Metadata:
     parts = [todo.kept, conform(made, EXPLANATIONS), conform(todo.skipped, EXPLANATIONS)]
     result = pl.concat(parts).sort("explainer", "latent")
     job.draft.write("explanations", result)
-    job.spent.replies_reused += todo.kept["prompt_hash"].count()
+    job.spent.replies_reused += len(calls_behind(todo.kept))
     counts = result.group_by("explainer", "status").len().sort("explainer", "status")
     return {
         **{f"{explainer} {status}": count for explainer, status, count in counts.iter_rows()},
@@ -65,23 +65,17 @@ def explain_by_llm(job: Job, name: str, explainer: LlmExplainer, todo: Pending, 
     model = engine(job, explainer.engine)
     require(model, "generate", f"explainer {name}")
     with Progress(f"{job.label} by {name}", len(asked), "latents") as progress:
-        replies = model.generate(asked, lambda i, reply: progress.advance(1))
+        answers = generate(model, asked, lambda _, reply: prompts.read_reply(reply), lambda _: progress.advance(1))
     job.spent.add(model, job.study.engines[explainer.engine].price)
-    for latent, request, reply in zip(latents, asked, replies, strict=True):
-        text, reason = None, reply.refused
-        if reason is None:
-            text, reason = prompts.read_reply(reply.text, reply.finished, explainer)
+    for latent, answer in zip(latents, answers, strict=True):
         yield {
             "latent": latent,
-            "explanation": text,
-            "status": "ok" if text else "failed",
-            "reason": reason,
+            "explanation": answer.value,
+            "status": "ok" if answer.value else "failed",
+            "reason": answer.reason,
             "model": model.name,
-            "prompt_hash": request_key(model.identity, request).hex(),
-            "prompt_tokens": reply.usage.prompt_tokens,
-            "cached_tokens": reply.usage.cached_tokens,
-            "completion_tokens": reply.usage.completion_tokens,
-            "raw_reply": reply.text,
+            "raw_reply": answer.raw_reply,
+            **answer.record(),
         }
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from interp_assets.carry_over import inputs_hash, still_hold, windows_by_latent, without
 from interp_assets.examples.draws import PICK_LATENT, keyed
 from interp_assets.examples.rendering import Rendering
-from interp_assets.explanations.prompts import prompt
+from interp_assets.explanations.prompts import form_of, prompt
 from interp_assets.explanations.wording import system_message
 from interp_assets.job import Inputs
 from interp_assets.settings import Explainer, LlmExplainer
@@ -116,5 +116,5 @@ def requests(
         count = min(explainer.n_examples, len(examples))
         places = np.unique(np.linspace(0, len(examples) - 1, count).round().astype(int))
         messages = prompt([examples[i] for i in places], promoted.get(latent), explainer, rendering)
-        found.append(GenerateRequest(messages, explainer.max_tokens))
+        found.append(GenerateRequest(messages, explainer.max_tokens, constraint=form_of(explainer)))
     return found

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from interp_assets.examples.rendering import Rendering, marks_of
-from interp_assets.explanations.wording import MARKER, system_message
+from interp_assets.explanations.wording import system_message
 from interp_assets.settings import LlmExplainer
-from resources.language_models.protocol import Message
+from resources.language_models.protocol import Constraint, Generated, Message
+from resources.language_models.structured import Unusable, json_form, json_object
 
 LONGEST_EXPLANATION = 600
 
@@ -38,22 +39,29 @@ def prompt(
     return Message("system", system_message(settings)), Message("user", "\n".join(lines))
 
 
-def read_reply(reply: str, finished: bool, settings: LlmExplainer) -> tuple[str | None, str | None]:
-    """The explanation in a reply, or why there is none: exactly one of the two."""
-    _before, found, after = reply.rpartition(MARKER)
-    text = after if found else reply
-    text = " ".join(text.split("\n\n")[0].split()).strip(' "*')
-    if not reply.strip():
-        return None, "the reply is empty"
-    if settings.chain_of_thought and not found:
-        return None, f"the reply has no line that begins with {MARKER}" + ("" if finished else " (it was cut off)")
+def form_of(settings: LlmExplainer) -> Constraint:
+    """What a reply looks like; no bound on its length, which strict servers do not take."""
+    steps = {"steps": {"type": "array", "items": {"type": "string"}}} if settings.chain_of_thought else {}
+    return json_form(steps | {"explanation": {"type": "string"}})
+
+
+def read_reply(reply: Generated) -> str:
+    """The explanation in a reply; of one that was cut off in it, its whole sentences.
+
+    Raises:
+        Unusable: there is none.
+    """
+    text = json_object(reply).get("explanation")
+    if not isinstance(text, str):
+        raise Unusable("it has no text `explanation`" + ("" if reply.finished else " before it was cut off"))
+    text = " ".join(text.split()).strip(' "*')
     if not text:
-        return None, f"nothing stands after {MARKER}"
-    if len(text) > LONGEST_EXPLANATION:
-        return None, f"the explanation has {len(text)} characters, more than {LONGEST_EXPLANATION}"
-    if not finished:
+        raise Unusable("the explanation is empty")
+    if not reply.finished:
         whole, ended, _ = text.rpartition(". ")
         if not ended:
-            return None, "the reply was cut off before its first sentence ended"
+            raise Unusable("it was cut off before its first sentence ended; one short sentence is enough")
         text = whole + "."
-    return text, None
+    if len(text) > LONGEST_EXPLANATION:
+        raise Unusable(f"the explanation has {len(text)} characters, more than {LONGEST_EXPLANATION}")
+    return text

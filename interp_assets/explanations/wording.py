@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from interp_assets.settings import LlmExplainer
 
-MARKER = "Explanation:"
-
 INSTRUCTIONS = """\
 You study what single units of a language model respond to. You are shown excerpts of text on which one unit was \
 active. The tokens on which it was active are marked <<like this>>.
@@ -14,15 +12,16 @@ Say what the marked places have in common: a meaning, a topic, a kind of word, a
 what comes before or after. Be specific enough that somebody could find new places in other texts, and general enough \
 to cover most of the excerpts. Do not list the excerpts and do not mention the marks."""
 
-SHORT_ANSWER = "\n\nAnswer with one line: Explanation: followed by one sentence."
+SHORT_ANSWER = """
+
+Answer with a JSON object that holds one sentence: {"explanation": "..."}"""
 
 STEPS = """
 
-Work in four steps, each in a line or two.
-1. List the marked tokens that return most often.
-2. Say what the excerpts share around them.
-3. If output tokens are given, say what they add.
-4. End with a line: Explanation: followed by one sentence."""
+Work in steps, each in a line or two. First list the marked tokens that return most often. Then say what the excerpts \
+share around them. If output tokens are given, say what they add. Last, conclude with one sentence.
+
+Answer with a JSON object that holds the steps and the conclusion: {"steps": ["...", "..."], "explanation": "..."}"""
 
 ACTIVATIONS_NOTE = "\n\nBelow each excerpt stand its marked tokens with their strength from 1 to 10."
 PROMOTED_NOTE = "\n\nThe output tokens are those that the unit makes more likely to come next."

@@ -15,7 +15,7 @@ from interp_assets.scores.pending import KEYS, Pending, pending
 from interp_assets.scores.statistics import scores
 from interp_assets.scores.wording import wording_of
 from interp_assets.settings import JudgeScorer
-from interp_assets.tables import SCORES, TRIALS, conform
+from interp_assets.tables import SCORES, TRIALS, calls_behind, conform
 
 
 @computes("scores/embedding")
@@ -52,7 +52,7 @@ def judged_scores(job: Job, method: str, settings: JudgeScorer | None) -> Metada
     with Progress(job.label, total, "trials") as progress:
         judge(todo.subjects, wording, settings, model, rendering, seed, progress.advance)
     job.spent.add(model, job.study.engines[settings.engine].price)
-    job.spent.replies_reused += todo.kept_trials["prompt_hash"].drop_nulls().n_unique()
+    job.spent.replies_reused += len(calls_behind(todo.kept_trials))
     asked = requests(todo.subjects, wording, settings, rendering, seed)
     return finish(job, todo) | cacheable_share(job.study, settings.engine, asked)
 

@@ -22,7 +22,7 @@ def score_assets(study: Study) -> list[Asset]:
             Asset(
                 name=f"scores/{method}",
                 group="scores",
-                code_version="1",
+                code_version="2" if engines else "1",
                 description=descriptions[method],
                 reads=(
                     Read("explanations", "explanations", ("latent", "explainer", "explanation", "status")),

@@ -1,9 +1,8 @@
-"""A language model answers trials: one a prompt by the probability of Yes, or several a prompt as a list of digits."""
+"""A language model answers trials: one a prompt by the probability of Yes, or several a prompt as a list of 0 and 1."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,17 +12,22 @@ from interp_assets.examples.rendering import Rendering
 from interp_assets.scores.trials import Subject, Trial
 from interp_assets.scores.wording import Wording
 from interp_assets.settings import JudgeScorer
-from resources.language_models.logged import request_key
 from resources.language_models.protocol import (
     ChooseRequest,
+    Chosen,
+    Constraint,
+    Generated,
     GenerateRequest,
     LanguageModel,
     Message,
+    Usage,
     require,
 )
+from resources.language_models.structured import Unusable, choose, generate, json_form, json_object
 
 SUBJECTS_PER_CALL = 64
 "How many explanations' trials are handed to the engine at once; bounds memory, changes no answer."
+NOTHING = Usage(0, 0, 0)
 
 
 def judge(
@@ -81,7 +85,12 @@ def list_requests(
             texts = "\n".join(f"Text {i}: {shown(trial, rendering)}" for i, trial in enumerate(part, 1))
             question = wording.list_question.format(explanation=subject.explanation, texts=texts, count=len(part))
             messages = (Message("system", wording.list_instructions), Message("user", question))
-            yield subject, part, GenerateRequest(messages, max_tokens=4 * per_prompt)
+            yield subject, part, GenerateRequest(messages, max_tokens_of(per_prompt), constraint=list_form(len(part)))
+
+
+def max_tokens_of(per_prompt: int) -> int:
+    """Each answer with its comma and a space, and the object around them."""
+    return 16 + 4 * per_prompt
 
 
 def requests(
@@ -103,21 +112,21 @@ def ask_single(
     advance: Callable[[int], None],
 ) -> None:
     questions = list(single_requests(subjects, wording, rendering))
-    replies = model.choose([request for _, _, request in questions], lambda i, reply: advance(1))
-    for (subject, trial, request), reply in zip(questions, replies, strict=True):
-        yes, no = reply.log_probabilities
-        answer = {
-            "prompt_hash": request_key(model.identity, request).hex(),
-            "prompt_tokens": reply.usage.prompt_tokens,
-            "cached_tokens": reply.usage.cached_tokens,
-            "completion_tokens": reply.usage.completion_tokens,
-        }
-        if math.isfinite(yes) or math.isfinite(no):
-            probability = 1 / (1 + math.exp(min(700.0, no - yes)))
-            subject.record(trial, probability=probability, predicted=probability > 0.5, status="ok", **answer)
+    asked_for = [request for _, _, request in questions]
+    answers = choose(model, asked_for, lambda _, reply: probability_of_yes(reply), lambda _: advance(1))
+    for (subject, trial, _), answer in zip(questions, answers, strict=True):
+        if answer.value is None:
+            subject.record(trial, status="failed", reason=answer.reason, **answer.record())
         else:
-            reason = reply.refused or "the engine gave neither Yes nor No a probability"
-            subject.record(trial, status="failed", reason=reason, **answer)
+            predicted = answer.value > 0.5
+            subject.record(trial, probability=answer.value, predicted=predicted, status="ok", **answer.record())
+
+
+def probability_of_yes(reply: Chosen) -> float:
+    yes, no = reply.log_probabilities
+    if not (math.isfinite(yes) or math.isfinite(no)):
+        raise Unusable("the engine gave neither Yes nor No a probability")
+    return 1 / (1 + math.exp(min(700.0, no - yes)))
 
 
 def ask_in_lists(
@@ -130,25 +139,38 @@ def ask_in_lists(
     advance: Callable[[int], None],
 ) -> None:
     questions = list(list_requests(subjects, wording, settings.per_prompt, rendering, seed))
-    asked_for = [request for _, _, request in questions]
-    replies = model.generate(asked_for, lambda i, reply: advance(len(questions[i][1])))
-    for (subject, part, request), reply in zip(questions, replies, strict=True):
-        digits = read_digits(reply.text, len(part))
+    answers = generate(
+        model,
+        [request for _, _, request in questions],
+        lambda place, reply: read_list(reply, len(questions[place][1])),
+        lambda place: advance(len(questions[place][1])),
+    )
+    for (subject, part, _), answer in zip(questions, answers, strict=True):
         for place, trial in enumerate(part):
             # The prompt's tokens are counted once, on its first trial.
-            usage = reply.usage if place == 0 else None
-            answer = {
-                "prompt_hash": request_key(model.identity, request).hex(),
-                "prompt_tokens": usage.prompt_tokens if usage else 0,
-                "cached_tokens": usage.cached_tokens if usage else 0,
-                "completion_tokens": usage.completion_tokens if usage else 0,
-                "raw_reply": reply.text,
-            }
-            if digits is None:
-                reason = reply.refused or f"the reply is not a list of {len(part)} digits"
-                subject.record(trial, status="failed", reason=reason, **answer)
+            record = answer.record() if place == 0 else answer._replace(usage=NOTHING).record()
+            record["raw_reply"] = answer.raw_reply
+            if answer.value is None:
+                subject.record(trial, status="failed", reason=answer.reason, **record)
             else:
-                subject.record(trial, predicted=digits[place], status="ok", **answer)
+                subject.record(trial, predicted=answer.value[place], status="ok", **record)
+
+
+def list_form(count: int) -> Constraint:
+    """So many answers, each 0 or 1."""
+    numbers = {"type": "array", "items": {"type": "integer", "enum": [0, 1]}, "minItems": count, "maxItems": count}
+    return json_form({"answers": numbers})
+
+
+def read_list(reply: Generated, count: int) -> list[bool]:
+    """
+    Raises:
+        Unusable: the reply does not hold exactly so many answers, each 0 or 1.
+    """
+    answers = json_object(reply).get("answers")
+    if not isinstance(answers, list) or len(answers) != count or not all(each in (0, 1) for each in answers):
+        raise Unusable(f"`answers` is not a list of {count} numbers, each 0 or 1")
+    return [bool(each) for each in answers]
 
 
 def in_keyed_order(subject: Subject, seed: int) -> list[Trial]:
@@ -157,10 +179,3 @@ def in_keyed_order(subject: Subject, seed: int) -> list[Trial]:
     names = np.array([[trial.example, trial.expected] for trial in trials], dtype=np.int64).reshape(-1, 2)
     order = np.argsort(keyed(seed, SHUFFLE, subject.latent, names[:, 0], names[:, 1]), kind="stable")
     return [trials[i] for i in order]
-
-
-def read_digits(reply: str, count: int) -> list[bool] | None:
-    """A list of exactly `count` digits 0 or 1, in brackets or not; None for anything else."""
-    found = re.fullmatch(r"\[?\s*([01](?:\s*,\s*[01])*)\s*,?\s*\]?\.?", reply.strip())
-    digits = re.findall("[01]", found[1]) if found else []
-    return [digit == "1" for digit in digits] if len(digits) == count else None

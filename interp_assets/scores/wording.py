@@ -51,9 +51,9 @@ A unit of a language model is active on some texts and silent on others. You are
 activates it, and several numbered texts. For each text decide whether the unit is active anywhere in it. Any number \
 of them may be active, none and all included.
 
-Answer with one digit for each text in their order, 1 for active and 0 for silent, separated by commas, and nothing \
-else.""",
-    list_question="Description: {explanation}\n\n{texts}\n\nAnswer with {count} digits.",
+Answer with a JSON object that holds one number for each text in their order, 1 for active and 0 for silent. For three \
+texts it looks like this: {"answers": [0, 1, 0]}""",
+    list_question="Description: {explanation}\n\n{texts}\n\nAnswer with {count} numbers.",
 )
 
 FUZZING = Wording(
@@ -87,9 +87,9 @@ A unit of a language model is active on some tokens of a text and silent on the 
 of what activates it, and several numbered texts in which some tokens are marked <<like this>>. For each text decide \
 whether the marked tokens are those on which the unit is active. Any number of them may be right, none and all included.
 
-Answer with one digit for each text in their order, 1 for right and 0 for wrong, separated by commas, and nothing \
-else.""",
-    list_question="Description: {explanation}\n\n{texts}\n\nAnswer with {count} digits.",
+Answer with a JSON object that holds one number for each text in their order, 1 for right and 0 for wrong. For three \
+texts it looks like this: {"answers": [0, 1, 0]}""",
+    list_question="Description: {explanation}\n\n{texts}\n\nAnswer with {count} numbers.",
 )
 
 WORDINGS = {"detection": DETECTION, "fuzzing": FUZZING}

@@ -33,7 +33,8 @@ class LlmExplainer(Settings):
     chain_of_thought: bool = identity(False)
     instructions: str | None = identity(None)
     "Stands in place of our own instructions; how to answer is added to it."
-    max_tokens: int = identity(64, ge=8)
+    max_tokens: int = identity(100, ge=16)
+    "Of one reply; with chain_of_thought give it some 400."
 
 
 Explainer = Annotated[ExtractiveExplainer | LlmExplainer, Field(discriminator="kind")]

@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from resources.language_models.constrained import TokenForms
 from resources.language_models.protocol import (
+    FORMS,
     Capability,
     ChooseRequest,
     Chosen,
@@ -63,7 +65,7 @@ class Row(NamedTuple):
 
 class TransformersEngine:
     capabilities: frozenset[Capability] = frozenset({"generate", "choose", "log_likelihood"})
-    forms: frozenset[Form] = frozenset()
+    forms: frozenset[Form] = FORMS
 
     def __init__(
         self,
@@ -87,6 +89,8 @@ class TransformersEngine:
         self.device = pick_device(device)
         self.tokenizer: Any = load_tokenizer(path, revision)
         self.model: Any = load_language_model(path, revision, dtype, device)
+        self._stop = stop_tokens(self.model, self.tokenizer)
+        self._token_forms = TokenForms(self.tokenizer, self._stop)
         self._instructions: tuple[Ids, DynamicCache] | None = None
 
     def close(self) -> None:
@@ -246,19 +250,29 @@ class TransformersEngine:
         hidden = self._extend(cache, [prompt[len(head) :]])
         seed = hashlib.sha256(repr((prompt, request.draw)).encode()).digest()[:7]
         generator = torch.Generator(device=self.device).manual_seed(int.from_bytes(seed, "big"))
-        stop = set(stop_tokens(self.model, self.tokenizer))
+        try:
+            form = None if request.constraint is None else self._token_forms.matcher(request.constraint)
+        except ValueError as error:
+            return Generated("", True, Usage(0, 0, 0), f"replies cannot be held to this form: {error}")
         reply: Ids = []
         finished = False
         while len(reply) < request.max_tokens:
             logits = self._logits(hidden[0, -1])
+            if form is not None:
+                allowed = torch.zeros_like(logits, dtype=torch.bool)
+                told = torch.from_numpy(form.allowed())[: len(logits)]
+                allowed[: len(told)] = told.to(self.device)  # a model's output may be wider than its vocabulary
+                logits = logits.masked_fill(~allowed, -torch.inf)
             if request.temperature == 0:
                 token = int(logits.argmax())
             else:
                 token = int(torch.multinomial((logits / request.temperature).softmax(-1), 1, generator=generator))
-            if token in stop:
+            if token in self._stop:
                 finished = True
                 break
             reply.append(token)
+            if form is not None:
+                form.take(token)
             hidden = self._extend(cache, [[token]])
         text = self.tokenizer.decode(reply, skip_special_tokens=True)
         return Generated(text, finished, Usage(len(prompt), len(head), len(reply)))
