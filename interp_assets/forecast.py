@@ -5,7 +5,7 @@ Builds the very requests that the stage would ask, and looks them up in the repl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from interp_assets.asset import Asset
@@ -98,7 +98,9 @@ def of_scores(inputs: Inputs) -> Forecast:
         return total
     wording, rendering = wording_of(method, scorer), Rendering.of(study)
     asked = requests(todo.subjects, wording, scorer, rendering, study.examples.seed)
-    return total + of_requests(inputs, scorer.engine, [*asked])
+    most = of_requests(inputs, scorer.engine, [*asked])
+    # How many of them are asked, their answers decide.
+    return total + (replace(most, exact=False) if scorer.sequential else most)
 
 
 def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecast:

@@ -48,11 +48,15 @@ def judge(
     require(model, "choose" if settings.protocol == "single" else "generate", f"{settings.protocol} protocol")
     for start in range(0, len(subjects), SUBJECTS_PER_CALL):
         part = subjects[start : start + SUBJECTS_PER_CALL]
-        for subject in part:
-            for trial in subject.trials:
-                if trial.left_out:
-                    subject.record(trial, status="left_out", reason=trial.left_out)
+        record_left_out(part)
         ask(part, wording, settings, model, rendering, seed, advance)
+
+
+def record_left_out(subjects: list[Subject]) -> None:
+    for subject in subjects:
+        for trial in subject.trials:
+            if trial.left_out:
+                subject.record(trial, status="left_out", reason=trial.left_out)
 
 
 def shown(trial: Trial, rendering: Rendering) -> str:
