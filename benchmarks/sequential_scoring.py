@@ -34,6 +34,7 @@ class KnownJudge:
     name, identity = "known", "known"
     capabilities: frozenset[Capability] = frozenset({"choose"})
     forms: frozenset[Form] = frozenset()
+    retries = 0
 
     def __init__(self, on_positives: float, on_negatives: float) -> None:
         self.accuracy = {True: on_positives, False: on_negatives}

@@ -58,15 +58,15 @@ def still_hold(
 
     Args:
         wanted: the key columns of the rows that are wanted, and their `inputs_hash`.
-        retrying: rows that failed are made anew too.
+        retrying: rows that failed are made anew too, as those always are that a budget left out.
     """
     if earlier is None:
         return pl.DataFrame(schema=schema)
     kept = earlier.read(table).join(wanted, on=wanted.columns, how="semi", maintain_order="left")
-    if retrying:
-        failed = kept.filter(pl.col("status") == "failed")
-        kept = kept.join(failed, on=wanted.columns, how="anti", maintain_order="left")
-    return kept
+    if "status" not in schema:
+        return kept
+    again = kept.filter(pl.col("status").is_in(["failed", "not_asked"] if retrying else ["not_asked"]))
+    return kept.join(again, on=wanted.columns, how="anti", maintain_order="left")
 
 
 def without(wanted: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:

@@ -133,7 +133,7 @@ class Outlook:
         if state in ("failed", "blocked"):
             return "held", None
         stored = self.freshness.current(asset.name, partition)
-        if state == "fresh" and stored is not None and stored.content_hash == recorded:
+        if not self.freshness.is_due(state) and stored is not None and stored.content_hash == recorded:
             return "at rest", None
         # The watcher makes these by itself, in no run.
         if asset.name == "sae_weights":

@@ -64,7 +64,8 @@ def forecast(freshness: Freshness, state: PartitionState) -> Forecast:
     if asset.group not in ("explanations", "scores"):
         return Forecast()
     inputs = Inputs(freshness.study, asset, state.partition, freshness)
-    if not state.due_now:
+    sources = [freshness.own_state(freshness.assets[name], key)[0] for name, key in freshness.inputs(asset, inputs.key)]
+    if not (state.due_now or state.state == "partial") or "partial" in sources:
         return at_most(inputs)
     return of_explanations(inputs) if asset.group == "explanations" else of_scores(inputs)
 

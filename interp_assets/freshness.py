@@ -11,10 +11,12 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from interp_assets.asset import Asset
+from interp_assets.budget import Purse
 from interp_assets.graph import assets_of
 from interp_assets.models_read import engine_model_files, engine_read
 from interp_assets.partitions import layers_touched, partitions_of, partitions_read
@@ -23,11 +25,11 @@ from interp_assets.tables import NOT_CONTENT
 from resources.content_hash import combined_hash
 from resources.durable_files import FileHashes
 from resources.errors import NotNow
+from resources.reply_log import ReplyLog
 from resources.table_store import NOTE_FAILED, NOTE_RETRY, Partition, TableStore
 
 State = Literal["fresh", "stale", "missing", "failed", "blocked", "partial"]
 STATES: tuple[State, ...] = ("fresh", "stale", "missing", "failed", "blocked", "partial")
-DUE: tuple[State, ...] = ("stale", "missing", "partial")
 
 
 Node = tuple[str, str | None]
@@ -84,6 +86,19 @@ class Freshness:
         self._fingerprints: dict[Node, Fingerprint | InputMissing] = {}
         self._current: dict[Node, Partition | None] = {}
         self._own: dict[Node, tuple[State, tuple[str, ...]]] = {}
+
+    @cached_property
+    def log(self) -> ReplyLog:
+        """What language models were ever answered, for all studies of this storage."""
+        return ReplyLog(self.store.root / "replies.sqlite")
+
+    @cached_property
+    def budget_reached(self) -> str | None:
+        return Purse(self.study, self.log).empty()
+
+    def is_due(self, state: State) -> bool:
+        """Whether a run would make a partition in this state: what a budget ended only while some of it is left."""
+        return state in ("stale", "missing") or (state == "partial" and self.budget_reached is None)
 
     def current(self, asset: str, key: str | None) -> Partition | None:
         """What is stored for the settings of now, or else what the study completed last; None where that is damaged."""
@@ -185,15 +200,15 @@ class Freshness:
         self, asset: Asset, key: str | None, known: dict[tuple[str, str | None], PartitionState]
     ) -> PartitionState:
         inputs = [known[each] for each in self.inputs(asset, key)]
-        moving = [i.label for i in inputs if i.state in DUE]
+        moving = [i.label for i in inputs if self.is_due(i.state)]
         failed = [i.label for i in inputs if i.state in ("failed", "blocked")]
         if failed and asset.scope != "study":
             return PartitionState(asset.name, key, "blocked", tuple(f"{label} failed" for label in failed))
         own, reasons = self.own_state(asset, key)
-        if own in ("fresh", "failed") and moving:
+        if own in ("fresh", "failed", "partial") and moving:
             own, reasons = "stale", tuple(f"{label} is to be made anew" for label in moving)
-        recorded = own != "fresh" or self.recorded(asset, key)
-        return PartitionState(asset.name, key, own, reasons, own in DUE and not moving, recorded)
+        recorded = own not in ("fresh", "partial") or self.recorded(asset, key)
+        return PartitionState(asset.name, key, own, reasons, self.is_due(own) and not moving, recorded)
 
     def own_state(self, asset: Asset, key: str | None) -> tuple[State, tuple[str, ...]]:
         """The state of one partition given its inputs as they lie there, and the reasons."""
@@ -215,7 +230,10 @@ class Freshness:
             return "failed", (failure["reason"],)
         if retry := store.note(NOTE_RETRY, asset.name, key, now):
             return "stale", (retry["reason"],)
-        if store.partition(asset.name, key, now):
+        stored = store.partition(asset.name, key, now)
+        if stored is not None and (waiting := stored.metadata.get("not_asked", 0)):
+            return "partial", (f"{waiting:,} rows wait: {self.budget_reached or 'there is budget again'}",)
+        if stored is not None:
             return "fresh", () if pointer == now else ("lies ready from before",)
         if damage := store.damage(asset.name, key, now) or (
             store.damage(asset.name, key, pointer) if pointer else None

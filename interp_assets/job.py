@@ -71,8 +71,7 @@ class Inputs:
 
     @cached_property
     def log(self) -> ReplyLog:
-        """What language models were ever answered, for all studies of this storage."""
-        return ReplyLog(self.freshness.store.root / "replies.sqlite")
+        return self.freshness.log
 
     @property
     def retrying(self) -> bool:
@@ -160,7 +159,8 @@ def make_partition(
     if state == "failed":
         failure = store.note(NOTE_FAILED, asset_name, key, fingerprint.value) or {"reason": reasons[0]}
         raise UnusableInput(failure["reason"], {"proof": failure["proof"]} if "proof" in failure else None)
-    partition = store.partition(asset_name, key, fingerprint.value) if state == "fresh" else None
+    done = not freshness.is_due(state)
+    partition = store.partition(asset_name, key, fingerprint.value) if done else None
     reused = partition is not None
     if partition is None:
         others = [other for other in also_wanted if other != key] if asset.harvests else []
@@ -183,7 +183,8 @@ def _compute(
     with ExitStack() as drafts:
         draft = drafts.enter_context(store.draft(asset.name, key, fingerprint.value, waiting))
         # Another process may have made it while this one waited for it.
-        if Freshness(freshness.study).own_state(asset, key)[0] == "fresh" and (
+        look = Freshness(freshness.study)
+        if not look.is_due(look.own_state(asset, key)[0]) and (
             made_meanwhile := store.partition(asset.name, key, fingerprint.value)
         ):
             return made_meanwhile, True
@@ -227,7 +228,7 @@ def _sibling(freshness: Freshness, asset: Asset, key: str, models: LoadedModels,
     """Another layer to be made in the same pass, or None where it is there, failed, busy or not ready."""
     try:
         fingerprint = freshness.fingerprint(asset, key)
-        if freshness.own_state(asset, key)[0] in ("fresh", "failed"):
+        if not freshness.is_due(freshness.own_state(asset, key)[0]):
             return None
         draft = drafts.enter_context(freshness.store.draft(asset.name, key, fingerprint.value))
     except (InputMissing, Busy):
@@ -245,6 +246,11 @@ def failed_rows(table: pl.DataFrame) -> dict[str, int]:
     """Why rows of a table failed, and how many for each reason; the most frequent first."""
     failed = table.filter(pl.col("status") == "failed")["reason"].fill_null("unknown")
     return dict(failed.value_counts(sort=True).iter_rows())
+
+
+def not_asked(table: pl.DataFrame) -> int:
+    """How many rows of a table wait for more budget; their partition is `partial`."""
+    return int((table["status"] == "not_asked").sum())
 
 
 def wanted_partitions(study: Study, asset: Asset, layers: Sequence[str] | None) -> list[str | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from interp_assets.api_keys import key_of
+from interp_assets.budget import Purse
 from interp_assets.job import Job
 from interp_assets.settings import EmbeddingScorer, OpenAIEngine, TransformersEngine
 from interp_assets.study import Study
@@ -58,7 +59,8 @@ def engine(job: Job, name: str) -> LoggedEngine:
             path, settings.revision, settings.dtype, settings.device, settings.batch_size, identity
         )
 
-    return LoggedEngine(load, identity, job.log, job.study.name, name, settings.capabilities)
+    purse = Purse(job.study, job.log)
+    return LoggedEngine(load, identity, job.log, job.study.name, name, settings.capabilities, purse.empty)
 
 
 def embedder(study: Study, settings: EmbeddingScorer, models: LoadedModels) -> TextEmbedder:

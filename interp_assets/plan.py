@@ -10,8 +10,11 @@ from itertools import groupby
 from typing import Any
 
 from interp_assets.forecast import Forecast, forecast
-from interp_assets.freshness import DUE, STATES, Freshness, PartitionState
+from interp_assets.freshness import STATES, Freshness, PartitionState, State
 from interp_assets.study import Study
+
+WORK: tuple[State, ...] = ("stale", "missing", "partial")
+"States of partitions in which something is left to be made."
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def plan(study: Study) -> list[Listed]:
     """What `interp run` would do, and what that takes after all that can be reused."""
     freshness = Freshness(study)
     return [
-        Listed(state, forecast(freshness, state) if state.state in DUE else Forecast(0), {})
+        Listed(state, forecast(freshness, state) if state.state in WORK else Forecast(0), {})
         for state in freshness.states()
     ]
 
@@ -77,7 +80,7 @@ def print_plan(study: Study, listed: list[Listed]) -> None:
         money = f", at most {total.cost:,.2f} at the study's prices" if priced and total.cost is not None else ""
         print(f"language models: {most}{calls} calls, {most}{tokens} prompt tokens{money}")
         print(f"replies reused: {total.replies_reused:,}")
-    if any(each.state.state in DUE for each in listed):
+    if any(each.state.state in WORK for each in listed):
         print(f"to carry it out: interp run {study.name}")
 
 

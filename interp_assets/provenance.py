@@ -26,6 +26,9 @@ class Spent:
     cached_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
+    requests_refused: int = 0
+    requests_sent_again: int = 0
+    seconds_asking: float = 0.0
 
     def add(self, engine: LoggedEngine, price: Price | None) -> None:
         made = engine.made
@@ -34,11 +37,25 @@ class Spent:
         self.prompt_tokens += made.prompt_tokens
         self.cached_tokens += made.cached_tokens
         self.completion_tokens += made.completion_tokens
+        self.requests_refused += engine.refused
+        self.requests_sent_again += engine.retries
+        self.seconds_asking += engine.seconds
         if price is not None:
             self.cost += price.of(made.prompt_tokens, made.cached_tokens, made.completion_tokens)
 
     def metadata(self, asset: Asset) -> dict[str, Any]:
-        return asdict(self) if asset.engines else {}
+        """What the UI shows of it, rates included."""
+        if not asset.engines:
+            return {}
+        rates = {}
+        if self.seconds_asking:
+            rates = {
+                "requests_per_second": round(self.llm_calls / self.seconds_asking, 2),
+                "tokens_per_second": round((self.prompt_tokens + self.completion_tokens) / self.seconds_asking, 1),
+            }
+        if self.prompt_tokens:
+            rates["prefix_cache_hit_rate"] = round(self.cached_tokens / self.prompt_tokens, 3)
+        return asdict(self) | rates | {"seconds_asking": round(self.seconds_asking, 2)}
 
 
 LIBRARIES = ("dagster", "numpy", "polars", "sentence-transformers", "torch", "transformers", "vllm")

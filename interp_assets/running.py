@@ -47,7 +47,7 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
                 break
             print(f"{'again':8} {study.name}: {runner.inputs_moved[-1]}", flush=True)
     runner.summary()
-    return 0 if not runner.not_fresh else 1
+    return 1 if runner.not_fresh or runner.counts["partial"] else 0
 
 
 STUDY_LEASE = "interp_run"
@@ -75,7 +75,7 @@ class Runner:
     def __init__(self, study: Study, layers: list[str]) -> None:
         self.study = study
         self.layers = layers
-        self.counts = {"made": 0, "recorded": 0, "fresh": 0, "failed": 0, "blocked": 0}
+        self.counts = {"made": 0, "recorded": 0, "fresh": 0, "partial": 0, "failed": 0, "blocked": 0}
         self.not_fresh: set[str] = set()
         "Labels of partitions that this run could not bring up to date."
         self.inputs_moved: list[str] = []
@@ -92,6 +92,8 @@ class Runner:
         state, reasons = self._look.own_state(asset, key)
         if state == "fresh" and self._look.recorded(asset, key):
             self.counts["fresh"] += 1
+        elif state == "partial" and not self._look.is_due(state):
+            self.count_partial(label, reasons[0])
         elif state == "failed":
             self.leave("failed", label, f"{reasons[0]} (tried again when its input changes, or by interp retry)")
         else:
@@ -117,9 +119,18 @@ class Runner:
                 self.inputs_moved.append(problem)
             self.leave("failed", label, problem)
             return
+        state, reasons = self._look.own_state(asset, key)
+        if state == "partial":
+            self.count_partial(label, reasons[0])
+            return
         self.counts["recorded" if lies_ready else "made"] += 1
         said = f"recorded {label}: {why}" if lies_ready else f"made     {label} in {time.monotonic() - before:.1f} s"
         print(said, flush=True)
+
+    def count_partial(self, label: str, reason: str) -> None:
+        """What a budget ended: what is there is kept and read by others, the run as a whole is not complete."""
+        self.counts["partial"] += 1
+        print(f"{'partial':8} {label}: {reason}", flush=True)
 
     def loaded(self, asset: Asset) -> DagsterRuns:
         """Dagster, and the libraries that the asset needs: on the first call this takes a while, so it says so."""
@@ -141,6 +152,8 @@ class Runner:
         said = ", ".join(f"{count} {name}" for name, count in self.counts.items() if count) or "nothing to do"
         print(f"\n{self.study.name}: {said}; {time.monotonic() - self.started:.0f} s")
         freshness = Freshness(self.study)
+        if self.counts["partial"] and (reached := freshness.budget_reached):
+            print(f"budget:  {reached}; with a larger one in {self.study.file} the next run goes on")
         report = freshness.current("score_report", None)
         if report is not None:
             print(f"report:  {report.files('page')[0]}")

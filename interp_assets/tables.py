@@ -81,7 +81,7 @@ EXPLANATIONS: Schema = {
     "latent": U32,
     "explainer": TEXT,
     "explanation": TEXT,
-    "status": TEXT,  # ok | failed | too_few_examples | dead
+    "status": TEXT,  # ok | failed | not_asked (the budget was reached) | too_few_examples | dead
     "reason": TEXT,
     "model": TEXT,
     "prompt_hash": TEXT,  # keys of its calls in the reply log, separated by a space where it was asked twice
@@ -101,7 +101,7 @@ TRIALS: Schema = {
     "marked": pl.List(BOOL),
     "probability": F64,  # of Yes; for the embedding score the cosine
     "predicted": BOOL,
-    "status": TEXT,  # ok | failed | left_out
+    "status": TEXT,  # ok | failed | not_asked (the budget was reached) | left_out
     "reason": TEXT,
     "prompt_hash": TEXT,  # keys of its calls in the reply log, separated by a space where it was asked twice
     "prompt_tokens": U32,

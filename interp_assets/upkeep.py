@@ -47,7 +47,7 @@ def accept(study: Study, asset: str, key: str | None) -> list[tuple[Asset, str |
     for each, own in chosen(study, asset, key):
         freshness = Freshness(study)
         label = partition_label(each.name, own)
-        if freshness.own_state(each, own)[0] == "fresh":
+        if freshness.own_state(each, own)[0] in ("fresh", "partial"):
             continue
         last = freshness.store.pointed(study.name, each.name, own)
         try:

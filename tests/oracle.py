@@ -31,6 +31,7 @@ class OracleEngine:
     name = "oracle"
     capabilities: frozenset[Capability] = frozenset({"generate", "choose"})
     forms: frozenset[Form] = frozenset()
+    retries = 0
     identity = "oracle"
 
     def __init__(self) -> None:

@@ -10,7 +10,8 @@ import polars as pl
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations import extractive, prompts
 from interp_assets.explanations.pending import Pending, pending, requests
-from interp_assets.job import Job, Metadata, computes, failed_rows
+from interp_assets.job import Job, Metadata, computes, failed_rows, not_asked
+from interp_assets.metering import meter
 from interp_assets.models import engine
 from interp_assets.progress import Progress
 from interp_assets.settings import ExtractiveExplainer, LlmExplainer
@@ -45,6 +46,7 @@ def explanations(job: Job) -> Metadata:
         "explanations_made": len(made),
         "explanations_carried_over": len(todo.kept),
         "failed_rows": failed_rows(result),
+        "not_asked": not_asked(result),
         "some_explanations": {"table": some(result)},
     }
 
@@ -64,15 +66,14 @@ def explain_by_llm(job: Job, name: str, explainer: LlmExplainer, todo: Pending, 
     asked = requests(job, explainer, latents, todo.windows, rendering)
     model = engine(job, explainer.engine)
     require(model, "generate", f"explainer {name}")
-    with Progress(f"{job.label} by {name}", len(asked), "latents") as progress:
+    price = job.study.engines[explainer.engine].price
+    with Progress(f"{job.label} by {name}", len(asked), "latents", meter(model, price)) as progress:
         answers = generate(model, asked, lambda _, reply: prompts.read_reply(reply), lambda _: progress.advance(1))
-    job.spent.add(model, job.study.engines[explainer.engine].price)
+    job.spent.add(model, price)
     for latent, answer in zip(latents, answers, strict=True):
         yield {
             "latent": latent,
             "explanation": answer.value,
-            "status": "ok" if answer.value else "failed",
-            "reason": answer.reason,
             "model": model.name,
             "raw_reply": answer.raw_reply,
             **answer.record(),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from interp_assets.examples.rendering import Rendering
-from interp_assets.job import Job, Metadata, computes, failed_rows
+from interp_assets.job import Job, Metadata, computes, failed_rows, not_asked
+from interp_assets.metering import meter
 from interp_assets.models import embedder, engine
 from interp_assets.progress import Progress
 from interp_assets.scores.cacheable import cacheable_share
@@ -47,13 +48,13 @@ def fuzzing_scores(job: Job) -> Metadata:
 def judged_scores(job: Job, method: str, settings: JudgeScorer | None) -> Metadata:
     assert settings is not None
     todo = pending(job, method)
-    model = engine(job, settings.engine)
+    model, price = engine(job, settings.engine), job.study.engines[settings.engine].price
     total = sum(len(subject.trials) for subject in todo.subjects)
     wording, rendering, seed = wording_of(method, settings), Rendering.of(job.study), job.study.examples.seed
     ask = judge_in_rounds if settings.sequential else judge
-    with Progress(job.label, total, "trials") as progress:
+    with Progress(job.label, total, "trials", meter(model, price)) as progress:
         ask(todo.subjects, wording, settings, model, rendering, seed, progress.advance)
-    job.spent.add(model, job.study.engines[settings.engine].price)
+    job.spent.add(model, price)
     job.spent.replies_reused += len(calls_behind(todo.kept_trials))
     asked = requests(todo.subjects, wording, settings, rendering, seed)
     return finish(job, todo, settings.sequential is not None) | cacheable_share(job.study, settings.engine, asked)
@@ -85,6 +86,7 @@ def finish(job: Job, todo: Pending, in_rounds: bool = False) -> Metadata:
         "trials_failed": statuses.get("failed", 0),
         "trials_left_out": statuses.get("left_out", 0),
         "failed_rows": failed_rows(trials),
+        "not_asked": not_asked(trials),
         "explanations_tested": len(todo.new),
         "explanations_carried_over": todo.kept_scores.select(KEYS).n_unique(),
     }

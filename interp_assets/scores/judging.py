@@ -120,10 +120,9 @@ def ask_single(
     answers = choose(model, asked_for, lambda _, reply: probability_of_yes(reply), lambda _: advance(1))
     for (subject, trial, _), answer in zip(questions, answers, strict=True):
         if answer.value is None:
-            subject.record(trial, status="failed", reason=answer.reason, **answer.record())
+            subject.record(trial, **answer.record())
         else:
-            predicted = answer.value > 0.5
-            subject.record(trial, probability=answer.value, predicted=predicted, status="ok", **answer.record())
+            subject.record(trial, probability=answer.value, predicted=answer.value > 0.5, **answer.record())
 
 
 def probability_of_yes(reply: Chosen) -> float:
@@ -155,9 +154,9 @@ def ask_in_lists(
             record = answer.record() if place == 0 else answer._replace(usage=NOTHING).record()
             record["raw_reply"] = answer.raw_reply
             if answer.value is None:
-                subject.record(trial, status="failed", reason=answer.reason, **record)
+                subject.record(trial, **record)
             else:
-                subject.record(trial, predicted=answer.value[place], status="ok", **record)
+                subject.record(trial, predicted=answer.value[place], **record)
 
 
 def list_form(count: int) -> Constraint:

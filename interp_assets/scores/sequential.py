@@ -70,7 +70,8 @@ def done(subject: Subject, left: Rounds, limits: Sequential, advance: Callable[[
     if not left:
         return True
     low, high = interval(observations(subject))
-    if (high - low) / 2 > limits.half_width:
+    # What a budget left out may still be asked: only replies decide what is not.
+    if (high - low) / 2 > limits.half_width or any(row["status"] == "not_asked" for row in subject.rows):
         return False
     asked = sum(row["status"] != "left_out" for row in subject.rows)
     for trial in (trial for part in left for trial in part):

@@ -6,7 +6,7 @@ auroc: probability that a positive's value lies above a negative's, ties countin
 of Hanley and McNeil (1982), cut at 0 and 1.
 f1: of the positives, no interval.
 
-Failed trials are counted and take part in nothing else; trials left out on purpose are not counted as failed.
+Latents of which a budget left trials out have no score yet. Failed trials are counted and take part in nothing else; trials left out on purpose are not counted as failed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import polars as pl
 
 from interp_assets.tables import SCORES, conform
+from resources.language_models.protocol import NOT_ASKED
 
 Z = 1.959963984540054
 KEYS = ["latent", "explainer", "control"]
@@ -24,9 +25,13 @@ def scores(trials: pl.DataFrame) -> pl.DataFrame:
     answered = pl.col("status") == "ok"
     values = pl.col("probability")
     counts = trials.group_by(KEYS).agg(
-        n_trials=(pl.col("status") != "left_out").sum(), n_failed=(pl.col("status") == "failed").sum()
+        n_trials=(pl.col("status") != "left_out").sum(),
+        n_failed=(pl.col("status") == "failed").sum(),
+        waiting=(pl.col("status") == "not_asked").any(),
     )
-    kept = trials.filter(answered)
+    waiting = pl.col("waiting")
+    # A score of the trials that happened to be asked first would stand beside others of all trials.
+    kept = trials.filter(answered & ~(pl.col("status") == "not_asked").any().over(KEYS))
     parts = []
     ranked = kept.filter(values.is_not_null()).with_columns(rank=values.rank("average").over(KEYS))
     if len(ranked):
@@ -42,10 +47,14 @@ def scores(trials: pl.DataFrame) -> pl.DataFrame:
         value=pl.when(usable).then(pl.col("value")),
         low=pl.when(usable).then(pl.col("low")) if "low" in table.columns else None,
         high=pl.when(usable).then(pl.col("high")) if "high" in table.columns else None,
-        status=pl.when(usable).then(pl.lit("ok")).otherwise(pl.lit("failed")),
-        reason=pl.when(~usable).then(pl.lit("no answered trial of one of the two kinds")),
+        status=pl.when(usable)
+        .then(pl.lit("ok"))
+        .otherwise(pl.when(waiting).then(pl.lit("not_asked")).otherwise(pl.lit("failed"))),
+        reason=pl.when(waiting)
+        .then(pl.lit(NOT_ASKED))
+        .otherwise(pl.when(~usable).then(pl.lit("no answered trial of one of the two kinds"))),
     )
-    return conform(table, SCORES).sort(*KEYS, "statistic")
+    return conform(table.drop("waiting"), SCORES).sort(*KEYS, "statistic")
 
 
 def auroc(ranked: pl.DataFrame) -> pl.DataFrame:

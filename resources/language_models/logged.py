@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar, cast
 
 from resources.language_models.protocol import (
+    NOT_ASKED,
     Capability,
     ChooseRequest,
     Chosen,
+    EnoughSpent,
     Form,
     Generated,
     GenerateRequest,
@@ -60,6 +65,7 @@ class LoggedEngine:
         study: str,
         name: str | None = None,
         capabilities: frozenset[Capability] | None = None,
+        why_no_more: Callable[[], str | None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -68,6 +74,8 @@ class LoggedEngine:
             identity: what decides the engine's replies; see `LanguageModel`.
             study: who pays for what is missing.
             name, capabilities: the engine's; where they are left out, asking for them loads it.
+            why_no_more: asked before and after each call; once it gives a reason, what is not in the log is
+                answered with `refused` NOT_ASKED.
         """
         self.load = load
         self.identity = identity
@@ -75,9 +83,16 @@ class LoggedEngine:
         self.study = study
         self._name = name
         self._capabilities = capabilities
+        self._why_no_more = why_no_more
         self.made = Spent()
         "The calls that were made, and their tokens."
         self.replies_reused = 0
+        self.refused = 0
+        "Requests that the engine could not answer."
+        self.retries = 0
+        "Requests that it had to send again."
+        self.seconds = 0.0
+        "In which it was asked."
 
     @property
     def name(self) -> str:
@@ -135,9 +150,10 @@ class LoggedEngine:
                 hand_over(place, decoded(logged[key], kind))
             else:
                 missing.setdefault(key, []).append(place)
-        if missing:
+        if missing and not self._why_no_more():
             model = self.load()
             name = self._name or model.name
+            before, sent_again, began = (self.retries, self.seconds), model.retries, time.monotonic()
             new = list(missing)
 
             def keep(index: int, reply: Reply) -> None:
@@ -146,12 +162,32 @@ class LoggedEngine:
                 if reply.refused is None:
                     self.log.append(self.study, name, key, encoded(reply), *cost[1:])
                 self.made = Spent(*map(sum, zip(self.made, cost, strict=True)))
+                self.refused += reply.refused is not None
+                self.retries, self.seconds = (
+                    before[0] + model.retries - sent_again,
+                    before[1] + time.monotonic() - began,
+                )
                 for place in missing[key]:
                     again = place != missing[key][0]
                     hand_over(place, replace(reply, usage=replace(usage, reused=True)) if again else reply)
+                if why := self._why_no_more():
+                    raise EnoughSpent(why)
 
-            verb(model)([requests[places[0]] for places in missing.values()], keep)
+            with contextlib.suppress(EnoughSpent):
+                verb(model)([requests[places[0]] for places in missing.values()], keep)
+        for place, reply in enumerate(replies):
+            if reply is None:
+                hand_over(place, cast(Reply, not_asked(requests[place])))
         return cast(list[Reply], replies)
+
+
+def not_asked(request: Request) -> Generated | Chosen | Likelihood:
+    nothing = Usage(0, 0, 0)
+    if isinstance(request, GenerateRequest):
+        return Generated("", True, nothing, NOT_ASKED)
+    if isinstance(request, ChooseRequest):
+        return Chosen((-math.inf,) * len(request.choices), nothing, NOT_ASKED)
+    return Likelihood(-math.inf, 0, nothing, NOT_ASKED)
 
 
 def encoded(reply: Generated | Chosen | Likelihood) -> str:

@@ -72,6 +72,10 @@ class OpenAIEngine:
         self.capabilities = self._look()
         self.forms: frozenset[Form] = frozenset()
 
+    @property
+    def retries(self) -> int:
+        return self.server.retries
+
     def close(self) -> None:
         """Connections live no longer than a call."""
 

@@ -108,6 +108,14 @@ class Likelihood:
     refused: str | None = None
 
 
+NOT_ASKED = "not asked: the budget was reached"
+"What stands in `refused` where whoever pays wanted no more."
+
+
+class EnoughSpent(Exception):
+    """Raised by whoever is told of replies: no more is to be asked. What is in flight is awaited and handed over."""
+
+
 def silent(index: int, reply: object) -> None:
     """Told that a reply has arrived, does nothing."""
 
@@ -116,7 +124,8 @@ class LanguageModel(Protocol):
     """An engine. It returns replies in the order of the requests, and hands over each as it arrives.
 
     `arrived` is called once for each request, with its index and its reply, in whatever order they are ready. Where a
-    verb raises, the replies handed over until then are good.
+    verb raises, the replies handed over until then are good. Where `arrived` raises EnoughSpent, the engine starts nothing
+    more, hands over what it has begun if that costs anything, and raises it too.
     """
 
     @property
@@ -128,6 +137,10 @@ class LanguageModel(Protocol):
     @property
     def forms(self) -> frozenset[Form]:
         """The forms of constraints that it holds replies to; others it leaves to whoever asks."""
+
+    @property
+    def retries(self) -> int:
+        """How many requests it had to send again, since it was made."""
 
     @property
     def identity(self) -> Any:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from resources.errors import NotNow, one_line
+from resources.language_models.protocol import EnoughSpent
 
 TRIES = 4
 "A request that failed twice as often is refused if the server answers another meanwhile."
@@ -76,6 +77,8 @@ class Server:
         self.wait_seconds = wait_seconds
         self.probe: Call | None = None
         "A request that the server is known to answer; until there is one, nothing is refused for failing often."
+        self.retries = 0
+        "Requests that were sent again."
         self._key = key
         self._silent_since: float | None = None
         "Since when there was trouble and no answer."
@@ -93,6 +96,7 @@ class Server:
 
         Raises:
             NotNow: the server answered nothing for too long, or no longer takes the key or the model.
+            EnoughSpent: `arrived` did; what was in flight then has been handed over.
         """
         asyncio.run(self._ask_all(enumerate(calls), arrived))
 
@@ -104,10 +108,17 @@ class Server:
             timeout=aiohttp.ClientTimeout(self.timeout_seconds, sock_connect=CONNECT_SECONDS),
             headers=headers,
         ) as session:
+            enough: list[EnoughSpent] = []
 
             async def work() -> None:
                 for place, call in calls:
-                    arrived(place, await self._answer(session, call))
+                    reply = await self._answer(session, call)
+                    try:
+                        arrived(place, reply)
+                    except EnoughSpent as said:
+                        enough.append(said)
+                    if enough:
+                        return
 
             workers = [asyncio.create_task(work()) for _ in range(self.concurrency)]
             try:
@@ -116,6 +127,8 @@ class Server:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
+            if enough:
+                raise enough[0]
 
     async def _answer(self, session: aiohttp.ClientSession, call: Call) -> Any:
         began, faults, pause, again = time.monotonic(), 0, FIRST_PAUSE, False
@@ -128,6 +141,7 @@ class Server:
             if not isinstance(reply, Trouble):
                 self._silent_since, self._said = None, False
                 return reply
+            self.retries += 1
             faults += reply.fault
             left = self._patience_left(reply)
             if faults >= TRIES or left <= 0 or time.monotonic() - began > self.wait_seconds:

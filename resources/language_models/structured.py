@@ -11,6 +11,7 @@ from pydantic_core import from_json
 
 from resources.language_models.logged import request_key
 from resources.language_models.protocol import (
+    NOT_ASKED,
     ChooseRequest,
     Chosen,
     Constraint,
@@ -43,9 +44,17 @@ class Answer(NamedTuple, Generic[Value]):
     calls: tuple[bytes, ...]
     "Their keys in the reply log, the first ask first."
 
+    @property
+    def status(self) -> str:
+        if self.reason is None:
+            return "ok"
+        return "not_asked" if self.reason == NOT_ASKED else "failed"
+
     def record(self) -> dict[str, Any]:
         """The columns that tables keep of an answer."""
         return {
+            "status": self.status,
+            "reason": self.reason,
             "prompt_hash": " ".join(key.hex() for key in self.calls),
             "prompt_tokens": self.usage.prompt_tokens,
             "cached_tokens": self.usage.cached_tokens,

@@ -66,6 +66,7 @@ class Row(NamedTuple):
 class TransformersEngine:
     capabilities: frozenset[Capability] = frozenset({"generate", "choose", "log_likelihood"})
     forms: frozenset[Form] = FORMS
+    retries = 0
 
     def __init__(
         self,
