@@ -5,20 +5,25 @@ Builds the very requests that the stage would ask, and looks them up in the repl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from interp_assets.asset import Asset
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
+<<<<<<< HEAD
 from interp_assets.settings import JudgeScorer, LlmExplainer, LocalModel
+=======
+from interp_assets.models_read import engine_tokenizer
+from interp_assets.settings import JudgeScorer, LlmExplainer
+>>>>>>> seq
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
 from resources.language_models.logged import Request, request_key
 from resources.language_models.protocol import GenerateRequest, LikelihoodRequest
 from resources.sparse_autoencoders.locate import UnknownSae
-from resources.tokenizers import count_tokens, load_tokenizer, prompt_texts
+from resources.tokenizers import count_tokens, prompt_texts
 
 TOKENS_OF_A_MARKED_TOKEN = 3
 "A window's token is rarely more than one of the engine's, and its marks two more."
@@ -98,7 +103,9 @@ def of_scores(inputs: Inputs, engine: str | None) -> Forecast:
         return total
     wording, rendering = wording_of(method, scorer), Rendering.of(study)
     asked = requests(todo.subjects, wording, scorer, rendering, study.examples.seed)
-    return total + of_requests(inputs, scorer.engine, [*asked])
+    most = of_requests(inputs, scorer.engine, [*asked])
+    # How many of them are asked, their answers decide.
+    return total + (replace(most, exact=False) if scorer.sequential else most)
 
 
 def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecast:
@@ -108,10 +115,17 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
     found = inputs.log.look_up(list(by_key)) if inputs.log.file.exists() else {}
     new = [request for key, request in by_key.items() if key not in found]
     prompts = [request.messages for request in new if not isinstance(request, LikelihoodRequest)]
+<<<<<<< HEAD
     exact = isinstance(settings, LocalModel)
     if isinstance(settings, LocalModel):
         tokenizer = load_tokenizer(inputs.study.local_folder(settings.path) or settings.path, settings.revision)
         tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts, settings.chat_template)))
+=======
+    tokenizer = engine_tokenizer(inputs.study, engine)
+    exact = tokenizer is not None
+    if tokenizer is not None:
+        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts)))
+>>>>>>> seq
     else:
         characters = sum(len(message.content) for messages in prompts for message in messages)
         tokens = -(-characters // CHARACTERS_OF_A_TOKEN)
