@@ -12,12 +12,8 @@ from interp_assets.asset import Asset
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
-<<<<<<< HEAD
-from interp_assets.settings import JudgeScorer, LlmExplainer, LocalModel
-=======
 from interp_assets.models_read import engine_tokenizer
-from interp_assets.settings import JudgeScorer, LlmExplainer
->>>>>>> seq
+from interp_assets.settings import JudgeScorer, LlmExplainer, LocalModel
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
 from resources.language_models.logged import Request, request_key
@@ -115,17 +111,11 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
     found = inputs.log.look_up(list(by_key)) if inputs.log.file.exists() else {}
     new = [request for key, request in by_key.items() if key not in found]
     prompts = [request.messages for request in new if not isinstance(request, LikelihoodRequest)]
-<<<<<<< HEAD
-    exact = isinstance(settings, LocalModel)
-    if isinstance(settings, LocalModel):
-        tokenizer = load_tokenizer(inputs.study.local_folder(settings.path) or settings.path, settings.revision)
-        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts, settings.chat_template)))
-=======
     tokenizer = engine_tokenizer(inputs.study, engine)
     exact = tokenizer is not None
     if tokenizer is not None:
-        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts)))
->>>>>>> seq
+        template = settings.chat_template if isinstance(settings, LocalModel) else {}
+        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts, template)))
     else:
         characters = sum(len(message.content) for messages in prompts for message in messages)
         tokens = -(-characters // CHARACTERS_OF_A_TOKEN)

@@ -61,7 +61,7 @@ def engine_tokenizer(study: Study, name: str) -> Any | None:
         UnusableInput: there is none at that place; NotNow where the hub was not reached.
     """
     settings = study.engines[name]
-    if not isinstance(settings, TransformersEngine):
+    if not isinstance(settings, LocalModel):
         return None
     return load_tokenizer(study.local_folder(settings.path) or settings.path, settings.revision)
 
