@@ -5,20 +5,21 @@ Builds the very requests that the stage would ask, and looks them up in the repl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from interp_assets.asset import Asset
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
-from interp_assets.settings import InterventionScorer, JudgeScorer, LlmExplainer, TransformersEngine
+from interp_assets.models_read import engine_tokenizer
+from interp_assets.settings import InterventionScorer, JudgeScorer, LlmExplainer, LocalModel
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
 from resources.language_models.logged import Request, request_key
 from resources.language_models.protocol import GenerateRequest, LikelihoodRequest
 from resources.sparse_autoencoders.locate import UnknownSae
-from resources.tokenizers import count_tokens, load_tokenizer, prompt_texts
+from resources.tokenizers import count_tokens, prompt_texts
 
 TOKENS_OF_A_MARKED_TOKEN = 3
 "A window's token is rarely more than one of the engine's, and its marks two more."
@@ -59,32 +60,32 @@ class Forecast:
         )
 
 
-def forecast(freshness: Freshness, state: PartitionState) -> Forecast:
-    """For a partition that is to be made."""
+def forecast(freshness: Freshness, state: PartitionState, engine: str | None = None) -> Forecast:
+    """For a partition that is to be made; of one engine only where it is named."""
     asset = freshness.assets[state.asset]
     if asset.group not in ("explanations", "scores"):
         return Forecast()
     inputs = Inputs(freshness.study, asset, state.partition, freshness)
     sources = [freshness.own_state(freshness.assets[name], key)[0] for name, key in freshness.inputs(asset, inputs.key)]
     if not (state.due_now or state.state == "partial") or "partial" in sources:
-        return at_most(inputs)
-    return of_explanations(inputs) if asset.group == "explanations" else of_scores(inputs)
+        return at_most(inputs, engine)
+    return of_explanations(inputs, engine) if asset.group == "explanations" else of_scores(inputs, engine)
 
 
-def of_explanations(inputs: Inputs) -> Forecast:
+def of_explanations(inputs: Inputs, engine: str | None) -> Forecast:
     from interp_assets.explanations.pending import pending, requests
 
     todo = pending(inputs)
     latents = todo.new["latent"].n_unique()
     total = Forecast(latents, replies_reused=len(calls_behind(todo.kept)))
     for name, explainer in inputs.study.explainers.items():
-        if isinstance(explainer, LlmExplainer) and (mine := todo.latents(name)):
+        if isinstance(explainer, LlmExplainer) and engine in (None, explainer.engine) and (mine := todo.latents(name)):
             asked = requests(inputs, explainer, mine, todo.windows, Rendering.of(inputs.study))
             total += Forecast(0) + of_requests(inputs, explainer.engine, [*asked])
     return total
 
 
-def of_scores(inputs: Inputs) -> Forecast:
+def of_scores(inputs: Inputs, engine: str | None) -> Forecast:
     from interp_assets.scores.judging import requests
     from interp_assets.scores.pending import pending
     from interp_assets.scores.wording import wording_of
@@ -93,17 +94,19 @@ def of_scores(inputs: Inputs) -> Forecast:
     scorer = study.scorers.chosen()[method]
     if isinstance(scorer, InterventionScorer):
         # What is asked depends on what the subject model does.
-        return at_most(inputs)
+        return at_most(inputs, engine)
     todo = pending(inputs, method)
     total = Forecast(todo.new["latent"].n_unique())
-    if not isinstance(scorer, JudgeScorer):
+    if not isinstance(scorer, JudgeScorer) or engine not in (None, scorer.engine):
         return total
     total += Forecast(0, replies_reused=len(calls_behind(todo.kept_trials)))
     if not todo.subjects:
         return total
     wording, rendering = wording_of(method, scorer), Rendering.of(study)
     asked = requests(todo.subjects, wording, scorer, rendering, study.examples.seed)
-    return total + of_requests(inputs, scorer.engine, [*asked])
+    most = of_requests(inputs, scorer.engine, [*asked])
+    # How many of them are asked, their answers decide.
+    return total + (replace(most, exact=False) if scorer.sequential else most)
 
 
 def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecast:
@@ -113,10 +116,11 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
     found = inputs.log.look_up(list(by_key)) if inputs.log.file.exists() else {}
     new = [request for key, request in by_key.items() if key not in found]
     prompts = [request.messages for request in new if not isinstance(request, LikelihoodRequest)]
-    exact = isinstance(settings, TransformersEngine)
-    if isinstance(settings, TransformersEngine):
-        tokenizer = load_tokenizer(inputs.study.local_folder(settings.path) or settings.path, settings.revision)
-        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts)))
+    tokenizer = engine_tokenizer(inputs.study, engine)
+    exact = tokenizer is not None
+    if tokenizer is not None:
+        template = settings.chat_template if isinstance(settings, LocalModel) else {}
+        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts, template)))
     else:
         characters = sum(len(message.content) for messages in prompts for message in messages)
         tokens = -(-characters // CHARACTERS_OF_A_TOKEN)
@@ -125,7 +129,7 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
     return Forecast(0, len(new), len(requests) - len(new), tokens, cost, exact)
 
 
-def at_most(inputs: Inputs) -> Forecast:
+def at_most(inputs: Inputs, engine: str | None) -> Forecast:
     """An upper bound from the settings alone, for a partition whose inputs are made first."""
     from interp_assets.scores.judging import max_tokens_of
 
@@ -135,15 +139,15 @@ def at_most(inputs: Inputs) -> Forecast:
     window = study.examples.window * TOKENS_OF_A_MARKED_TOKEN
     if inputs.asset.group == "explanations":
         for explainer in study.explainers.values():
-            if isinstance(explainer, LlmExplainer):
+            if isinstance(explainer, LlmExplainer) and engine in (None, explainer.engine):
                 tokens = TOKENS_AROUND + 600 + explainer.n_examples * window
                 calls = least(explainer.latents, latents)
                 total += bound(study, explainer.engine, calls, tokens, explainer.max_tokens)
         return total
     scorer = study.scorers.chosen()[inputs.asset.name.split("/")[1]]
     if isinstance(scorer, InterventionScorer):
-        return of_interventions(study, scorer, latents)
-    if not isinstance(scorer, JudgeScorer):
+        return of_interventions(study, scorer, latents, engine)
+    if not isinstance(scorer, JudgeScorer) or engine not in (None, scorer.engine):
         return total
     for name in study.explainers_of(scorer):
         explained = least(getattr(study.explainers[name], "latents", None), latents)
@@ -156,7 +160,7 @@ def at_most(inputs: Inputs) -> Forecast:
     return total
 
 
-def of_interventions(study: Study, scorer: InterventionScorer, interpreted: int | None) -> Forecast:
+def of_interventions(study: Study, scorer: InterventionScorer, interpreted: int | None, engine: str | None) -> Forecast:
     """An upper bound: every change within reach, each explanation and its control behind every passage."""
     latents = least(scorer.latents, interpreted)
     effects = None if latents is None else latents * len(scorer.conditions)
@@ -164,9 +168,15 @@ def of_interventions(study: Study, scorer: InterventionScorer, interpreted: int 
     shown = scorer.explain_prompts * (prompt + 12 * scorer.shown_tokens)
     passage = prompt + scorer.new_tokens * TOKENS_OF_A_TOKEN + scorer.max_tokens
     texts = scorer.score_prompts * 2 * (2 if scorer.shuffled_control else 1)
-    explaining = bound(study, scorer.explainer, effects, TOKENS_AROUND + 600 + shown, scorer.max_tokens)
-    asked = None if effects is None else effects * texts
-    return Forecast(latents, exact=False) + explaining + bound(study, scorer.scorer, asked, TOKENS_AROUND + passage, 0)
+    total = Forecast(latents, exact=False)
+    if engine in (None, scorer.explainer):
+        # Replies that cannot be used are asked for once more.
+        asked = None if effects is None else 2 * effects
+        total += bound(study, scorer.explainer, asked, TOKENS_AROUND + 600 + shown, scorer.max_tokens)
+    if engine in (None, scorer.scorer):
+        asked = None if effects is None else effects * texts
+        total += bound(study, scorer.scorer, asked, TOKENS_AROUND + passage, 0)
+    return total
 
 
 def bound(study: Study, engine: str, calls: int | None, tokens: int, reply: int) -> Forecast:

@@ -116,7 +116,7 @@ SCORES: Schema = {
     "explainer": TEXT,
     "control": TEXT,
     "statistic": TEXT,  # auroc | balanced_accuracy | f1 | nats
-    "condition": TEXT,  # intervention: as in EFFECTS
+    "condition": TEXT,  # sequential: trials were asked until the interval was narrow enough; intervention: as in EFFECTS
     "value": F64,
     "low": F64,
     "high": F64,

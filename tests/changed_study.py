@@ -49,6 +49,8 @@ JUDGE = {
     "non_activating": 9,
     "protocol": "list",
     "per_prompt": 4,
+    "sequential.half_width": 0.2,
+    "sequential.pairs_per_round": 2,
     "mark_threshold": 0.4,
     "shuffled_control": False,
     "instructions": "Judge.",

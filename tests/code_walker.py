@@ -21,8 +21,10 @@ CUT_OFF = {
     "interp_assets.freshness",
     "interp_assets.carry_over",
     "interp_assets.provenance",
+    "interp_assets.budget",
     "interp_assets.partitions",
     "interp_assets.progress",
+    "interp_assets.metering",
     "interp_assets.activations.plots",
     "resources.errors",
     # What holds models and devices, tables, and replies once given.

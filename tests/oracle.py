@@ -35,6 +35,7 @@ class OracleEngine:
     name = "oracle"
     capabilities: frozenset[Capability] = frozenset({"generate", "choose", "log_likelihood"})
     forms: frozenset[Form] = frozenset()
+    retries = 0
     identity = "oracle"
 
     def __init__(self) -> None:
@@ -77,8 +78,8 @@ class OracleEngine:
         for i, request in enumerate(requests):
             asked = request.messages[-1].content
             self.prompts.append(asked)
-            explanation, text = asked.split("\n")[:2]
-            yes = self.fits(explanation, text.removeprefix("Text: "))
+            explanation, text = re.findall(r"^(?:Description|Text): (.*)$", asked, flags=re.MULTILINE)
+            yes = self.fits(explanation, text)
             replies.append(Chosen((-0.1, -3.0) if yes else (-3.0, -0.1), Usage(len(asked), 0, 0)))
             arrived(i, replies[i])
         return replies

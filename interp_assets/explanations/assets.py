@@ -11,6 +11,7 @@ from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations import extractive, prompts
 from interp_assets.explanations.pending import Pending, pending, requests
 from interp_assets.job import Job, Metadata, computes, failed_rows, not_asked
+from interp_assets.metering import meter
 from interp_assets.models import engine
 from interp_assets.progress import Progress
 from interp_assets.settings import ExtractiveExplainer, LlmExplainer
@@ -65,9 +66,10 @@ def explain_by_llm(job: Job, name: str, explainer: LlmExplainer, todo: Pending, 
     asked = requests(job, explainer, latents, todo.windows, rendering)
     model = engine(job, explainer.engine)
     require(model, "generate", f"explainer {name}")
-    with Progress(f"{job.label} by {name}", len(asked), "latents") as progress:
+    price = job.study.engines[explainer.engine].price
+    with Progress(f"{job.label} by {name}", len(asked), "latents", meter(model, price)) as progress:
         answers = generate(model, asked, lambda _, reply: prompts.read_reply(reply), lambda _: progress.advance(1))
-    job.spent.add(model, job.study.engines[explainer.engine].price)
+    job.spent.add(model, price)
     for latent, answer in zip(latents, answers, strict=True):
         yield {
             "latent": latent,

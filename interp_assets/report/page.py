@@ -45,6 +45,7 @@ def render(
     return environment.get_template("report.html.j2").render(
         name=name,
         layers=layers,
+        sequential=sorted(set(scores.filter(pl.col("condition") == "sequential")["method"])),
         sections=sections(scores, list(layers), differences),
         rows=summarise(scores).to_dicts(),
         count_names=list(dict.fromkeys(key for found in layer_counts.values() for key in found)),

@@ -8,10 +8,25 @@ operational because files enter by their content.
 from interp_assets.settings.alignment import Alignment
 from interp_assets.settings.automation import Automation, is_cron
 from interp_assets.settings.base import Dtype, Settings, device, identity, mark, operational
-from interp_assets.settings.engines import Budget, Engine, OpenAIEngine, Price, TransformersEngine
+from interp_assets.settings.engines import (
+    Budget,
+    Engine,
+    LocalModel,
+    OpenAIEngine,
+    Price,
+    TransformersEngine,
+    VllmEngine,
+)
 from interp_assets.settings.examples import Examples, ExplainExamples, NegativeKind, Sampler, TestExamples
 from interp_assets.settings.explainers import Explainer, ExtractiveExplainer, LlmExplainer
-from interp_assets.settings.scorers import EmbeddingScorer, InterventionScorer, JudgeScorer, Scorer, Scorers
+from interp_assets.settings.scorers import (
+    EmbeddingScorer,
+    InterventionScorer,
+    JudgeScorer,
+    Scorer,
+    Scorers,
+    Sequential,
+)
 from interp_assets.settings.subject import Corpus, ProofOfLoad, SaeSource, SubjectModel
 
 __all__ = [
@@ -29,6 +44,7 @@ __all__ = [
     "InterventionScorer",
     "JudgeScorer",
     "LlmExplainer",
+    "LocalModel",
     "NegativeKind",
     "OpenAIEngine",
     "Price",
@@ -37,10 +53,12 @@ __all__ = [
     "Sampler",
     "Scorer",
     "Scorers",
+    "Sequential",
     "Settings",
     "SubjectModel",
     "TestExamples",
     "TransformersEngine",
+    "VllmEngine",
     "device",
     "identity",
     "is_cron",

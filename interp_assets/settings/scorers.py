@@ -25,6 +25,15 @@ class EmbeddingScorer(Settings):
     batch_size: int = operational(64, ge=1)
 
 
+class Sequential(Settings):
+    """Ask no more about an explanation than it takes to know its balanced accuracy well enough."""
+
+    half_width: float = identity(0.1, gt=0, lt=0.5)
+    "Nothing more is asked once half the width of the interval is at most this."
+    pairs_per_round: int = identity(5, ge=1)
+    "So many activating and as many other examples are asked before the interval is looked at again."
+
+
 class JudgeScorer(Settings):
     """Detection or fuzzing: a language model judges single examples against the explanation."""
 
@@ -37,6 +46,8 @@ class JudgeScorer(Settings):
     "single: one example a prompt, answered by the probability of Yes. list: several a prompt, answered as a list."
     per_prompt: int = identity(5, ge=2)
     "Examples in one prompt of the list protocol."
+    sequential: Sequential | None = identity(None)
+    "With the single protocol: stop early where the answers allow it. Every example is asked when left out."
     mark_threshold: float = identity(0.3, ge=0, lt=1)
     "Fuzzing: tokens above this share of an example's maximum are marked."
     instructions: str | None = identity(None)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar, cast
@@ -86,6 +87,12 @@ class LoggedEngine:
         self.made = Spent()
         "The calls that were made, and their tokens."
         self.replies_reused = 0
+        self.refused = 0
+        "Requests that the engine could not answer."
+        self.retries = 0
+        "Requests that it had to send again."
+        self.seconds = 0.0
+        "In which it was asked."
 
     @property
     def name(self) -> str:
@@ -146,6 +153,7 @@ class LoggedEngine:
         if missing and not self._why_no_more():
             model = self.load()
             name = self._name or model.name
+            before, sent_again, began = (self.retries, self.seconds), model.retries, time.monotonic()
             new = list(missing)
 
             def keep(index: int, reply: Reply) -> None:
@@ -154,6 +162,11 @@ class LoggedEngine:
                 if reply.refused is None:
                     self.log.append(self.study, name, key, encoded(reply), *cost[1:])
                 self.made = Spent(*map(sum, zip(self.made, cost, strict=True)))
+                self.refused += reply.refused is not None
+                self.retries, self.seconds = (
+                    before[0] + model.retries - sent_again,
+                    before[1] + time.monotonic() - began,
+                )
                 for place in missing[key]:
                     again = place != missing[key][0]
                     hand_over(place, replace(reply, usage=replace(usage, reused=True)) if again else reply)

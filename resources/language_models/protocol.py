@@ -10,7 +10,7 @@ from resources.errors import UnusableInput
 
 Capability = Literal["generate", "choose", "log_likelihood"]
 
-CODE_VERSIONS = {"transformers": "1", "openai": "1"}
+CODE_VERSIONS = {"transformers": "1", "vllm": "1", "openai": "1"}
 """Of each kind of engine; part of its identity. Raise it when the same requests get other
 replies. They stand here because the plan needs them without the engine and its libraries."""
 
@@ -137,6 +137,10 @@ class LanguageModel(Protocol):
     @property
     def forms(self) -> frozenset[Form]:
         """The forms of constraints that it holds replies to; others it leaves to whoever asks."""
+
+    @property
+    def retries(self) -> int:
+        """How many requests it had to send again, since it was made."""
 
     @property
     def identity(self) -> Any:

@@ -77,6 +77,8 @@ class Server:
         self.wait_seconds = wait_seconds
         self.probe: Call | None = None
         "A request that the server is known to answer; until there is one, nothing is refused for failing often."
+        self.retries = 0
+        "Requests that were sent again."
         self._key = key
         self._silent_since: float | None = None
         "Since when there was trouble and no answer."
@@ -139,6 +141,7 @@ class Server:
             if not isinstance(reply, Trouble):
                 self._silent_since, self._said = None, False
                 return reply
+            self.retries += 1
             faults += reply.fault
             left = self._patience_left(reply)
             if faults >= TRIES or left <= 0 or time.monotonic() - began > self.wait_seconds:

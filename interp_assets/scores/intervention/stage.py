@@ -13,6 +13,7 @@ from interp_assets.corpus.contexts import tokens_matrix
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations.prompts import read_reply
 from interp_assets.job import Job, Metadata, failed_rows, not_asked
+from interp_assets.metering import meter
 from interp_assets.models import engine, subject_model
 from interp_assets.progress import Progress
 from interp_assets.scores.intervention.effects import Effect, Setup, find_effects
@@ -114,11 +115,11 @@ def all_effects(job: Job, settings: InterventionScorer) -> tuple[pl.DataFrame, p
 def explained(job: Job, settings: InterventionScorer, effects: Sequence[Effect], rendering: Rendering) -> list[Row]:
     """Rows of the table `effects`; those within reach are explained."""
     reached = [effect for effect in effects if effect.out_of_reach is None]
-    model = engine(job, settings.explainer)
+    model, price = engine(job, settings.explainer), job.study.engines[settings.explainer].price
     requests = [request(effect, settings, rendering) for effect in reached]
-    with Progress(f"{job.label} explained", len(requests), "effects") as progress:
+    with Progress(f"{job.label} explained", len(requests), "effects", meter(model, price)) as progress:
         answers = generate(model, requests, lambda _, reply: read_reply(reply), lambda _: progress.advance(1))
-    job.spent.add(model, job.study.engines[settings.explainer].price)
+    job.spent.add(model, price)
     rows: list[Row] = [
         {"latent": each.latent, "condition": each.condition, "status": "out_of_reach", "reason": each.out_of_reach}
         for each in effects
@@ -162,10 +163,10 @@ def all_trials(job: Job, settings: InterventionScorer, effects: pl.DataFrame, pa
     wanted = tested.drop("explanation")
     kept = still_hold(job.earlier(), "trials", wanted, INTERVENTION_TRIALS, job.retrying)
     new = tested.join(without(wanted, kept), on=wanted.columns, how="semi")
-    model = engine(job, settings.scorer)
-    with Progress(f"{job.label} scored", len(new) * settings.score_prompts, "trials") as progress:
+    model, price = engine(job, settings.scorer), job.study.engines[settings.scorer].price
+    with Progress(f"{job.label} scored", len(new) * settings.score_prompts, "trials", meter(model, price)) as progress:
         made = score_trials(new, passages, model, progress.advance)
-    job.spent.add(model, job.study.engines[settings.scorer].price)
+    job.spent.add(model, price)
     return pl.concat([kept, made]).sort("explainer", "control", "condition", "latent", "example")
 
 
