@@ -3,8 +3,9 @@
 A prompt is run once, up to its last token, and its keys and values are kept. From there on each change costs one token
 a step; and as long as the prompt's last token alone is looked at, layers below the change are not run again.
 
-What a row gets does not depend on the rows beside it: it is padded to a length that only its own length decides, and
-always by one place at least, for without any the attention takes another way.
+What a row gets does not depend on the rows beside it, as long as there are any: it is padded to a length that only its
+own length decides, and always by one place at least, for without any the attention takes another way. (On a CPU in
+bfloat16 it is the same to the last bit; in float32, and on a GPU, rounding differs.)
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def fingerprints(file: Path) -> dict[str, str]:
 
 def test_operational_settings_never_change_a_fingerprint(file: Path) -> None:
     before = fingerprints(file)
-    assert len(before) == 10
+    assert len(before) == 11
     for key, value in OPERATIONAL.items():
         assert fingerprints(changed(file, {key: value})) == before, key
 

@@ -116,16 +116,20 @@ def scores(trials: pl.DataFrame, effects: pl.DataFrame) -> pl.DataFrame:
         waiting=waiting,
     )
     counts = table["answered"].unique().to_list()
-    factors = {count: float(student.ppf(0.975, count - 1)) if count > 1 else None for count in counts}
-    half = pl.col("error") * pl.col("answered").replace_strict(factors, return_dtype=pl.Float64)
-    usable = pl.col("value").is_not_null()
+    factors = [float(student.ppf(0.975, count - 1)) if count > 1 else None for count in counts]
+    table = table.join(
+        pl.DataFrame({"answered": counts, "factor": factors}, schema={"answered": pl.UInt32, "factor": pl.Float64}),
+        on="answered",
+        how="left",
+    )
+    half, usable = pl.col("error") * pl.col("factor"), pl.col("value").is_not_null()
     table = table.with_columns(
         statistic=pl.lit("nats"),
         low=pl.col("value") - half,
         high=pl.col("value") + half,
         status=pl.when(usable).then(pl.lit("ok")).when("waiting").then(pl.lit("not_asked")).otherwise(pl.lit("failed")),
         reason=pl.when("waiting").then(pl.lit(NOT_ASKED)).when(~usable).then(pl.lit("no trial was answered")),
-    ).drop("error", "answered", "waiting")
+    ).drop("error", "answered", "factor", "waiting")
     without = effects.filter(pl.col("status") != "ok").select(
         "latent", "condition", "status", "reason", "inputs_hash", explainer=pl.lit(EXPLAINER), control=pl.lit("none"),
         statistic=pl.lit("nats"), n_trials=0, n_failed=0,

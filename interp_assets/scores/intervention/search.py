@@ -93,5 +93,6 @@ class StrengthSearch:
         known = above if below is None else below
         assert known is not None
         step = (wanted - math.log(self.tried[known])) / math.log(100)
-        step = math.copysign(min(WIDEST_STEP, max(0.05, abs(step))), step)
+        # Where the target stays out of sight, the estimate is doubled each time, so that a limit is reached.
+        step = math.copysign(min(WIDEST_STEP, max(0.05, abs(step)) * 2 ** (self.steps - 1)), step)
         return min(HIGHEST, max(LOWEST, known + step))
