@@ -13,13 +13,13 @@ from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
 from interp_assets.models_read import engine_tokenizer
-from interp_assets.settings import InterventionScorer, JudgeScorer, LlmExplainer, LocalModel
+from interp_assets.settings import InterventionScorer, LlmExplainer, LocalModel
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
-from resources.language_models.logged import Request, request_key
-from resources.language_models.protocol import GenerateRequest, LikelihoodRequest
+from resources.language_models.logged import request_key
+from resources.language_models.protocol import GenerateRequest, LikelihoodRequest, Request
 from resources.sparse_autoencoders.locate import UnknownSae
-from resources.tokenizers import count_tokens, prompt_texts
+from resources.tokenizers import count_tokens, request_texts
 
 TOKENS_OF_A_MARKED_TOKEN = 3
 "A window's token is rarely more than one of the engine's, and its marks two more."
@@ -86,27 +86,22 @@ def of_explanations(inputs: Inputs, engine: str | None) -> Forecast:
 
 
 def of_scores(inputs: Inputs, engine: str | None) -> Forecast:
-    from interp_assets.scores.judging import requests
+    from interp_assets.scores.methods import methods_of
     from interp_assets.scores.pending import pending
-    from interp_assets.scores.wording import wording_of
 
-    study, method = inputs.study, inputs.asset.name.split("/")[1]
-    scorer = study.scorers.chosen()[method]
-    if isinstance(scorer, InterventionScorer):
-        # What is asked depends on what the subject model does.
+    method = methods_of(inputs.study).get(inputs.asset.name.split("/")[1])
+    if method is None:
+        # What is asked about interventions depends on what the subject model does.
         return at_most(inputs, engine)
     todo = pending(inputs, method)
     total = Forecast(todo.new["latent"].n_unique())
-    if not isinstance(scorer, JudgeScorer) or engine not in (None, scorer.engine):
+    if method.engine is None or engine not in (None, method.engine):
         return total
     total += Forecast(0, replies_reused=len(calls_behind(todo.kept_trials)))
     if not todo.subjects:
         return total
-    wording, rendering = wording_of(method, scorer), Rendering.of(study)
-    asked = requests(todo.subjects, wording, scorer, rendering, study.examples.seed)
-    most = of_requests(inputs, scorer.engine, [*asked])
-    # How many of them are asked, their answers decide.
-    return total + (replace(most, exact=False) if scorer.sequential else most)
+    most = of_requests(inputs, method.engine, [*method.requests(todo.subjects)])
+    return total + replace(most, exact=most.exact and method.exact)
 
 
 def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecast:
@@ -115,23 +110,28 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
     by_key = {request_key(identity, request): request for request in requests}
     found = inputs.log.look_up(list(by_key)) if inputs.log.file.exists() else {}
     new = [request for key, request in by_key.items() if key not in found]
-    prompts = [request.messages for request in new if not isinstance(request, LikelihoodRequest)]
     tokenizer = engine_tokenizer(inputs.study, engine)
     exact = tokenizer is not None
     if tokenizer is not None:
         template = settings.chat_template if isinstance(settings, LocalModel) else {}
-        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts, template)))
+        tokens = sum(count_tokens(tokenizer, request_texts(tokenizer, new, template)))
     else:
-        characters = sum(len(message.content) for messages in prompts for message in messages)
+        characters = sum(map(characters_of, new))
         tokens = -(-characters // CHARACTERS_OF_A_TOKEN)
     replies = sum(request.max_tokens for request in new if isinstance(request, GenerateRequest))
     cost = settings.price.of(tokens, 0, replies) if settings.price else 0.0
     return Forecast(0, len(new), len(requests) - len(new), tokens, cost, exact)
 
 
+def characters_of(request: Request) -> int:
+    if isinstance(request, LikelihoodRequest):
+        return len(request.text) + len(request.continuation)
+    return sum(len(message.content) for message in request.messages)
+
+
 def at_most(inputs: Inputs, engine: str | None) -> Forecast:
     """An upper bound from the settings alone, for a partition whose inputs are made first."""
-    from interp_assets.scores.judging import max_tokens_of
+    from interp_assets.scores.methods import methods_of
 
     study = inputs.study
     latents = most_latents(study, inputs.asset, inputs.layer)
@@ -144,19 +144,19 @@ def at_most(inputs: Inputs, engine: str | None) -> Forecast:
                 calls = least(explainer.latents, latents)
                 total += bound(study, explainer.engine, calls, tokens, explainer.max_tokens)
         return total
-    scorer = study.scorers.chosen()[inputs.asset.name.split("/")[1]]
-    if isinstance(scorer, InterventionScorer):
+    scored_by = inputs.asset.name.split("/")[1]
+    if isinstance(scorer := study.scorers.chosen()[scored_by], InterventionScorer):
         return of_interventions(study, scorer, latents, engine)
-    if not isinstance(scorer, JudgeScorer) or engine not in (None, scorer.engine):
+    method = methods_of(study)[scored_by]
+    most = method.most()
+    if most is None or method.engine is None or engine not in (None, method.engine):
         return total
-    for name in study.explainers_of(scorer):
-        explained = least(getattr(study.explainers[name], "latents", None), latents)
-        subjects = None if explained is None else explained * (2 if scorer.shuffled_control else 1)
-        trials, per_prompt, reply = scorer.activating + scorer.non_activating, 1, 0
-        if scorer.protocol == "list":
-            per_prompt, reply = scorer.per_prompt, max_tokens_of(scorer.per_prompt)
-        calls = None if subjects is None else subjects * -(-trials // per_prompt)
-        total += bound(study, scorer.engine, calls, TOKENS_AROUND + 600 + per_prompt * window, reply)
+    controls = 2 if getattr(scorer, "shuffled_control", False) else 1
+    for name in method.explainers or [None]:
+        explained = latents if name is None else least(getattr(study.explainers[name], "latents", None), latents)
+        calls = None if explained is None else explained * controls * most.calls
+        tokens = TOKENS_AROUND + 600 + most.windows * window
+        total += bound(study, method.engine, calls, tokens, most.reply_tokens)
     return total
 
 

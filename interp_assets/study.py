@@ -19,10 +19,11 @@ from interp_assets.settings import (
     Automation,
     Budget,
     Corpus,
-    EmbeddingScorer,
+    EmbedderSettings,
     Engine,
     Examples,
     Explainer,
+    ExplanationScorer,
     JudgeScorer,
     LocalModel,
     OpenAIEngine,
@@ -90,7 +91,7 @@ class Study(Settings):
                 return layer
         raise StudyError(f"{self.name} has no layer {key!r}; {listed(layer.key for layer in self.layers)}")
 
-    def explainers_of(self, scorer: EmbeddingScorer | JudgeScorer) -> tuple[str, ...]:
+    def explainers_of(self, scorer: ExplanationScorer) -> tuple[str, ...]:
         return scorer.explainers if scorer.explainers is not None else tuple(self.explainers)
 
 
@@ -232,8 +233,9 @@ def check_files(study: Study) -> None:
     for name, engine in study.engines.items():
         if isinstance(engine, LocalModel):
             models.append((f"engines.{name}.path", engine.path))
-    if study.scorers.embedding is not None:
-        models.append(("scorers.embedding.model", study.scorers.embedding.model))
+    for name, scorer in study.scorers.chosen().items():
+        if isinstance(scorer, EmbedderSettings):
+            models.append((f"scorers.{name}.model", scorer.model))
     for key, value in models:
         if study.local_folder(value) is None and (looks_local(value) or value.count("/") != 1):
             folder = study.path(value)

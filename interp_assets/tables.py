@@ -99,7 +99,7 @@ TRIALS: Schema = {
     "example": U32,
     "expected": BOOL,
     "marked": pl.List(BOOL),
-    "probability": F64,  # of Yes; for the embedding score the cosine
+    "probability": F64,  # of Yes; embedding, example_embedding: cosine; surprisal: log ratio in nats
     "predicted": BOOL,
     "status": TEXT,  # ok | failed | not_asked (the budget was reached) | left_out
     "reason": TEXT,
@@ -109,6 +109,13 @@ TRIALS: Schema = {
     "completion_tokens": U32,
     "raw_reply": TEXT,  # where the reply was text
     "inputs_hash": U64,
+}
+
+# `probability` = log_likelihood - unrelated_log_likelihood, all in nats, summed over the text's tokens.
+SURPRISAL_TRIALS: Schema = {
+    **TRIALS,
+    "log_likelihood": F64,  # of the text behind the explanation
+    "unrelated_log_likelihood": F64,  # behind a description that says nothing
 }
 
 SCORES: Schema = {

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from interp_assets.carry_over import inputs_hash, still_hold, windows_by_latent, without
-from interp_assets.examples.rendering import Rendering
-from interp_assets.job import Inputs
-from interp_assets.scores import detection, fuzzing
-from interp_assets.scores.trials import Subject, TestExample, Trial, explanations_under_test, test_examples
-from interp_assets.settings import InterventionScorer, JudgeScorer
-from interp_assets.tables import SCORES, TRIALS
+from interp_assets.scores.method import Method
+from interp_assets.scores.trials import Subject, Trial, test_examples
+from interp_assets.tables import SCORES
+
+if TYPE_CHECKING:
+    from interp_assets.job import Inputs
 
 KEYS = ["latent", "explainer", "control"]
 DECIDES_NO_ROW = ("explainers", "scorer.explainers", "scorer.shuffled_control", "hookpoint")
@@ -32,39 +31,28 @@ class Pending:
     "The explanations to be tested, with their trials."
 
 
-def pending(inputs: Inputs, method: str) -> Pending:
-    study = inputs.study
-    scorer = study.scorers.chosen()[method]
-    assert not isinstance(scorer, InterventionScorer)  # it has a pending of its own
-    table = inputs.input("examples").read("examples")
-    activating = pl.col("kind") == "activating"
-    tests = table.filter(
-        (pl.col("purpose") == "test")
-        & (pl.col("example") < pl.when(activating).then(scorer.activating).otherwise(scorer.non_activating))
-    ).sort("latent", "kind", "example")
-    shown = windows_by_latent(tests)
-    texts = {
-        (latent, explainer, control): text
-        for latent, explainer, control, text in explanations_under_test(
-            inputs, study.explainers_of(scorer), scorer.shuffled_control, study.examples.seed
-        )
-    }
+def pending(inputs: Inputs, method: Method[Any]) -> Pending:
+    examples = method.examples(inputs)
+    shown = windows_by_latent(examples)
+    tested = method.tested(inputs, examples)
     basis = row_basis(inputs)
-    rows = [(*key, inputs_hash(basis, text, shown.get(key[0], b""))) for key, text in texts.items()]
+    rows = [
+        (*key, inputs_hash(basis, each.explanation, shown.get(key[0], b""), *each.also)) for key, each in tested.items()
+    ]
     schema = {"latent": pl.UInt32, "explainer": pl.String, "control": pl.String, "inputs_hash": pl.UInt64}
     wanted = pl.DataFrame(rows, schema=schema, orient="row")
     earlier = inputs.earlier()
-    trials = still_hold(earlier, "trials", wanted, TRIALS, inputs.retrying)
+    trials = still_hold(earlier, "trials", wanted, method.schema, inputs.retrying)
     new = without(wanted, trials)
     scores = still_hold(earlier, "scores", wanted, SCORES).join(new, on=KEYS, how="anti", maintain_order="left")
-    examples = test_examples(tests.filter(pl.col("latent").is_in(new["latent"].unique().implode())))
-    trials_of = maker_of_trials(inputs, method)
+    of_latent = test_examples(examples.filter(pl.col("latent").is_in(new["latent"].unique().implode())))
     made: dict[int, list[Trial]] = {}
     subjects = []
     for latent, explainer, control in new.select(KEYS).iter_rows():
         if latent not in made:
-            made[latent] = trials_of(latent, examples.get(latent, []))
-        subjects.append(Subject(latent, explainer, control, texts[latent, explainer, control], made[latent]))
+            made[latent] = method.trials(latent, of_latent.get(latent, []))
+        each = tested[latent, explainer, control]
+        subjects.append(Subject(latent, explainer, control, each.explanation, made[latent], query=each.query))
     return Pending(trials, scores, new, subjects)
 
 
@@ -74,14 +62,3 @@ def row_basis(inputs: Inputs) -> Any:
     settings = {name: value for name, value in parts["settings"].items() if name not in DECIDES_NO_ROW}
     scorer = {name: value for name, value in settings["scorer"].items() if f"scorer.{name}" not in DECIDES_NO_ROW}
     return [settings | {"scorer": scorer}, parts["files"]]
-
-
-def maker_of_trials(inputs: Inputs, method: str) -> Callable[[int, list[TestExample]], list[Trial]]:
-    """What makes the trials of a latent from its test examples."""
-    scorer = inputs.study.scorers.chosen()[method]
-    if method == "fuzzing" and isinstance(scorer, JudgeScorer):
-        hidden, seed = Rendering.of(inputs.study).hidden, inputs.study.examples.seed
-        return lambda latent, examples: fuzzing.trials(
-            latent, examples, scorer.non_activating, scorer.mark_threshold, hidden, seed
-        )
-    return lambda latent, examples: detection.trials(examples)

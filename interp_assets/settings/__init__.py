@@ -20,12 +20,19 @@ from interp_assets.settings.engines import (
 from interp_assets.settings.examples import Examples, ExplainExamples, NegativeKind, Sampler, TestExamples
 from interp_assets.settings.explainers import Explainer, ExtractiveExplainer, LlmExplainer
 from interp_assets.settings.scorers import (
+    EmbedderSettings,
     EmbeddingScorer,
+    ExampleEmbeddingScorer,
+    ExplanationScorer,
+    GenerationScorer,
     InterventionScorer,
+    IntruderScorer,
     JudgeScorer,
     Scorer,
     Scorers,
     Sequential,
+    SimulationScorer,
+    SurprisalScorer,
 )
 from interp_assets.settings.subject import Corpus, ProofOfLoad, SaeSource, SubjectModel
 
@@ -35,13 +42,18 @@ __all__ = [
     "Budget",
     "Corpus",
     "Dtype",
+    "EmbedderSettings",
     "EmbeddingScorer",
     "Engine",
+    "ExampleEmbeddingScorer",
     "Examples",
     "ExplainExamples",
     "Explainer",
+    "ExplanationScorer",
     "ExtractiveExplainer",
+    "GenerationScorer",
     "InterventionScorer",
+    "IntruderScorer",
     "JudgeScorer",
     "LlmExplainer",
     "LocalModel",
@@ -55,7 +67,9 @@ __all__ = [
     "Scorers",
     "Sequential",
     "Settings",
+    "SimulationScorer",
     "SubjectModel",
+    "SurprisalScorer",
     "TestExamples",
     "TransformersEngine",
     "VllmEngine",
