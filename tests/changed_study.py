@@ -111,7 +111,7 @@ IDENTITY: dict[str, Any] = {
     "scorers.intervention.explain_prompts": 3,
     "scorers.intervention.score_prompts": 4,
     "scorers.intervention.target_kl": [0.2],
-    "scorers.intervention.zero_ablation": True,
+    "scorers.intervention.zero_ablation": False,
     "scorers.intervention.new_tokens": 3,
     "scorers.intervention.shown_tokens": 3,
     "scorers.intervention.max_tokens": 32,

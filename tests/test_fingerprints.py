@@ -66,7 +66,7 @@ def test_identity_settings_change_fingerprints(file: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "reached"),
     [
-        ("examples.window", {"examples"}),
+        ("examples.window", {"examples", "scores/intervention"}),
         ("corpus.tokens", {"corpus"}),
         ("proof_of_load.max_fvu", {"activation_cache"}),
         ("explainers.quotes.words", {"explanations"}),
