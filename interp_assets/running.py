@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from interp_assets.asset import Asset
-from interp_assets.freshness import DUE, Freshness, partition_label
+from interp_assets.freshness import Freshness, partition_label
 from interp_assets.job import CHANGED_MEANWHILE, load_stage, say_waiting, wanted_partitions
 from interp_assets.models import check_package
 from interp_assets.partitions import layer_keys, partitions_of
@@ -69,7 +69,7 @@ def check_packages(freshness: Freshness, until: str | None) -> None:
     engines = freshness.study.engines
     special = {name for name, engine in engines.items() if engine.package is not None}
     needed = [asset for asset in needed_for(freshness, until) if special & set(asset.engines)]
-    due = {state.asset for state in freshness.states() if state.state in DUE} if needed else set()
+    due = {state.asset for state in freshness.states() if freshness.is_due(state.state)} if needed else set()
     for name in sorted({name for asset in needed if asset.name in due for name in special & set(asset.engines)}):
         check_package(name, engines[name])
 
