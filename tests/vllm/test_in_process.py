@@ -30,6 +30,12 @@ def p_yes(replies: list[Any]) -> np.ndarray:
     return 1 / (1 + np.exp(pairs[:, 1] - pairs[:, 0]))
 
 
+def largest(ours: list[Any], theirs: list[Any], of: str) -> float:
+    """Difference between two engines, in nats."""
+    pairs = [(getattr(one, of), getattr(other, of)) for one, other in zip(ours, theirs, strict=True)]
+    return float(np.abs(np.array([one for one, _ in pairs]) - np.array([other for _, other in pairs])).max())
+
+
 @pytest.fixture(scope="module")
 def engine() -> Iterator[VllmEngine]:
     engine = in_process("bfloat16")
@@ -138,12 +144,13 @@ def test_close_leaves_nothing_behind_and_a_call_may_follow(
     exact, reference = in_process("float32"), TransformersEngine(WEIGHTS, dtype="float32", device="cpu")
     try:
         asked = [replace(request, choices=CHOICES) for request in judgements()[::3]]
-        for one, other in zip(exact.choose(asked), reference.choose(asked), strict=True):
-            assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-3)
-        for one, other in zip(
-            exact.log_likelihood(likelihoods()), reference.log_likelihood(likelihoods()), strict=True
-        ):
-            assert one.log_probability == pytest.approx(other.log_probability, abs=1e-2)
+        chosen = largest(exact.choose(asked), reference.choose(asked), "log_probabilities")
+        weighed = largest(
+            exact.log_likelihood(likelihoods()), reference.log_likelihood(likelihoods()), "log_probability"
+        )
+        print(f"nats, float32: largest difference of a choice {chosen:.1e}, of a continuation {weighed:.1e}")
+        assert chosen < 1e-3
+        assert weighed < 1e-3
         for process in vllm_processes():
             process.kill()
         with pytest.raises(NotNow, match="vLLM's process ended"):
