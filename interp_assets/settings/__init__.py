@@ -11,7 +11,7 @@ from interp_assets.settings.base import Dtype, Settings, device, identity, mark,
 from interp_assets.settings.engines import Budget, Engine, OpenAIEngine, Price, TransformersEngine
 from interp_assets.settings.examples import Examples, ExplainExamples, NegativeKind, Sampler, TestExamples
 from interp_assets.settings.explainers import Explainer, ExtractiveExplainer, LlmExplainer
-from interp_assets.settings.scorers import EmbeddingScorer, JudgeScorer, Scorers, Sequential
+from interp_assets.settings.scorers import EmbeddingScorer, JudgeScorer, PromptSizes, Scorers, Sequential
 from interp_assets.settings.subject import Corpus, ProofOfLoad, SaeSource, SubjectModel
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "NegativeKind",
     "OpenAIEngine",
     "Price",
+    "PromptSizes",
     "ProofOfLoad",
     "SaeSource",
     "Sampler",
