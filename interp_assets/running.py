@@ -29,6 +29,7 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
 
     Raises:
         StudyError: a layer or an asset that the study does not have.
+        NotNow: an engine that has work to do is not there.
     """
     freshness = Freshness(study)
     known = layer_keys(study)
@@ -38,6 +39,7 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
         raise StudyError(f"--until: {study.name} has no asset {until!r}; {listed(freshness.assets)}")
     print(f"{study.name}: {study.file}")
     with study_lease(study).acquire(STUDY_LEASE, waiting=say_waiting):
+        check_engines(Freshness(study), layers, until)
         for attempt in range(TRIES):
             runner = Runner(study, [key for key in known if layers is None or key in layers])
             for asset in needed_for(Freshness(study), until):
@@ -48,6 +50,20 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
             print(f"{'again':8} {study.name}: {runner.inputs_moved[-1]}", flush=True)
     runner.summary()
     return 1 if runner.not_fresh or runner.counts["partial"] else 0
+
+
+def check_engines(look: Freshness, layers: Sequence[str] | None, until: str | None) -> None:
+    """
+    Raises:
+        NotNow: an engine that this run will ask is not there.
+    """
+    assets = [asset for asset in needed_for(look, until) if asset.engines]
+    wanted = {(asset.name, key) for asset in assets for key in wanted_partitions(look.study, asset, layers)}
+    due = [each for each in look.states() if (each.asset, each.partition) in wanted and look.is_due(each.state)]
+    if due:
+        from interp_assets.engine_trial import require_engines
+
+        require_engines(due, look)
 
 
 STUDY_LEASE = "interp_run"

@@ -24,13 +24,13 @@ from interp_assets.settings import (
     Examples,
     Explainer,
     JudgeScorer,
+    LocalModel,
     OpenAIEngine,
     ProofOfLoad,
     SaeSource,
     Scorers,
     Settings,
     SubjectModel,
-    TransformersEngine,
     identity,
     operational,
 )
@@ -119,6 +119,7 @@ def load_study(file: str | Path) -> Study:
         check_names(study)
         check_bounds(study)
         check_addresses(study)
+        check_requests(study)
         check_files(study)
         study = study.model_copy(update={"layers": find_layers(study)})
         check_pairs(study)
@@ -198,6 +199,13 @@ def check_addresses(study: Study) -> None:
             )
 
 
+def check_requests(study: Study) -> None:
+    """What a study adds to requests leaves alone what decides the replies elsewhere."""
+    for name, engine in study.engines.items():
+        if isinstance(engine, OpenAIEngine) and (own := sorted(engine.own_fields & set(engine.request or {}))):
+            raise StudyError(f"engines.{name}.request: {', '.join(own)}: set by the engine itself; leave it out")
+
+
 def is_private(url: str) -> bool:
     """Whether others cannot read along: it is encrypted, or leads to this machine."""
     address = urlsplit(url)
@@ -215,7 +223,7 @@ def check_files(study: Study) -> None:
     """Folders and files that are referred to exist; hub names are looked up when they are needed."""
     models = [("subject_model.path", study.subject_model.path)]
     for name, engine in study.engines.items():
-        if isinstance(engine, TransformersEngine):
+        if isinstance(engine, LocalModel):
             models.append((f"engines.{name}.path", engine.path))
     if study.scorers.embedding is not None:
         models.append(("scorers.embedding.model", study.scorers.embedding.model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +59,20 @@ def vocabulary_size(path: str | Path, revision: str | None = None) -> int:
     return int(config.get_text_config().vocab_size)
 
 
-def prompt_texts(tokenizer: Any, prompts: Iterable[Sequence[Message]]) -> list[str]:
-    """Each prompt as text up to where the reply begins; a model without a chat format gets the contents as paragraphs."""
+def prompt_texts(
+    tokenizer: Any, prompts: Iterable[Sequence[Message]], chat_template: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Each prompt as text up to where the reply begins; a model without a chat format gets the contents as paragraphs.
+
+    Args:
+        chat_template: further arguments of the tokenizer's chat template.
+    """
     if tokenizer.chat_template is None:
         bos = tokenizer.bos_token or ""
         return [bos + "\n\n".join(message.content for message in each) + "\n\nAnswer: " for each in prompts]
     chats = [[{"role": message.role, "content": message.content} for message in each] for each in prompts]
-    return [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+    more = chat_template or {}
+    return [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **more) for chat in chats]
 
 
 def token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:

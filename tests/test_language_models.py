@@ -55,9 +55,9 @@ def requests() -> list[ChooseRequest]:
 @torch.inference_mode()
 def test_choose_equals_a_plain_forward(engine: TransformersEngine) -> None:
     for request, reply in zip(requests(), engine.choose(requests()), strict=True):
-        prompt = engine._prompt(request.messages)
+        prompt = engine.prompts.of_messages(request.messages)
         for choice, value in zip(request.choices, reply.log_probabilities, strict=True):
-            assert value == pytest.approx(plain_log_probability(engine, prompt, engine._ids(choice)), abs=1e-4)
+            assert value == pytest.approx(plain_log_probability(engine, prompt, engine.prompts.ids(choice)), abs=1e-4)
 
 
 def test_answers_do_not_depend_on_order_company_or_batch_size(engine: TransformersEngine, folder: Path) -> None:
@@ -109,7 +109,7 @@ def test_an_answer_does_not_depend_on_who_of_its_group_is_asked(either: Transfor
 def test_another_split_of_the_work_changes_last_bits_only(either: TransformersEngine, folder: Path) -> None:
     """Control: were the split to depend on who is asked, the test above would notice in bfloat16."""
     other = TransformersEngine(folder, dtype=str(either.model.dtype)[6:], device="cpu", batch_size=3)
-    other._shared_length = lambda request, prompt: len(prompt) - 1  # type: ignore[method-assign]
+    other.prompts.shared_length = lambda request, prompt: len(prompt) - 1  # type: ignore[method-assign]
     found = largest_difference(either, other)
     assert found < 1e-5 if either.model.dtype == torch.float32 else 0 < found < 0.5
 
@@ -150,7 +150,7 @@ def test_shared_beginnings_are_computed_once(engine: TransformersEngine, monkeyp
     extend = engine._extend
     monkeypatch.setattr(engine, "_extend", lambda cache, ids: computed.append(sum(map(len, ids))) or extend(cache, ids))
     replies = engine.choose(asked)
-    whole = sum(len(engine._prompt(request.messages)) for request in asked)
+    whole = sum(len(engine.prompts.of_messages(request.messages)) for request in asked)
     cached = sum(reply.usage.cached_tokens for reply in replies)
     assert sum(reply.usage.prompt_tokens for reply in replies) == whole
     assert cached > whole / 2
@@ -165,7 +165,7 @@ def test_log_likelihood_equals_a_plain_forward(engine: TransformersEngine) -> No
         for i in range(6)
     ]
     for request, reply in zip(asked, engine.log_likelihood(asked), strict=True):
-        text, continuation = engine._with_bos(engine._ids(request.text)), engine._ids(request.continuation)
+        text, continuation = engine.prompts.of_text(request.text), engine.prompts.ids(request.continuation)
         assert reply.log_probability == pytest.approx(plain_log_probability(engine, text, continuation), abs=1e-4)
         assert reply.tokens == len(continuation)
 
@@ -174,7 +174,7 @@ def test_log_likelihood_equals_a_plain_forward(engine: TransformersEngine) -> No
 def test_generate_is_greedy_decoding(engine: TransformersEngine) -> None:
     asked = [GenerateRequest(messages(group, 1), max_tokens=6) for group in range(3)]
     for request, reply in zip(asked, engine.generate(asked), strict=True):
-        ids = engine._prompt(request.messages)
+        ids = engine.prompts.of_messages(request.messages)
         expected = []
         for _ in range(6):
             token = int(engine.model(torch.tensor([ids + expected])).logits[0, -1].argmax())

@@ -8,7 +8,15 @@ operational because files enter by their content.
 from interp_assets.settings.alignment import Alignment
 from interp_assets.settings.automation import Automation, is_cron
 from interp_assets.settings.base import Dtype, Settings, device, identity, mark, operational
-from interp_assets.settings.engines import Budget, Engine, OpenAIEngine, Price, TransformersEngine
+from interp_assets.settings.engines import (
+    Budget,
+    Engine,
+    LocalModel,
+    OpenAIEngine,
+    Price,
+    TransformersEngine,
+    VllmEngine,
+)
 from interp_assets.settings.examples import Examples, ExplainExamples, NegativeKind, Sampler, TestExamples
 from interp_assets.settings.explainers import Explainer, ExtractiveExplainer, LlmExplainer
 from interp_assets.settings.scorers import EmbeddingScorer, JudgeScorer, PromptSizes, Scorers, Sequential
@@ -28,6 +36,7 @@ __all__ = [
     "ExtractiveExplainer",
     "JudgeScorer",
     "LlmExplainer",
+    "LocalModel",
     "NegativeKind",
     "OpenAIEngine",
     "Price",
@@ -41,6 +50,7 @@ __all__ = [
     "SubjectModel",
     "TestExamples",
     "TransformersEngine",
+    "VllmEngine",
     "device",
     "identity",
     "is_cron",

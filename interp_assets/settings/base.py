@@ -7,9 +7,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
-def identity(default: Any = ..., allowed: str | None = None, **constraints: Any) -> Any:
-    """`allowed` says in words what a pattern says in signs."""
-    return Field(default, json_schema_extra={"mark": "identity", "allowed": allowed}, **constraints)
+def identity(default: Any = ..., allowed: str | None = None, where_set: bool = False, **constraints: Any) -> Any:
+    """
+    Args:
+        allowed: says in words what a pattern says in signs.
+        where_set: it counts only where it holds something; what was made before there was such a field stays valid.
+    """
+    extra: dict[str, Any] = {"mark": "identity", "allowed": allowed, "where_set": where_set}
+    return Field(default, json_schema_extra=extra, **constraints)
 
 
 def operational(default: Any = ..., allowed: str | None = None, **constraints: Any) -> Any:
@@ -23,8 +28,8 @@ class Settings(BaseModel):
         """The fields that decide what the results are, nested settings included, as plain JSON values."""
         found = {}
         for name, field in type(self).model_fields.items():
-            if mark(field) == "identity":
-                value = getattr(self, name)
+            value = getattr(self, name)
+            if mark(field) == "identity" and (value or not counts_where_set(field)):
                 found[name] = value.identity() if isinstance(value, Settings) else value
         return found
 
@@ -32,6 +37,10 @@ class Settings(BaseModel):
 def mark(field: Any) -> str | None:
     extra = field.json_schema_extra
     return extra.get("mark") if isinstance(extra, dict) else None
+
+
+def counts_where_set(field: Any) -> bool:
+    return bool(field.json_schema_extra.get("where_set"))
 
 
 Dtype = Literal["float32", "bfloat16", "float16"]

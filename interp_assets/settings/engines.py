@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, JsonValue
 
 from interp_assets.settings.base import Dtype, Settings, device, identity, operational
 from resources.language_models.protocol import Capability
@@ -32,19 +32,52 @@ class Budget(Settings):
     money: float | None = operational(None, ge=0)
 
 
-class TransformersEngine(Settings):
-    """A language model run in this process by transformers."""
+class LocalModel(Settings):
+    """A language model whose files lie here or on the Hugging Face hub."""
 
     in_process: ClassVar[bool] = True
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"generate", "choose", "log_likelihood"})
-    kind: Literal["transformers"] = identity("transformers")
+    package: ClassVar[str | None] = None
+    "What it needs beside the packages that every study needs."
+    kind: str = identity()
     path: str = operational()
     "A folder in Hugging Face layout, or the name of a model on the Hugging Face hub."
     revision: str | None = identity(None)
     dtype: Dtype = identity("bfloat16")
+    chat_template: dict[str, JsonValue] | None = identity(
+        None, allowed="a mapping of arguments, like {enable_thinking: false}", where_set=True
+    )
+    "Further arguments of the model's chat template: {enable_thinking: false} for many models that think."
+    price: Price | None = operational(None)
+
+    @property
+    def model_name(self) -> str:
+        return self.path
+
+
+class TransformersEngine(LocalModel):
+    """A language model run in this process by transformers."""
+
+    kind: Literal["transformers"] = identity("transformers")
     device: str = device()
     batch_size: int = operational(16, ge=1)
-    price: Price | None = operational(None)
+
+
+class VllmEngine(LocalModel):
+    """A language model run on this machine by vLLM, which `pip install 'interp-assets[vllm]'` brings."""
+
+    package: ClassVar[str | None] = "vllm"
+    kind: Literal["vllm"] = identity("vllm")
+    tensor_parallel_size: int = operational(1, ge=1)
+    "Devices that share the model."
+    gpu_memory_utilization: float = operational(0.9, gt=0, le=1)
+    "Share of each device's memory that weights, keys and values may fill."
+    kv_cache_gb: float | None = operational(None, gt=0)
+    "GiB for keys and values instead of what that share leaves; name it on a CPU, where the share is of all memory."
+    max_model_len: int | None = identity(None, ge=1)
+    "Most tokens of a prompt and its reply: a longer prompt is refused, a longer reply cut. The model's own when left out."
+    enforce_eager: bool = operational(False)
+    "Neither compile nor capture graphs: starts sooner, runs slower."
 
 
 class OpenAIEngine(Settings):
@@ -53,6 +86,7 @@ class OpenAIEngine(Settings):
     in_process: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"generate", "choose", "log_likelihood"})
     "At most; the engine itself finds out what its server can do."
+    package: ClassVar[str | None] = None
     kind: Literal["openai"] = identity("openai")
     base_url: str = operational(
         allowed="an address like https://host/v1",
@@ -73,7 +107,35 @@ class OpenAIEngine(Settings):
     "How long a server that answers nothing is waited for."
     allow_plain_http: bool = operational(False)
     "Plain http shows prompts and the key to whoever is in between; on this machine itself nobody is."
+    request: dict[str, JsonValue] | None = identity(
+        None, allowed="a mapping of fields, like {reasoning_effort: minimal}", where_set=True
+    )
+    "Further fields of each request: {reasoning_effort: minimal}, or {chat_template_kwargs: {enable_thinking: false}}."
+    own_fields: ClassVar[frozenset[str]] = frozenset(
+        [
+            "model",
+            "messages",
+            "prompt",
+            "max_tokens",
+            "max_completion_tokens",
+            "temperature",
+            "top_p",
+            "seed",
+            "logprobs",
+            "top_logprobs",
+            "echo",
+            "response_format",
+            "structured_outputs",
+            "n",
+            "stream",
+        ]
+    )
+    "Fields that `request` may not hold: the engine sets them, or reads replies by them."
     price: Price | None = operational(None)
+
+    @property
+    def model_name(self) -> str:
+        return self.model
 
 
 def with_kind(engine: Any) -> Any:
@@ -81,7 +143,7 @@ def with_kind(engine: Any) -> Any:
 
 
 Engine = Annotated[
-    TransformersEngine | OpenAIEngine,
+    TransformersEngine | VllmEngine | OpenAIEngine,
     Field(discriminator="kind"),
     BeforeValidator(with_kind),
 ]

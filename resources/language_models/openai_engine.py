@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from resources.errors import NotNow
+from resources.language_models.openai_fields import form_fields, likeliest, paragraphs, usage_of
 from resources.language_models.protocol import (
+    FORMS,
     Capability,
     ChooseRequest,
     Chosen,
+    Constraint,
     Form,
     Generated,
     GenerateRequest,
@@ -35,10 +38,15 @@ Reply = TypeVar("Reply", Generated, Chosen, Likelihood)
 
 TOP = 20
 "Most that OpenAI and, as it is set up, vLLM tell of the likeliest first tokens."
-CHARACTERS_PER_TOKEN = 3
-"Few texts have fewer; stands in where a server does not count tokens."
 NOTHING = Usage(0, 0, 0)
 QUESTION = (Message("user", "Is water wet? Answer Yes or No."),)
+ODD = "742"
+ODD_SCHEMA = (
+    f'{{"type": "object", "properties": {{"n": {{"type": "integer", "enum": [{ODD}]}}}}, "required": ["n"], '
+    f'"additionalProperties": false}}'
+)
+ODD_FORMS = (Constraint("json_schema", ODD_SCHEMA), Constraint("regex", ODD), Constraint("choice", (ODD,)))
+"Forms that leave one answer."
 
 
 class OpenAIEngine:
@@ -51,6 +59,7 @@ class OpenAIEngine:
         concurrency: int = 64,
         timeout_seconds: float = 600,
         wait_seconds: float = 600,
+        request: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -60,6 +69,7 @@ class OpenAIEngine:
             concurrency: most requests in flight.
             timeout_seconds: longest time to one reply.
             wait_seconds: how long a server that answers nothing is waited for.
+            request: further fields of each request; the engine's own come before them.
 
         Raises:
             NotNow: the server does not answer, does not take the key or does not know the model.
@@ -67,10 +77,12 @@ class OpenAIEngine:
         self.name = model
         self.identity = {"kind": "openai", "model": model} if identity is None else identity
         self.server = Server(base_url, key, concurrency, timeout_seconds, wait_seconds)
+        self._request = dict(request or {})
         self._chat = True
         self._limit = "max_tokens"
+        self.forms = FORMS  # asked for until it is known which the server holds to
         self.capabilities = self._look()
-        self.forms: frozenset[Form] = frozenset()
+        self.forms = self._look_for_forms()
 
     @property
     def retries(self) -> int:
@@ -143,11 +155,20 @@ class OpenAIEngine:
         self.server.probe = self._generating(asking)
         found: set[Capability] = {"generate"}
         choosing = self._choosing(ChooseRequest(QUESTION, ("Yes", "No")))
-        if self._can(choosing._replace(read=lambda body: any(self._likeliest(body)))):
+        if self._can(choosing._replace(read=lambda body: any(likeliest(body)))):
             found.add("choose")
         weighing = self._weighing(LikelihoodRequest("Water is", " wet"))
         if self._can(weighing._replace(read=lambda body: weighing.read(body).tokens > 0)):
             found.add("log_likelihood")
+        return frozenset(found)
+
+    def _look_for_forms(self) -> frozenset[Form]:
+        """The forms that it holds replies to, seen by answers that nobody would give by himself."""
+        found: set[Form] = set()
+        for constraint in ODD_FORMS:
+            asking = self._generating(GenerateRequest(QUESTION, max_tokens=40, constraint=constraint))
+            if self._can(asking._replace(read=lambda body: ODD in asking.read(body).text)):  # noqa: B023
+                found.add(constraint.form)
         return frozenset(found)
 
     def _server_answers(self, request: GenerateRequest) -> Any:
@@ -169,7 +190,7 @@ class OpenAIEngine:
     def _call(
         self, messages: Sequence[Message], limit: int, settings: dict[str, Any], read: Callable[[Any], Any]
     ) -> Call:
-        content: dict[str, Any] = {"model": self.name, self._limit: limit, **settings}
+        content: dict[str, Any] = {**self._request, "model": self.name, self._limit: limit, **settings}
         if self._chat:
             content["messages"] = [{"role": message.role, "content": message.content} for message in messages]
             return Call("chat/completions", content, read)
@@ -181,6 +202,8 @@ class OpenAIEngine:
             digest = hashlib.sha256(repr((request.messages, request.draw)).encode()).digest()
             # Servers may have other values of their own for a model, and some take no seed beyond 31 bits.
             settings |= {"top_p": 1, "seed": int.from_bytes(digest[:4], "big") >> 1}
+        if request.constraint is not None and request.constraint.form in self.forms:
+            settings |= form_fields(request.constraint)
 
         def read(body: Any) -> Generated:
             (choice, *_) = body["choices"]
@@ -204,27 +227,17 @@ class OpenAIEngine:
 
         def read(body: Any) -> Chosen:
             found = dict.fromkeys(request.choices, -math.inf)
-            for token, log_probability in self._likeliest(body):
+            for token, log_probability in likeliest(body):
                 if (choice := token.strip()) in found:  # "Yes" and " Yes" are two tokens and one answer
                     found[choice] = float(np.logaddexp(found[choice], log_probability))
             return Chosen(tuple(found[choice] for choice in request.choices), usage_of(body, request.messages, ""))
 
         return self._call(request.messages, 1, settings, read)
 
-    def _likeliest(self, body: Any) -> Iterator[tuple[str, float]]:
-        """The likeliest first tokens of a reply, with log-probabilities; none where the reply is empty."""
-        told = body["choices"][0]["logprobs"]
-        if self._chat:
-            for first in told["content"][:1]:
-                yield from ((each["token"], float(each["logprob"])) for each in first["top_logprobs"])
-        else:
-            for table in told["top_logprobs"][:1]:
-                yield from ((token, float(log_probability)) for token, log_probability in table.items())
-
     def _weighing(self, request: LikelihoodRequest) -> Call:
         whole = request.text + request.continuation
         # One token more than is needed: some servers take no max_tokens of 0.
-        content = {"model": self.name, "prompt": whole, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
+        settings = {"prompt": whole, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
 
         def read(body: Any) -> Likelihood:
             told = body["choices"][0]["logprobs"]
@@ -239,26 +252,4 @@ class OpenAIEngine:
             ]
             return Likelihood(sum(asked), len(asked), usage_of(body, (Message("user", whole),), ""))
 
-        return Call("completions", content, read)
-
-
-def paragraphs(messages: Sequence[Message]) -> str:
-    """A prompt for a model without a chat format."""
-    return "\n\n".join(message.content for message in messages) + "\n\nAnswer:"
-
-
-def usage_of(body: Any, messages: Sequence[Message], reply: str) -> Usage:
-    """The server's own figures; estimates where it has none that can be."""
-    told = body.get("usage") or {}
-    details = told.get("prompt_tokens_details") or {}
-    prompt = count(told.get("prompt_tokens"), tokens_at_most(sum(len(message.content) for message in messages)))
-    cached = min(prompt, count(details.get("cached_tokens"), 0))
-    return Usage(prompt, cached, count(told.get("completion_tokens"), tokens_at_most(len(reply))))
-
-
-def count(told: Any, otherwise: int) -> int:
-    return told if isinstance(told, int) and 0 <= told < 2**32 else otherwise
-
-
-def tokens_at_most(characters: int) -> int:
-    return -(-characters // CHARACTERS_PER_TOKEN)
+        return Call("completions", {**self._request, "model": self.name, **settings}, read)

@@ -12,17 +12,16 @@ in float32, and by up to 0.3 nats in bfloat16 (seen with a small model).
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from resources.language_models.constrained import TokenForms
+from resources.language_models.prompts import Ids, Prompts, alike, grouped, seed_of
 from resources.language_models.protocol import (
     FORMS,
     Capability,
@@ -33,7 +32,6 @@ from resources.language_models.protocol import (
     GenerateRequest,
     Likelihood,
     LikelihoodRequest,
-    Message,
     Usage,
     silent,
 )
@@ -43,11 +41,6 @@ from resources.tokenizers import load_tokenizer
 CODE_VERSION = "1"
 "Raise it, here and in `protocol.CODE_VERSIONS`, when the same request gets another reply."
 
-Ids = list[int]
-Kind = TypeVar("Kind", bound=Hashable)
-
-PROBES = ("A", "1")
-"Texts that share no token with each other."
 PADDED_TO = 8
 """What is not shared is padded to a multiple of so many tokens, and computed together with what has the same length. On
 judges' prompts 8 is a sixth faster than 16, which pads more, and than 1, which computes fewer prompts at once."""
@@ -76,9 +69,11 @@ class TransformersEngine:
         device: str = "auto",
         batch_size: int = 16,
         identity: Any = None,
+        chat_template: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
+            chat_template: further arguments of the tokenizer's chat template.
             identity: what decides the replies, as plain JSON values; only the caller can tell.
 
         Raises:
@@ -89,6 +84,7 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.device = pick_device(device)
         self.tokenizer: Any = load_tokenizer(path, revision)
+        self.prompts = Prompts(self.tokenizer, chat_template)
         self.model: Any = load_language_model(path, revision, dtype, device)
         self._stop = stop_tokens(self.model, self.tokenizer)
         self._token_forms = TokenForms(self.tokenizer, self._stop)
@@ -116,13 +112,13 @@ class TransformersEngine:
     ) -> list[Chosen]:
         replies: dict[int, Chosen] = {}
         for members in grouped(requests):
-            head = self._instruction_ids(requests[members[0]].messages)
-            choices = {i: [self._ids(choice) for choice in requests[i].choices] for i in members}
+            head = self.prompts.of_instructions(requests[members[0]].messages)
+            choices = {i: [self.prompts.ids(choice) for choice in requests[i].choices] for i in members}
             tables: dict[int, dict[tuple[int, ...], Tensor]] = {i: {} for i in members}
             asked = []
             for i in members:
-                prompt = self._prompt(requests[i].messages)
-                shared = self._shared_length(requests[i], prompt)
+                prompt = self.prompts.of_messages(requests[i].messages)
+                shared = self.prompts.shared_length(requests[i], prompt)
                 # A choice of one token is read off the prompt's last position; longer ones are appended and summed.
                 asked += [(i, way, Row([*prompt, *way], len(prompt), shared)) for way in ways_in(choices[i])]
             cached = len(head)
@@ -142,11 +138,11 @@ class TransformersEngine:
     ) -> list[Likelihood]:
         replies: dict[int, Likelihood] = {}
         for members in grouped(requests):
-            continuations = [self._ids(requests[i].continuation) for i in members]
+            continuations = [self.prompts.ids(requests[i].continuation) for i in members]
             rows = []
             for i, continuation in zip(members, continuations, strict=True):
-                text = self._text(requests[i].text)
-                rows.append(Row([*text, *continuation[:-1]], len(text), self._shared_length(requests[i], text)))
+                text = self.prompts.of_text(requests[i].text)
+                rows.append(Row([*text, *continuation[:-1]], len(text), self.prompts.shared_length(requests[i], text)))
             cached = 0
             for place, table in self._log_probabilities([], rows):
                 i, row, continuation = members[place], rows[place], continuations[place]
@@ -155,48 +151,6 @@ class TransformersEngine:
                 cached = row.prompt
                 arrived(i, replies[i])
         return [replies[i] for i in range(len(requests))]
-
-    # --- prompts ---
-
-    def _ids(self, text: str) -> Ids:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _text(self, text: str) -> Ids:
-        return self._with_bos(self._ids(text))
-
-    def _with_bos(self, ids: Ids) -> Ids:
-        return ids if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id, *ids]
-
-    def _prompt(self, messages: Sequence[Message]) -> Ids:
-        """Token ids up to where the reply begins; a model without a chat format gets the contents as paragraphs."""
-        if self.tokenizer.chat_template is None:
-            return self._with_bos(self._ids("\n\n".join(m.content for m in messages) + "\n\nAnswer: "))
-        chat = [{"role": m.role, "content": m.content} for m in messages]
-        text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        return self._ids(text)
-
-    def _instruction_ids(self, messages: Sequence[Message]) -> Ids:
-        """The beginning that all prompts with the same system message share, whatever follows it."""
-        if messages[0].role != "system" or len(messages) < 2:
-            return []
-        # This prompt itself is among those compared: a tokenizer may not tell the other two apart.
-        probes = [self._prompt((messages[0], Message("user", text))) for text in PROBES]
-        return probes[0][: common_prefix([*probes, self._prompt(messages)])]
-
-    def _shared_length(self, request: ChooseRequest | LikelihoodRequest, prompt: Ids) -> int:
-        """With how many tokens this prompt and any other of its group begin, which this request alone tells.
-
-        The prompt's last token is never among them: what follows it is asked for.
-        """
-        if isinstance(request, LikelihoodRequest):
-            probes = [self._text(request.text[: request.shared] + text) for text in PROBES]
-        elif request.shared:
-            *others, last = request.messages
-            start = last.content[: request.shared]
-            probes = [self._prompt([*others, Message(last.role, start + text)]) for text in PROBES]
-        else:
-            return min(len(self._instruction_ids(request.messages)), len(prompt) - 1)
-        return min(common_prefix([*probes, prompt]), len(prompt) - 1)
 
     # --- forward passes ---
 
@@ -245,12 +199,11 @@ class TransformersEngine:
                         yield equal[start + i], self._logits(asked).log_softmax(-1).cpu()
 
     def _generate_one(self, request: GenerateRequest) -> Generated:
-        prompt = self._prompt(request.messages)
-        head = self._instruction_ids(request.messages)[: len(prompt) - 1]
+        prompt = self.prompts.of_messages(request.messages)
+        head = self.prompts.of_instructions(request.messages)[: len(prompt) - 1]
         cache = self._after_instructions(head)
         hidden = self._extend(cache, [prompt[len(head) :]])
-        seed = hashlib.sha256(repr((prompt, request.draw)).encode()).digest()[:7]
-        generator = torch.Generator(device=self.device).manual_seed(int.from_bytes(seed, "big"))
+        generator = torch.Generator(device=self.device).manual_seed(seed_of(prompt, request.draw))
         try:
             form = None if request.constraint is None else self._token_forms.matcher(request.constraint)
         except ValueError as error:
@@ -287,32 +240,9 @@ def padded_length(length: int) -> int:
     return -(-length // PADDED_TO) * PADDED_TO
 
 
-def alike(places: Iterable[int], of: Callable[[int], Kind]) -> Iterable[tuple[Kind, list[int]]]:
-    """Places that are of one kind, kinds in the order of their first."""
-    kinds: dict[Kind, list[int]] = {}
-    for place in places:
-        kinds.setdefault(of(place), []).append(place)
-    return kinds.items()
-
-
-def grouped(requests: Sequence[ChooseRequest | LikelihoodRequest]) -> list[list[int]]:
-    """Indices of the requests of each group, groups in the order of their first request; one group, one instruction."""
-
-    def group(i: int) -> Hashable:
-        request = requests[i]
-        return request.group or i, request.messages[0] if isinstance(request, ChooseRequest) else None
-
-    return [members for _, members in alike(range(len(requests)), group)]
-
-
 def ways_in(choices: list[Ids]) -> list[tuple[int, ...]]:
     """The distinct beginnings up to a choice's last token: all single-token choices share the empty one."""
     return list(dict.fromkeys(tuple(choice[:-1]) for choice in choices))
-
-
-def common_prefix(sequences: Sequence[Ids]) -> int:
-    """How many tokens all sequences begin with alike."""
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*sequences)))  # noqa: B905
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
