@@ -11,11 +11,13 @@ import polars as pl
 import pytest
 
 from interp_assets.dagster_assets import shown_metadata
+from interp_assets.engine_trial import made_up, requests_of
 from interp_assets.forecast import forecast
 from interp_assets.freshness import Freshness
+from interp_assets.job import Inputs
 from interp_assets.scores.calibration import largest_within
-from interp_assets.study import Study, load_study
-from resources.language_models.protocol import Message
+from interp_assets.study import Study, StudyError, load_study
+from resources.language_models.protocol import ChooseRequest, Message
 from resources.table_store import Partition
 from tests.changed_study import LEFT_OUT, changed
 from tests.conftest import make_all
@@ -126,6 +128,13 @@ def test_a_forecast_is_an_upper_bound_until_the_size_is_in_the_log(file: Path, t
     freshness = Freshness(other)
     state = next(each for each in freshness.states() if each.asset == "scores/detection")
     foreseen = forecast(freshness, state)
+    # An engine is tried on what comes first: single prompts.
+    asset = freshness.assets[state.asset]
+    tried = [
+        *requests_of(Inputs(other, asset, state.partition, freshness), "oracle"),
+        *made_up(other, "oracle", "judging"),
+    ]
+    assert {type(request) for request in tried} == {ChooseRequest}
     asked = Overwhelmed(10)
     made(other, asked)
     assert not foreseen.exact
@@ -153,8 +162,6 @@ def test_the_choice() -> None:
 
 
 def test_a_size_too_small_is_refused_in_words(file: Path) -> None:
-    from interp_assets.study import StudyError
-
     with pytest.raises(StudyError, match=r"per_prompt: .*a whole number, at least 2, or a mapping with the keys cand"):
         load_study(changed(file, {"scorers.detection.per_prompt": 1}))
     with pytest.raises(StudyError, match=r"scorers.detection.per_prompt"):
