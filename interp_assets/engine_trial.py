@@ -12,11 +12,13 @@ from interp_assets.api_keys import key_of
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations import pending as explaining
 from interp_assets.explanations.prompts import form_of, prompt
-from interp_assets.forecast import forecast
+from interp_assets.forecast import forecast, scoring_method
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
 from interp_assets.models import check_package, logged_engine
 from interp_assets.progress import Progress
+from interp_assets.scores.calibration import SINGLE, of_size
+from interp_assets.scores.judged import Judged
 from interp_assets.scores.methods import methods_of
 from interp_assets.scores.pending import pending
 from interp_assets.scores.trials import Subject, TestExample
@@ -133,7 +135,7 @@ def requests_of(inputs: Inputs, engine: str) -> Iterator[Request]:
             if isinstance(explainer, LlmExplainer) and explainer.engine == engine:
                 yield from explaining.requests(inputs, explainer, todo.latents(name), todo.windows, rendering)
         return
-    method = methods_of(study).get(inputs.asset.name.split("/")[1])
+    method, _ = scoring_method(inputs)
     if method is not None:
         yield from method.requests(pending(inputs, method).subjects)
 
@@ -160,6 +162,9 @@ def made_up(study: Study, engine: str, role: Role) -> list[Request]:
             found.append(GenerateRequest(messages, explainer.max_tokens, constraint=form_of(explainer)))
         return [*found]
     method = next(method for method in methods_of(study).values() if method.engine == engine)
+    if isinstance(method, Judged) and method.settings.list_sizes:
+        # Single prompts are asked first.
+        method = type(method)(study, of_size(method.settings, SINGLE))
 
     def examples() -> Iterator[TestExample]:
         for number in range(SAMPLE):

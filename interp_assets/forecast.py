@@ -6,7 +6,7 @@ Builds the very requests that the stage would ask, and looks them up in the repl
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interp_assets.asset import Asset
 from interp_assets.examples.rendering import Rendering
@@ -16,10 +16,13 @@ from interp_assets.models_read import engine_tokenizer
 from interp_assets.settings import InterventionScorer, LlmExplainer, LocalModel
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
-from resources.language_models.logged import request_key
-from resources.language_models.protocol import GenerateRequest, LikelihoodRequest, Request
+from resources.language_models.logged import LoggedEngine, request_key
+from resources.language_models.protocol import GenerateRequest, LanguageModel, LikelihoodRequest, Request
 from resources.sparse_autoencoders.locate import UnknownSae
 from resources.tokenizers import count_tokens, request_texts
+
+if TYPE_CHECKING:
+    from interp_assets.scores.method import Method
 
 TOKENS_OF_A_MARKED_TOKEN = 3
 "A window's token is rarely more than one of the engine's, and its marks two more."
@@ -86,10 +89,9 @@ def of_explanations(inputs: Inputs, engine: str | None) -> Forecast:
 
 
 def of_scores(inputs: Inputs, engine: str | None) -> Forecast:
-    from interp_assets.scores.methods import methods_of
     from interp_assets.scores.pending import pending
 
-    method = methods_of(inputs.study).get(inputs.asset.name.split("/")[1])
+    method, tried = scoring_method(inputs)
     if method is None:
         # What is asked about interventions depends on what the subject model does.
         return at_most(inputs, engine)
@@ -98,10 +100,47 @@ def of_scores(inputs: Inputs, engine: str | None) -> Forecast:
     if method.engine is None or engine not in (None, method.engine):
         return total
     total += Forecast(0, replies_reused=len(calls_behind(todo.kept_trials)))
-    if not todo.subjects:
+    asked = [*tried, *method.requests(todo.subjects)]
+    if not asked:
         return total
-    most = of_requests(inputs, method.engine, [*method.requests(todo.subjects)])
-    return total + replace(most, exact=most.exact and method.exact)
+    most = of_requests(inputs, method.engine, asked)
+    return total + replace(most, exact=most.exact and method.exact and not tried)
+
+
+def scoring_method(inputs: Inputs) -> tuple[Method[Any] | None, list[Request]]:
+    """How an asset scores, and what is asked to find that out; None for what follows no common pattern.
+
+    A judge stands as calibration leaves it, where all answers to that lie in the log; else with single prompts, which
+    are the most that can come of it.
+    """
+    from interp_assets.scores.calibration import of_size, sizes_tried
+    from interp_assets.scores.judged import Judged
+    from interp_assets.scores.methods import methods_of
+    from interp_assets.scores.pending import calibrators
+
+    method = methods_of(inputs.study).get(inputs.asset.name.split("/")[1])
+    if not isinstance(method, Judged) or method.settings.list_sizes is None:
+        return method, []
+    some = calibrators(inputs, method, method.settings.list_sizes.latents)
+    if inputs.log.file.exists():
+        found = method.calibrate(some, only_logged(inputs, method.engine), lambda count: None)
+        if found.complete:
+            return type(method)(inputs.study, found.settings), []
+    single, *lists = (
+        type(method)(inputs.study, of_size(method.settings, size)) for size in sizes_tried(method.settings)
+    )
+    return single, [request for each in lists for request in each.requests(some)]
+
+
+def only_logged(inputs: Inputs, name: str) -> LoggedEngine:
+    """An engine that answers what is in the log, and asks nothing."""
+
+    def load() -> LanguageModel:
+        raise AssertionError(f"{name} is asked by a forecast")
+
+    study, identity = inputs.study, inputs.freshness.engine_identity(name)
+    capabilities = study.engines[name].capabilities
+    return LoggedEngine(load, identity, inputs.log, study.name, name, capabilities, lambda: "this is a forecast")
 
 
 def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecast:
@@ -148,15 +187,17 @@ def at_most(inputs: Inputs, engine: str | None) -> Forecast:
     if isinstance(scorer := study.scorers.chosen()[scored_by], InterventionScorer):
         return of_interventions(study, scorer, latents, engine)
     method = methods_of(study)[scored_by]
-    most = method.most()
-    if most is None or method.engine is None or engine not in (None, method.engine):
+    if method.engine is None or engine not in (None, method.engine):
         return total
     controls = 2 if getattr(scorer, "shuffled_control", False) else 1
     for name in method.explainers or [None]:
         explained = latents if name is None else least(getattr(study.explainers[name], "latents", None), latents)
-        calls = None if explained is None else explained * controls * most.calls
-        tokens = TOKENS_AROUND + 600 + most.windows * window
-        total += bound(study, method.engine, calls, tokens, most.reply_tokens)
+        for most in method.most():
+            subjects = explained if explained is None else explained * controls
+            asked = subjects if most.subjects is None else least(most.subjects, explained)
+            calls = None if asked is None else asked * most.calls
+            tokens = TOKENS_AROUND + 600 + most.windows * window
+            total += bound(study, method.engine, calls, tokens, most.reply_tokens)
     return total
 
 

@@ -16,11 +16,12 @@ NOT_CONTENT = (
     "prompt_tokens",
     "cached_tokens",
     "completion_tokens",
+    "tokens_per_trial",
     "raw_reply",
 )
 "Columns that tell how a row came about. They enter no content hash: what lies behind need not be made anew for them."
 
-AUXILIARY = ("index", "latents", "page")
+AUXILIARY = ("index", "latents", "page", "calibration")
 "Tables that help to read the others."
 
 SAE_WEIGHTS: Schema = {"file": TEXT, "bytes": U64, "sha256": TEXT}
@@ -111,6 +112,15 @@ TRIALS: Schema = {
     "inputs_hash": U64,
 }
 
+# Beside the scores where a layer's judge was tried with prompts of several sizes.
+CALIBRATION: Schema = {
+    "size": U32,  # examples in one prompt; 1 is the single protocol
+    "subjects": U32,
+    "mean_difference": F64,  # mean absolute difference of balanced accuracy from the single protocol, over subjects
+    "tokens_per_trial": F64,  # prompt and reply
+    "chosen": BOOL,
+}
+
 # `probability` = log_likelihood - unrelated_log_likelihood, all in nats, summed over the text's tokens.
 SURPRISAL_TRIALS: Schema = {
     **TRIALS,
@@ -118,11 +128,25 @@ SURPRISAL_TRIALS: Schema = {
     "unrelated_log_likelihood": F64,  # behind a description that says nothing
 }
 
+# One row for each test window; the lists have one entry for each token that is shown, so none for BOS.
+SIMULATION_TRIALS: Schema = {
+    **TRIALS,
+    "predicted_activations": pl.List(F32),  # 0..10
+    "activations": pl.List(F32),  # what the latent did
+}
+
+# One row for each prompt: `predicted` says whether the intruder was found, `probability` what was given to it.
+INTRUDER_TRIALS: Schema = {
+    **TRIALS,
+    "place": U32,  # of the intruder, from 1
+    "chosen": U32,
+}
+
 SCORES: Schema = {
     "latent": U32,
     "explainer": TEXT,
     "control": TEXT,
-    "statistic": TEXT,  # auroc | balanced_accuracy | f1 | nats
+    "statistic": TEXT,  # auroc | balanced_accuracy | f1 | nats | pearson | ev | accuracy | chance | generation_rate | strength
     "condition": TEXT,  # sequential: trials were asked until the interval was narrow enough; intervention: as in EFFECTS
     "value": F64,
     "low": F64,

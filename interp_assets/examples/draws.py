@@ -11,8 +11,10 @@ import numpy as np
 from resources.content_hash import mixed
 
 # What a draw is for; one candidate has independent priorities for each purpose.
-PICK_WINDOW, SPLIT_CONTEXT, PLACE_PEAK, DRAW_NEGATIVE, PICK_LATENT, SHUFFLE, PICK_NEGATIVE, PAIR_MARKS = range(8)
-PICK_PROMPT, WRITE_ON = range(8, 10)
+PICK_WINDOW, SPLIT_CONTEXT, PLACE_PEAK, DRAW_NEGATIVE, PICK_LATENT, SHUFFLE, PICK_NEGATIVE, PAIR_MARKS, CALIBRATE = (
+    range(9)
+)
+PICK_PROMPT, WRITE_ON, INTRUDE, INTRUDER_PLACE = range(9, 13)
 
 
 def keyed(seed: int, purpose: int, *names: np.ndarray | int) -> np.ndarray:

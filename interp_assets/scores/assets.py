@@ -13,10 +13,14 @@ from interp_assets.progress import Progress
 from interp_assets.scores.cacheable import cacheable_share
 from interp_assets.scores.detection import Detection
 from interp_assets.scores.embedding import Embedding, compare, distinct_texts
+from interp_assets.scores.example_embedding import ExampleEmbedding
 from interp_assets.scores.fuzzing import Fuzzing
 from interp_assets.scores.intervention.stage import write_tables
+from interp_assets.scores.intruder import Intruder
+from interp_assets.scores.judged import Judged
 from interp_assets.scores.method import AskingMethod, Method
-from interp_assets.scores.pending import KEYS, Pending, pending
+from interp_assets.scores.pending import KEYS, Pending, calibrators, pending
+from interp_assets.scores.simulation import Simulation
 from interp_assets.scores.surprisal import Surprisal
 from interp_assets.tables import SCORES, calls_behind, conform
 
@@ -34,14 +38,27 @@ def embedding_scores(job: Job) -> Metadata:
     return finish(job, todo, method) | {"texts_embedded": new}
 
 
+@computes("scores/example_embedding")
+def example_embedding_scores(job: Job) -> Metadata:
+    method = ExampleEmbedding(job.study)
+    todo = pending(job, method)
+    if not todo.subjects:
+        return finish(job, todo, method) | {"texts_embedded": 0}
+    model = embedder(job.study, method.settings, job.models)
+    new = model.new(method.texts(todo.subjects))
+    with Progress(job.label, new, "texts") as progress:
+        method.compare(todo.subjects, model, progress.advance)
+    return finish(job, todo, method) | {"texts_embedded": new}
+
+
 @computes("scores/detection")
 def detection_scores(job: Job) -> Metadata:
-    return asked_scores(job, Detection(job.study))
+    return judged_scores(job, Detection(job.study))
 
 
 @computes("scores/fuzzing")
 def fuzzing_scores(job: Job) -> Metadata:
-    return asked_scores(job, Fuzzing(job.study))
+    return judged_scores(job, Fuzzing(job.study))
 
 
 @computes("scores/surprisal")
@@ -49,11 +66,36 @@ def surprisal_scores(job: Job) -> Metadata:
     return asked_scores(job, Surprisal(job.study))
 
 
+@computes("scores/simulation")
+def simulation_scores(job: Job) -> Metadata:
+    return asked_scores(job, Simulation(job.study))
+
+
+@computes("scores/intruder")
+def intruder_scores(job: Job) -> Metadata:
+    return asked_scores(job, Intruder(job.study))
+
+
 @computes("scores/intervention")
 def intervention_scores(job: Job) -> Metadata:
     settings = job.study.scorers.intervention
     assert settings is not None
     return write_tables(job, settings)
+
+
+def judged_scores(job: Job, method: Judged) -> Metadata:
+    sizes = method.settings.list_sizes
+    if sizes is None:
+        return asked_scores(job, method)
+    model, price = engine(job, method.engine), job.study.engines[method.engine].price
+    some = calibrators(job, method, sizes.latents)
+    total = sum(len(subject.trials) for subject in some) * (1 + len(set(sizes.candidates)))
+    with Progress(f"{job.label} prompt size", total, "trials", meter(model, price)) as progress:
+        found = method.calibrate(some, model, progress.advance)
+    job.spent.add(model, price)
+    job.draft.write("calibration", found.table)
+    calibration = {"calibration": {"table": found.table.to_dicts()}}
+    return asked_scores(job, type(method)(job.study, found.settings)) | calibration
 
 
 def asked_scores(job: Job, method: AskingMethod[Any]) -> Metadata:

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from itertools import islice
 
 from interp_assets.models_read import engine_tokenizer
+from interp_assets.settings import LocalModel
 from interp_assets.study import Study
 from resources.errors import NotNow, UnusableInput
 from resources.language_models.prefix_share import prefix_share
+from resources.language_models.prompts import Prompts
 from resources.language_models.protocol import Request
-from resources.tokenizers import request_texts, token_ids
 
 SAMPLE = 200
 "The first prompts of a layer: two latents of 100 examples, which takes a fraction of a second."
@@ -22,13 +23,13 @@ def cacheable_share(study: Study, engine: str, requests: Iterable[Request]) -> d
     Args:
         requests: in the order in which they are asked; no more than SAMPLE are taken.
     """
-    sample = list(islice(requests, SAMPLE))
+    settings, asked = study.engines[engine], list(islice(requests, SAMPLE))
+    if not asked or not isinstance(settings, LocalModel):
+        return {}
     try:
-        tokenizer = engine_tokenizer(study, engine) if sample else None
+        prompts = Prompts(engine_tokenizer(study, engine), settings.chat_template)
     except (NotNow, UnusableInput):
         # What was answered from the log needs no tokenizer, and no figure is worth a failure.
-        tokenizer = None
-    if tokenizer is None:
         return {}
-    found = prefix_share(token_ids(tokenizer, request_texts(tokenizer, sample)))
+    found = prefix_share(prompts.of_request(request) for request in asked)
     return {"cacheable_share": round(found.cacheable_share, 4)}

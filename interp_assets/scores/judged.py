@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import polars as pl
 
 from interp_assets.scores import statistics
+from interp_assets.scores.calibration import Calibration, calibrate
 from interp_assets.scores.judging import judge, max_tokens_of, requests
 from interp_assets.scores.method import AskingMethod, Most
 from interp_assets.scores.sequential import anytime, judge_in_rounds
@@ -38,13 +39,21 @@ class Judged(AskingMethod[JudgeScorer]):
         ask = judge_in_rounds if self.settings.sequential else judge
         ask(subjects, self.wording, self.settings, model, self.rendering, self.seed, advance)
 
+    def calibrate(self, subjects: list[Subject], model: LanguageModel, advance: Callable[[int], None]) -> Calibration:
+        """How many examples a prompt takes, where the study leaves it to be found."""
+        return calibrate(subjects, self.wording, self.settings, model, self.rendering, self.seed, advance)
+
     def scores(self, trials: pl.DataFrame, subjects: Sequence[Subject]) -> pl.DataFrame:
         table = statistics.scores(trials)
         return anytime(table, [*subjects]) if self.settings.sequential else table
 
-    def most(self) -> Most:
-        trials = self.settings.activating + self.settings.non_activating
-        if self.settings.protocol == "single":
-            return Most(trials, 1, 0)
-        per_prompt = self.settings.per_prompt
-        return Most(-(-trials // per_prompt), per_prompt, max_tokens_of(per_prompt))
+    def most(self) -> list[Most]:
+        trials, sizes = self.settings.activating + self.settings.non_activating, self.settings.list_sizes
+
+        def lists(size: int, subjects: int | None = None) -> Most:
+            return Most(-(-trials // size), size, max_tokens_of(size), subjects)
+
+        if sizes is not None:
+            # Single prompts are the most that can come of trying.
+            return [Most(trials, 1, 0), *(lists(size, sizes.latents) for size in sizes.candidates)]
+        return [Most(trials, 1, 0) if self.settings.protocol == "single" else lists(self.settings.list_size)]

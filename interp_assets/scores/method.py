@@ -36,6 +36,8 @@ class Most(NamedTuple):
     windows: int
     "That one prompt shows."
     reply_tokens: int
+    subjects: int | None = None
+    "Of so many only; of all where None."
 
 
 class Method(ABC, Generic[S]):
@@ -48,9 +50,13 @@ class Method(ABC, Generic[S]):
     schema: ClassVar[Schema] = TRIALS
     "Of its table of trials."
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, settings: S | None = None) -> None:
+        """
+        Args:
+            settings: what stands in place of the study's own, where calibration has found what the study leaves open.
+        """
         self.study = study
-        self.settings: S = getattr(study.scorers, self.name)
+        self.settings: S = settings or getattr(study.scorers, self.name)
 
     @cached_property
     def rendering(self) -> Rendering:
@@ -107,9 +113,9 @@ class Method(ABC, Generic[S]):
         """The table `tables.SCORES` of trials that were made now."""
         return statistics.scores(trials)
 
-    def most(self) -> Most | None:
-        """An upper bound from the settings alone; None where no engine is asked."""
-        return None
+    def most(self) -> list[Most]:
+        """Upper bounds from the settings alone, which add up; none where no engine is asked."""
+        return []
 
 
 class AskingMethod(Method[S]):

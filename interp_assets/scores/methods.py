@@ -6,12 +6,17 @@ from typing import Any
 
 from interp_assets.scores.detection import Detection
 from interp_assets.scores.embedding import Embedding
+from interp_assets.scores.example_embedding import ExampleEmbedding
 from interp_assets.scores.fuzzing import Fuzzing
+from interp_assets.scores.intruder import Intruder
 from interp_assets.scores.method import Method
+from interp_assets.scores.simulation import Simulation
 from interp_assets.scores.surprisal import Surprisal
 from interp_assets.study import Study
 
-METHODS: dict[str, type[Method[Any]]] = {method.name: method for method in (Embedding, Detection, Fuzzing, Surprisal)}
+METHODS: dict[str, type[Method[Any]]] = {
+    method.name: method for method in (Embedding, Detection, Fuzzing, Surprisal, Simulation, Intruder, ExampleEmbedding)
+}
 
 
 def methods_of(study: Study) -> dict[str, Method[Any]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from interp_assets.carry_over import inputs_hash, still_hold, windows_by_latent, without
+from interp_assets.examples.draws import CALIBRATE, keyed
 from interp_assets.scores.method import Method
-from interp_assets.scores.trials import Subject, Trial, test_examples
+from interp_assets.scores.trials import Key, Subject, Tested, Trial, test_examples
 from interp_assets.tables import SCORES
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ def pending(inputs: Inputs, method: Method[Any]) -> Pending:
     examples = method.examples(inputs)
     shown = windows_by_latent(examples)
     tested = method.tested(inputs, examples)
-    basis = row_basis(inputs)
+    basis = row_basis(inputs, method)
     rows = [
         (*key, inputs_hash(basis, each.explanation, shown.get(key[0], b""), *each.also)) for key, each in tested.items()
     ]
@@ -45,20 +48,43 @@ def pending(inputs: Inputs, method: Method[Any]) -> Pending:
     trials = still_hold(earlier, "trials", wanted, method.schema, inputs.retrying)
     new = without(wanted, trials)
     scores = still_hold(earlier, "scores", wanted, SCORES).join(new, on=KEYS, how="anti", maintain_order="left")
-    of_latent = test_examples(examples.filter(pl.col("latent").is_in(new["latent"].unique().implode())))
+    return Pending(trials, scores, new, subjects_of(method, tested, examples, new.select(KEYS).rows()))
+
+
+def calibrators(inputs: Inputs, method: Method[Any], count: int) -> list[Subject]:
+    """So many explanations, no shuffled ones, of the latents that come first in a keyed order."""
+    examples = method.examples(inputs)
+    tested = method.tested(inputs, examples)
+    keys = [key for key in tested if key[2] == "none"]
+    places = keyed(method.seed, CALIBRATE, np.array([key[0] for key in keys], dtype=np.int64))
+    first = [key for _, key in sorted(zip(places.tolist(), keys, strict=True))[:count]]
+    return subjects_of(method, tested, examples, first)
+
+
+def subjects_of(
+    method: Method[Any], tested: Mapping[Key, Tested], examples: pl.DataFrame, keys: Sequence[Any]
+) -> list[Subject]:
+    """Some of what is tested, with its trials.
+
+    Args:
+        examples: rows of the examples table that it is tested on.
+    """
+    latents = pl.Series([key[0] for key in keys], dtype=pl.UInt32).unique()
+    of_latent = test_examples(examples.filter(pl.col("latent").is_in(latents.implode())))
     made: dict[int, list[Trial]] = {}
     subjects = []
-    for latent, explainer, control in new.select(KEYS).iter_rows():
+    for latent, explainer, control in keys:
         if latent not in made:
             made[latent] = method.trials(latent, of_latent.get(latent, []))
         each = tested[latent, explainer, control]
         subjects.append(Subject(latent, explainer, control, each.explanation, made[latent], query=each.query))
-    return Pending(trials, scores, new, subjects)
+    return subjects
 
 
-def row_basis(inputs: Inputs) -> Any:
+def row_basis(inputs: Inputs, method: Method[Any]) -> Any:
     """What decides a score beside its latent and explanation."""
     parts = inputs.freshness.fingerprint(inputs.asset, inputs.key).parts
     settings = {name: value for name, value in parts["settings"].items() if name not in DECIDES_NO_ROW}
-    scorer = {name: value for name, value in settings["scorer"].items() if f"scorer.{name}" not in DECIDES_NO_ROW}
-    return [settings | {"scorer": scorer}, parts["files"]]
+    scorer = method.settings.identity().items()
+    deciding = {name: value for name, value in scorer if f"scorer.{name}" not in DECIDES_NO_ROW}
+    return [settings | {"scorer": deciding}, parts["files"]]

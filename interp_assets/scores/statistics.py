@@ -5,11 +5,14 @@ intervals combined by the square-and-add rule (Newcombe 1998).
 auroc: probability that a positive's value lies above a negative's, ties counting half. Interval: the standard error
 of Hanley and McNeil (1982), cut at 0 and 1.
 f1: of the positives, no interval.
+share: of answered trials, with Wilson's interval.
 
 Latents of which a budget left trials out have no score yet. Failed trials are counted and take part in nothing else; trials left out on purpose are not counted as failed.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import polars as pl
 
@@ -22,8 +25,27 @@ KEYS = ["latent", "explainer", "control"]
 
 def scores(trials: pl.DataFrame) -> pl.DataFrame:
     """The table `tables.SCORES`, long form, from a table of trials."""
+
+    def statistics(kept: pl.DataFrame) -> list[pl.DataFrame]:
+        values = pl.col("probability")
+        ranked = kept.filter(values.is_not_null()).with_columns(rank=values.rank("average").over(KEYS))
+        decided = kept.filter(pl.col("predicted").is_not_null())
+        found = [auroc(ranked)] if len(ranked) else []
+        return found + ([balanced_accuracy(decided), f1(decided)] if len(decided) else [])
+
+    return score_table(trials, statistics, "no answered trial of one of the two kinds")
+
+
+def score_table(
+    trials: pl.DataFrame, statistics: Callable[[pl.DataFrame], list[pl.DataFrame]], why_none: str
+) -> pl.DataFrame:
+    """The table `tables.SCORES`: each latent's statistics beside how many trials there are, were answered and failed.
+
+    Args:
+        statistics: makes of answered trials frames of KEYS, statistic, value and, where there is an interval, low, high.
+        why_none: what is said where a statistic has no value.
+    """
     answered = pl.col("status") == "ok"
-    values = pl.col("probability")
     counts = trials.group_by(KEYS).agg(
         n_trials=(pl.col("status") != "left_out").sum(),
         n_failed=(pl.col("status") == "failed").sum(),
@@ -32,13 +54,7 @@ def scores(trials: pl.DataFrame) -> pl.DataFrame:
     waiting = pl.col("waiting")
     # A score of the trials that happened to be asked first would stand beside others of all trials.
     kept = trials.filter(answered & ~(pl.col("status") == "not_asked").any().over(KEYS))
-    parts = []
-    ranked = kept.filter(values.is_not_null()).with_columns(rank=values.rank("average").over(KEYS))
-    if len(ranked):
-        parts.append(auroc(ranked))
-    decided = kept.filter(pl.col("predicted").is_not_null())
-    if len(decided):
-        parts += [balanced_accuracy(decided), f1(decided)]
+    parts = statistics(kept)
     if not parts:
         parts = [counts.select(KEYS).with_columns(statistic=pl.lit("none"), value=pl.lit(None, dtype=pl.Float64))]
     table = pl.concat(parts, how="diagonal").join(counts, on=KEYS, how="full", coalesce=True)
@@ -50,11 +66,18 @@ def scores(trials: pl.DataFrame) -> pl.DataFrame:
         status=pl.when(usable)
         .then(pl.lit("ok"))
         .otherwise(pl.when(waiting).then(pl.lit("not_asked")).otherwise(pl.lit("failed"))),
-        reason=pl.when(waiting)
-        .then(pl.lit(NOT_ASKED))
-        .otherwise(pl.when(~usable).then(pl.lit("no answered trial of one of the two kinds"))),
+        reason=pl.when(waiting).then(pl.lit(NOT_ASKED)).when(~usable).then(pl.lit(why_none)),
     )
     return conform(table.drop("waiting"), SCORES).sort(*KEYS, "statistic")
+
+
+def share(kept: pl.DataFrame, statistic: str) -> pl.DataFrame:
+    """The share of answered trials that are `predicted`, with Wilson's interval."""
+    table = kept.group_by(KEYS).agg(
+        statistic=pl.lit(statistic).first(), value=pl.col("predicted").mean(), count=pl.len().cast(pl.Float64)
+    )
+    low, high = wilson("value", "count")
+    return table.with_columns(low.alias("low"), high.alias("high")).drop("count")
 
 
 def auroc(ranked: pl.DataFrame) -> pl.DataFrame:

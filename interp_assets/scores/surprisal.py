@@ -66,8 +66,8 @@ class Surprisal(AskingMethod[SurprisalScorer]):
             for place, (subject, trial, *pair) in enumerate(pairs):
                 subject.record(trial, **outcome(model, pair, replies[2 * place : 2 * place + 2]))
 
-    def most(self) -> Most:
-        return Most(2 * (self.settings.activating + self.settings.non_activating), 1, 0)
+    def most(self) -> list[Most]:
+        return [Most(2 * (self.settings.activating + self.settings.non_activating), 1, 0)]
 
 
 def outcome(model: LanguageModel, pair: Sequence[LikelihoodRequest], replies: Sequence[Likelihood]) -> dict[str, Any]:
