@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import islice
+from random import randrange
 from typing import Any, Literal, NamedTuple
 
 from interp_assets.api_keys import key_of
@@ -32,7 +33,9 @@ Asked = GenerateRequest | ChooseRequest
 
 SAMPLE = 20
 "Prompts."
+NEW_TOKENS = 8
 SENTENCE = "the river ran past the mill and on to the sea, "
+NEW_TOKENS = 8
 SENTENCE = "the river ran past the mill and on to the sea, "
 
 
@@ -145,16 +148,19 @@ def made_up(study: Study, engine: str, role: Role) -> list[Asked]:
     """Prompts of the study's form and length, for when its own cannot be built yet; new ones each time."""
     rendering, length = Rendering.of(study), study.examples.window
 
-    def window(i: int) -> list[int]:
-        text = f"{time.time_ns()} {i} " + SENTENCE * length
-        return rendering.tokenizer(text, add_special_tokens=False)["input_ids"][:length]
+    sentence = rendering.tokenizer(SENTENCE * length, add_special_tokens=False)["input_ids"]
+
+    def window() -> list[int]:
+        """A sentence behind a few words that were never asked about before."""
+        new = [randrange(len(rendering.tokenizer)) for _ in range(NEW_TOKENS)]  # noqa: S311 no secret
+        return [*new, *sentence][:length]
 
     if role == "explaining":
         explainer = next(e for e in study.explainers.values() if isinstance(e, LlmExplainer) and e.engine == engine)
         found = []
         for _ in range(SAMPLE):
             windows = [
-                (window(i), [float(place % 8 == 0) for place in range(length)]) for i in range(explainer.n_examples)
+                (window(), [float(place % 8 == 0) for place in range(length)]) for _ in range(explainer.n_examples)
             ]
             messages = prompt(windows, None, explainer, rendering)
             found.append(GenerateRequest(messages, explainer.max_tokens, constraint=form_of(explainer)))
@@ -164,5 +170,5 @@ def made_up(study: Study, engine: str, role: Role) -> list[Asked]:
     # Where the size of prompts is to be found, single ones are asked first.
     scorer = of_size(scorer, SINGLE) if scorer.list_sizes else scorer
     count = SAMPLE * (1 if scorer.protocol == "single" else scorer.list_size)
-    subject = Subject(0, "sample", "none", SENTENCE * 2, [Trial(i, True, window(i)) for i in range(count)])
+    subject = Subject(0, "sample", "none", SENTENCE * 2, [Trial(i, True, window()) for i in range(count)])
     return [*judging.requests([subject], wording_of(method, scorer), scorer, rendering, study.examples.seed)]
