@@ -25,6 +25,7 @@ examples:
   interp path smollm2_demo scores/fuzzing/trials layers.9
   interp path smollm2_demo score_report/page       the report's HTML file
   interp doctor                                    versions, devices, weights, ports
+  interp doctor smollm2_demo                       its engines: what they can do, how fast, hours and money for all
 """
 
 
@@ -164,6 +165,14 @@ def command_path(arguments: argparse.Namespace) -> int:
 
 
 def command_doctor(arguments: argparse.Namespace) -> int:
+    if arguments.study is not None:
+        from interp_assets.running import quiet_libraries
+
+        study = find_study(arguments.study)
+        quiet_libraries()
+        from interp_assets.doctor_study import examine_study
+
+        return examine_study(study)
     from interp_assets.doctor import examine
 
     return examine(PROJECT)
@@ -217,7 +226,10 @@ def parser() -> argparse.ArgumentParser:
     clean.add_argument(
         "study", metavar="STUDY", nargs="?", help="only the storage of this study; of all in studies/ if left out"
     )
-    command("doctor", command_doctor, "check versions, devices, weights and ports")
+    doctor = command("doctor", command_doctor, "check versions, devices, weights and ports; or the engines of a study")
+    doctor.add_argument(
+        "study", metavar="STUDY", nargs="?", help="start its engines, ask 20 prompts of each, forecast hours and money"
+    )
     return root
 
 

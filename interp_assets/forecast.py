@@ -5,20 +5,21 @@ Builds the very requests that the stage would ask, and looks them up in the repl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from interp_assets.asset import Asset
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
+from interp_assets.models_read import engine_tokenizer
 from interp_assets.settings import JudgeScorer, LlmExplainer, LocalModel
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
-from resources.language_models.logged import Request, request_key
-from resources.language_models.protocol import GenerateRequest, LikelihoodRequest
+from resources.language_models.logged import LoggedEngine, Request, request_key
+from resources.language_models.protocol import GenerateRequest, LanguageModel, LikelihoodRequest
 from resources.sparse_autoencoders.locate import UnknownSae
-from resources.tokenizers import count_tokens, load_tokenizer, prompt_texts
+from resources.tokenizers import count_tokens, prompt_texts
 
 TOKENS_OF_A_MARKED_TOKEN = 3
 "A window's token is rarely more than one of the engine's, and its marks two more."
@@ -57,48 +58,86 @@ class Forecast:
         )
 
 
-def forecast(freshness: Freshness, state: PartitionState) -> Forecast:
-    """For a partition that is to be made."""
+def forecast(freshness: Freshness, state: PartitionState, engine: str | None = None) -> Forecast:
+    """For a partition that is to be made; of one engine only where it is named."""
     asset = freshness.assets[state.asset]
     if asset.group not in ("explanations", "scores"):
         return Forecast()
     inputs = Inputs(freshness.study, asset, state.partition, freshness)
     sources = [freshness.own_state(freshness.assets[name], key)[0] for name, key in freshness.inputs(asset, inputs.key)]
     if not (state.due_now or state.state == "partial") or "partial" in sources:
-        return at_most(inputs)
-    return of_explanations(inputs) if asset.group == "explanations" else of_scores(inputs)
+        return at_most(inputs, engine)
+    return of_explanations(inputs, engine) if asset.group == "explanations" else of_scores(inputs, engine)
 
 
-def of_explanations(inputs: Inputs) -> Forecast:
+def of_explanations(inputs: Inputs, engine: str | None) -> Forecast:
     from interp_assets.explanations.pending import pending, requests
 
     todo = pending(inputs)
     latents = todo.new["latent"].n_unique()
     total = Forecast(latents, replies_reused=len(calls_behind(todo.kept)))
     for name, explainer in inputs.study.explainers.items():
-        if isinstance(explainer, LlmExplainer) and (mine := todo.latents(name)):
+        if isinstance(explainer, LlmExplainer) and engine in (None, explainer.engine) and (mine := todo.latents(name)):
             asked = requests(inputs, explainer, mine, todo.windows, Rendering.of(inputs.study))
             total += Forecast(0) + of_requests(inputs, explainer.engine, [*asked])
     return total
 
 
-def of_scores(inputs: Inputs) -> Forecast:
+def of_scores(inputs: Inputs, engine: str | None) -> Forecast:
     from interp_assets.scores.judging import requests
     from interp_assets.scores.pending import pending
     from interp_assets.scores.wording import wording_of
 
     study, method = inputs.study, inputs.asset.name.split("/")[1]
     scorer = study.scorers.chosen()[method]
-    todo = pending(inputs, method)
+    tried: list[Request] = []
+    if isinstance(scorer, JudgeScorer) and scorer.list_sizes:
+        scorer, tried = of_calibration(inputs, method, scorer)
+    todo = pending(inputs, method, scorer)
     total = Forecast(todo.new["latent"].n_unique())
-    if not isinstance(scorer, JudgeScorer):
+    if not isinstance(scorer, JudgeScorer) or engine not in (None, scorer.engine):
         return total
     total += Forecast(0, replies_reused=len(calls_behind(todo.kept_trials)))
-    if not todo.subjects:
-        return total
     wording, rendering = wording_of(method, scorer), Rendering.of(study)
-    asked = requests(todo.subjects, wording, scorer, rendering, study.examples.seed)
-    return total + of_requests(inputs, scorer.engine, [*asked])
+    asked = [*tried, *requests(todo.subjects, wording, scorer, rendering, study.examples.seed)]
+    if not asked:
+        return total
+    most = of_requests(inputs, scorer.engine, asked)
+    # How many of them are asked, their answers decide.
+    return total + (replace(most, exact=False) if scorer.sequential or tried else most)
+
+
+def of_calibration(inputs: Inputs, method: str, scorer: JudgeScorer) -> tuple[JudgeScorer, list[Request]]:
+    """The scorer as calibration leaves it, where all answers to it lie in the log; else what it will ask, and single
+    prompts, which are the most that can come of it."""
+    from interp_assets.scores.calibration import SINGLE, calibrate, of_size, sizes_tried
+    from interp_assets.scores.judging import requests
+    from interp_assets.scores.pending import calibrators
+    from interp_assets.scores.wording import wording_of
+
+    assert scorer.list_sizes is not None
+    some = calibrators(inputs, method, scorer.list_sizes.latents)
+    wording, rendering, seed = wording_of(method, scorer), Rendering.of(inputs.study), inputs.study.examples.seed
+    if inputs.log.file.exists():
+        found = calibrate(
+            some, wording, scorer, only_logged(inputs, scorer.engine), rendering, seed, lambda count: None
+        )
+        if found.complete:
+            return found.settings, []
+    sizes = [of_size(scorer, size) for size in sizes_tried(scorer) if size != SINGLE]
+    tried: list[Request] = [request for each in sizes for request in requests(some, wording, each, rendering, seed)]
+    return of_size(scorer, SINGLE), tried
+
+
+def only_logged(inputs: Inputs, name: str) -> LoggedEngine:
+    """An engine that answers what is in the log, and asks nothing."""
+
+    def load() -> LanguageModel:
+        raise AssertionError(f"{name} is asked by a forecast")
+
+    study, identity = inputs.study, inputs.freshness.engine_identity(name)
+    capabilities = study.engines[name].capabilities
+    return LoggedEngine(load, identity, inputs.log, study.name, name, capabilities, lambda: "this is a forecast")
 
 
 def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecast:
@@ -108,10 +147,11 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
     found = inputs.log.look_up(list(by_key)) if inputs.log.file.exists() else {}
     new = [request for key, request in by_key.items() if key not in found]
     prompts = [request.messages for request in new if not isinstance(request, LikelihoodRequest)]
-    exact = isinstance(settings, LocalModel)
-    if isinstance(settings, LocalModel):
-        tokenizer = load_tokenizer(inputs.study.local_folder(settings.path) or settings.path, settings.revision)
-        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts, settings.chat_template)))
+    tokenizer = engine_tokenizer(inputs.study, engine)
+    exact = tokenizer is not None
+    if tokenizer is not None:
+        template = settings.chat_template if isinstance(settings, LocalModel) else {}
+        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts, template)))
     else:
         characters = sum(len(message.content) for messages in prompts for message in messages)
         tokens = -(-characters // CHARACTERS_OF_A_TOKEN)
@@ -120,7 +160,7 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
     return Forecast(0, len(new), len(requests) - len(new), tokens, cost, exact)
 
 
-def at_most(inputs: Inputs) -> Forecast:
+def at_most(inputs: Inputs, engine: str | None) -> Forecast:
     """An upper bound from the settings alone, for a partition whose inputs are made first."""
     from interp_assets.scores.judging import max_tokens_of
 
@@ -130,22 +170,26 @@ def at_most(inputs: Inputs) -> Forecast:
     window = study.examples.window * TOKENS_OF_A_MARKED_TOKEN
     if inputs.asset.group == "explanations":
         for explainer in study.explainers.values():
-            if isinstance(explainer, LlmExplainer):
+            if isinstance(explainer, LlmExplainer) and engine in (None, explainer.engine):
                 tokens = TOKENS_AROUND + 600 + explainer.n_examples * window
                 calls = least(explainer.latents, latents)
                 total += bound(study, explainer.engine, calls, tokens, explainer.max_tokens)
         return total
     scorer = study.scorers.chosen()[inputs.asset.name.split("/")[1]]
-    if not isinstance(scorer, JudgeScorer):
+    if not isinstance(scorer, JudgeScorer) or engine not in (None, scorer.engine):
         return total
     for name in study.explainers_of(scorer):
         explained = least(getattr(study.explainers[name], "latents", None), latents)
         subjects = None if explained is None else explained * (2 if scorer.shuffled_control else 1)
-        trials, per_prompt, reply = scorer.activating + scorer.non_activating, 1, 0
-        if scorer.protocol == "list":
-            per_prompt, reply = scorer.per_prompt, max_tokens_of(scorer.per_prompt)
-        calls = None if subjects is None else subjects * -(-trials // per_prompt)
-        total += bound(study, scorer.engine, calls, TOKENS_AROUND + 600 + per_prompt * window, reply)
+        trials = scorer.activating + scorer.non_activating
+        # Where the size of prompts is to be found, single ones are the most that can come of it.
+        sizes = {1: subjects} if scorer.protocol == "single" or scorer.list_sizes else {scorer.list_size: subjects}
+        if scorer.list_sizes:
+            sizes |= dict.fromkeys(scorer.list_sizes.candidates, least(scorer.list_sizes.latents, explained))
+        for size, judged in sizes.items():
+            calls = None if judged is None else judged * -(-trials // size)
+            reply = 0 if size == 1 else max_tokens_of(size)
+            total += bound(study, scorer.engine, calls, TOKENS_AROUND + 600 + size * window, reply)
     return total
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from interp_assets.api_keys import key_of
 from interp_assets.budget import Purse
+from interp_assets.freshness import Freshness
 from interp_assets.job import Job
 from interp_assets.settings import EmbeddingScorer, Engine, LocalModel, OpenAIEngine, VllmEngine
 from interp_assets.study import Study
@@ -30,13 +31,18 @@ def subject_model(study: Study, models: LoadedModels) -> SubjectModel:
 
 
 def engine(job: Job, name: str) -> LoggedEngine:
+    return logged_engine(job.freshness, job.models, name)
+
+
+def logged_engine(freshness: Freshness, models: LoadedModels, name: str) -> LoggedEngine:
     """An engine of the study behind the reply log; it is loaded when a reply is missing."""
-    settings = job.study.engines[name]
-    identity = job.freshness.engine_identity(name)
-    path = job.study.local_folder(settings.path) or settings.path if isinstance(settings, LocalModel) else None
+    study = freshness.study
+    settings = study.engines[name]
+    identity = freshness.engine_identity(name)
+    path = study.local_folder(settings.path) or settings.path if isinstance(settings, LocalModel) else None
 
     def load() -> LanguageModel:
-        return job.models.get(("engine", str(path), settings.model_dump_json()), load_anew)
+        return models.get(("engine", str(path), settings.model_dump_json()), load_anew)
 
     def load_anew() -> LanguageModel:
         check_package(name, settings)
@@ -74,8 +80,8 @@ def engine(job: Job, name: str) -> LoggedEngine:
             *model, settings.device, settings.batch_size, identity, settings.chat_template
         )
 
-    purse = Purse(job.study, job.log)
-    return LoggedEngine(load, identity, job.log, job.study.name, name, settings.capabilities, purse.empty)
+    log, purse = freshness.log, Purse(study, freshness.log)
+    return LoggedEngine(load, identity, log, study.name, name, settings.capabilities, purse.empty)
 
 
 def check_package(name: str, settings: Engine) -> None:

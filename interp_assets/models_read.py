@@ -9,6 +9,7 @@ from typing import Any
 from interp_assets.settings import EmbeddingScorer, JudgeScorer, LocalModel
 from interp_assets.study import Study
 from resources.language_models.protocol import CODE_VERSIONS
+from resources.tokenizers import load_tokenizer
 
 WEIGHTS = (".safetensors", ".bin")
 SETTINGS = (".json", ".jinja", ".model", ".tiktoken", ".txt")
@@ -51,6 +52,18 @@ def engine_model_files(study: Study, name: str) -> list[Path]:
     """The files of the model that an engine runs; none where it is the hub's or a server's."""
     settings = study.engines[name]
     return model_files(study, settings.path) if isinstance(settings, LocalModel) else []
+
+
+def engine_tokenizer(study: Study, name: str) -> Any | None:
+    """The tokenizer of an engine that runs its own model; None where a server does.
+
+    Raises:
+        UnusableInput: there is none at that place; NotNow where the hub was not reached.
+    """
+    settings = study.engines[name]
+    if not isinstance(settings, LocalModel):
+        return None
+    return load_tokenizer(study.local_folder(settings.path) or settings.path, settings.revision)
 
 
 def engines_read(study: Study, names: Sequence[str]) -> dict[str, Any]:

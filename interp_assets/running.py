@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from interp_assets.asset import Asset
 from interp_assets.freshness import Freshness, partition_label
 from interp_assets.job import CHANGED_MEANWHILE, load_stage, say_waiting, wanted_partitions
-from interp_assets.models import check_package
 from interp_assets.partitions import layer_keys, partitions_of
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import Study
@@ -30,7 +29,7 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
 
     Raises:
         StudyError: a layer or an asset that the study does not have.
-        NotNow: an engine that has work to do needs a package that is not installed.
+        NotNow: an engine that has work to do is not there.
     """
     freshness = Freshness(study)
     known = layer_keys(study)
@@ -38,9 +37,9 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
         raise StudyError(f"--layers: {study.name} has no layer {unknown[0]!r}; {listed(known)}")
     if until is not None and until not in freshness.assets:
         raise StudyError(f"--until: {study.name} has no asset {until!r}; {listed(freshness.assets)}")
-    check_packages(freshness, until)
     print(f"{study.name}: {study.file}")
     with study_lease(study).acquire(STUDY_LEASE, waiting=say_waiting):
+        check_engines(Freshness(study), layers, until)
         for attempt in range(TRIES):
             runner = Runner(study, [key for key in known if layers is None or key in layers])
             for asset in needed_for(Freshness(study), until):
@@ -53,25 +52,26 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
     return 1 if runner.not_fresh or runner.counts["partial"] else 0
 
 
+def check_engines(look: Freshness, layers: Sequence[str] | None, until: str | None) -> None:
+    """
+    Raises:
+        NotNow: an engine that this run will ask is not there.
+    """
+    assets = [asset for asset in needed_for(look, until) if asset.engines]
+    wanted = {(asset.name, key) for asset in assets for key in wanted_partitions(look.study, asset, layers)}
+    due = [each for each in look.states() if (each.asset, each.partition) in wanted and look.is_due(each.state)]
+    if due:
+        from interp_assets.engine_trial import require_engines
+
+        require_engines(due, look)
+
+
 STUDY_LEASE = "interp_run"
 "Held by `interp run` for a study; meanwhile the automation starts nothing for it."
 
 
 def study_lease(study: Study) -> Leases:
     return Leases(study.path(study.storage) / "leases" / study.name, f"interp run {study.name}")
-
-
-def check_packages(freshness: Freshness, until: str | None) -> None:
-    """
-    Raises:
-        NotNow: an engine that has work to do needs a package that is not installed.
-    """
-    engines = freshness.study.engines
-    special = {name for name, engine in engines.items() if engine.package is not None}
-    needed = [asset for asset in needed_for(freshness, until) if special & set(asset.engines)]
-    due = {state.asset for state in freshness.states() if freshness.is_due(state.state)} if needed else set()
-    for name in sorted({name for asset in needed if asset.name in due for name in special & set(asset.engines)}):
-        check_package(name, engines[name])
 
 
 def needed_for(freshness: Freshness, until: str | None) -> list[Asset]:

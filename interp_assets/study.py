@@ -177,6 +177,10 @@ def check_bounds(study: Study) -> None:
             wanted, drawn = getattr(scorer, kind), getattr(study.examples.test, kind)
             if wanted > drawn:
                 raise StudyError(f"scorers.{name}.{kind}: {wanted} is more than examples.test.{kind}, {drawn}")
+        if isinstance(scorer, JudgeScorer) and scorer.sequential and scorer.protocol != "single":
+            raise StudyError(
+                f"scorers.{name}.sequential: it needs protocol single, where each answer stands for itself"
+            )
     length = study.corpus.context_length
     if study.examples.window > length:
         raise StudyError(f"examples.window: {study.examples.window} is more than corpus.context_length, {length}")

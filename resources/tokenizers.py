@@ -75,8 +75,13 @@ def prompt_texts(
     return [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **more) for chat in chats]
 
 
+def token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Of texts in which special tokens, where there are any, are written out."""
+    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+
 def count_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
-    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+    return [len(ids) for ids in token_ids(tokenizer, texts)]
 
 
 def first_line(error: BaseException) -> str:

@@ -71,8 +71,8 @@ class OracleEngine:
         for i, request in enumerate(requests):
             asked = request.messages[-1].content
             self.prompts.append(asked)
-            explanation, text = asked.split("\n")[:2]
-            yes = self.fits(explanation, text.removeprefix("Text: "))
+            explanation, text = re.findall(r"^(?:Description|Text): (.*)$", asked, flags=re.MULTILINE)
+            yes = self.fits(explanation, text)
             replies.append(Chosen((-0.1, -3.0) if yes else (-3.0, -0.1), Usage(len(asked), 0, 0)))
             arrived(i, replies[i])
         return replies

@@ -60,7 +60,7 @@ def test_a_budget_is_spent_and_no_call_is_made_twice(world: Path, tmp_path: Path
     total = sum(undisturbed[name].metadata[f"{kind}_tokens"] for name in ASKING for kind in ("prompt", "completion"))
     seen = []
     with serving(Manners(cached_tokens=1)) as server:
-        for share in (0.02, 0.3, 0.6, 2.0):
+        for share in (0.01, 0.3, 0.6, 2.0):
             study = served(world, server.url, tokens=int(share * total))
             made = make_all(study, LoadedModels())
             spent = Purse(study, Freshness(study).log).bill().tokens

@@ -48,11 +48,15 @@ def judge(
     require(model, "choose" if settings.protocol == "single" else "generate", f"{settings.protocol} protocol")
     for start in range(0, len(subjects), SUBJECTS_PER_CALL):
         part = subjects[start : start + SUBJECTS_PER_CALL]
-        for subject in part:
-            for trial in subject.trials:
-                if trial.left_out:
-                    subject.record(trial, status="left_out", reason=trial.left_out)
+        record_left_out(part)
         ask(part, wording, settings, model, rendering, seed, advance)
+
+
+def record_left_out(subjects: list[Subject]) -> None:
+    for subject in subjects:
+        for trial in subject.trials:
+            if trial.left_out:
+                subject.record(trial, status="left_out", reason=trial.left_out)
 
 
 def shown(trial: Trial, rendering: Rendering) -> str:
@@ -95,11 +99,11 @@ def max_tokens_of(per_prompt: int) -> int:
 
 def requests(
     subjects: list[Subject], wording: Wording, settings: JudgeScorer, rendering: Rendering, seed: int
-) -> list[ChooseRequest] | list[GenerateRequest]:
-    """What a language model is asked about some subjects, without asking."""
+) -> Iterator[ChooseRequest] | Iterator[GenerateRequest]:
+    """What a language model is asked about some subjects, in its order, without asking."""
     if settings.protocol == "single":
-        return [request for _, _, request in single_requests(subjects, wording, rendering)]
-    return [request for _, _, request in list_requests(subjects, wording, settings.per_prompt, rendering, seed)]
+        return (request for _, _, request in single_requests(subjects, wording, rendering))
+    return (request for _, _, request in list_requests(subjects, wording, settings.list_size, rendering, seed))
 
 
 def ask_single(
@@ -137,7 +141,7 @@ def ask_in_lists(
     seed: int,
     advance: Callable[[int], None],
 ) -> None:
-    questions = list(list_requests(subjects, wording, settings.per_prompt, rendering, seed))
+    questions = list(list_requests(subjects, wording, settings.list_size, rendering, seed))
     answers = generate(
         model,
         [request for _, _, request in questions],

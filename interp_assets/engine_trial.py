@@ -1,0 +1,174 @@
+"""Are a study's engines there, what can they do, how fast are they? Asked before any work, and by `interp doctor`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+from random import randrange
+from typing import Any, Literal, NamedTuple
+
+from interp_assets.api_keys import key_of
+from interp_assets.examples.rendering import Rendering
+from interp_assets.explanations import pending as explaining
+from interp_assets.explanations.prompts import form_of, prompt
+from interp_assets.forecast import forecast, of_calibration
+from interp_assets.freshness import Freshness, PartitionState
+from interp_assets.job import Inputs
+from interp_assets.models import check_package, logged_engine
+from interp_assets.progress import Progress
+from interp_assets.scores import judging
+from interp_assets.scores.calibration import SINGLE, of_size
+from interp_assets.scores.pending import pending
+from interp_assets.scores.trials import Subject, Trial
+from interp_assets.scores.wording import wording_of
+from interp_assets.settings import JudgeScorer, LlmExplainer, OpenAIEngine
+from interp_assets.study import Study
+from resources.language_models.logged import LoggedEngine, request_key
+from resources.language_models.protocol import ChooseRequest, GenerateRequest
+from resources.loaded_models import LoadedModels
+
+Role = Literal["explaining", "judging"]
+Asked = GenerateRequest | ChooseRequest
+
+SAMPLE = 20
+"Prompts."
+NEW_TOKENS = 8
+SENTENCE = "the river ran past the mill and on to the sea, "
+NEW_TOKENS = 8
+SENTENCE = "the river ran past the mill and on to the sea, "
+
+
+class Speed(NamedTuple):
+    role: Role
+    prompts: int
+    real: bool
+    "They are the study's own, whose replies are kept for the run."
+    seconds: float
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    refused: str | None
+    "Why one of them was not answered."
+
+    @property
+    def calls_per_second(self) -> float:
+        return self.prompts / self.seconds
+
+
+def roles(study: Study, engine: str) -> list[Role]:
+    """What a study uses an engine for."""
+    found: list[Role] = []
+    if any(isinstance(e, LlmExplainer) and e.engine == engine for e in study.explainers.values()):
+        found.append("explaining")
+    if any(isinstance(s, JudgeScorer) and s.engine == engine for s in study.scorers.chosen().values()):
+        found.append("judging")
+    return found
+
+
+def require_engines(due: list[PartitionState], freshness: Freshness) -> None:
+    """Before the first partition is made: packages are installed, servers answer, take the key and know the model.
+
+    Args:
+        due: the partitions that are to be made.
+
+    Raises:
+        NotNow: one does not; in one line, with what to do.
+    """
+    for name, settings in freshness.study.engines.items():
+        special = isinstance(settings, OpenAIEngine) or settings.package is not None
+        if not (special and will_be_asked(name, due, freshness)):
+            continue
+        check_package(name, settings)
+        if isinstance(settings, OpenAIEngine):
+            from resources.language_models.openai_engine import OpenAIEngine as Server
+
+            Server(settings.base_url, settings.model, key_of(name, settings), wait_seconds=0).close()
+
+
+def will_be_asked(engine: str, due: list[PartitionState], freshness: Freshness) -> bool:
+    """Whether the plan has a call for an engine, as far as that is known before."""
+    asking = (state for state in due if engine in freshness.assets[state.asset].engines)
+    return any(forecast(freshness, state, engine).llm_calls != 0 for state in asking)
+
+
+def measure(freshness: Freshness, models: LoadedModels, engine: str, role: Role) -> Speed:
+    """Ask a few prompts; what that costs counts for the study's budget like any other call."""
+    model = logged_engine(freshness, models, engine)
+    sample = list(islice(new_requests(freshness, model, engine, role), SAMPLE))
+    real = len(sample) == SAMPLE
+    if not real:
+        sample = made_up(freshness.study, engine, role)
+    began = time.monotonic()
+    ask: Any = model.generate if isinstance(sample[0], GenerateRequest) else model.choose
+    with Progress(f"engine {engine} is {role}", len(sample), "prompts") as progress:
+        replies = ask(sample, lambda i, reply: progress.advance(1))
+    refused = next((reply.refused for reply in replies if reply.refused), None)
+    return Speed(role, len(sample), real, time.monotonic() - began, *model.made[1:], refused)
+
+
+def new_requests(freshness: Freshness, model: LoggedEngine, engine: str, role: Role) -> Iterator[Asked]:
+    """Requests of the study that can be built now and have no reply in the log yet."""
+    for state in asked_in(freshness, engine, role):
+        if state.due_now:
+            inputs = Inputs(freshness.study, freshness.assets[state.asset], state.partition, freshness)
+            asked = list(requests_of(inputs, engine))
+            keys = [request_key(model.identity, request) for request in asked]
+            known = model.log.look_up(keys)
+            yield from (request for request, key in zip(asked, keys, strict=True) if key not in known)
+
+
+def asked_in(freshness: Freshness, engine: str, role: Role) -> Iterator[PartitionState]:
+    """The partitions with work left for an engine in one role."""
+    for state in freshness.states():
+        asset = freshness.assets[state.asset]
+        plays = engine in asset.engines and (asset.group == "explanations") == (role == "explaining")
+        if plays and state.state in ("stale", "missing", "partial"):
+            yield state
+
+
+def requests_of(inputs: Inputs, engine: str) -> Iterator[Asked]:
+    study, rendering = inputs.study, Rendering.of(inputs.study)
+    if inputs.asset.group == "explanations":
+        todo = explaining.pending(inputs)
+        for name, explainer in study.explainers.items():
+            if isinstance(explainer, LlmExplainer) and explainer.engine == engine:
+                yield from explaining.requests(inputs, explainer, todo.latents(name), todo.windows, rendering)
+        return
+    method = inputs.asset.name.split("/")[1]
+    scorer = study.scorers.chosen()[method]
+    assert isinstance(scorer, JudgeScorer)
+    if scorer.list_sizes:
+        scorer, _ = of_calibration(inputs, method, scorer)
+    subjects = pending(inputs, method, scorer).subjects
+    yield from judging.requests(subjects, wording_of(method, scorer), scorer, rendering, study.examples.seed)
+
+
+def made_up(study: Study, engine: str, role: Role) -> list[Asked]:
+    """Prompts of the study's form and length, for when its own cannot be built yet; new ones each time."""
+    rendering, length = Rendering.of(study), study.examples.window
+
+    sentence = rendering.tokenizer(SENTENCE * length, add_special_tokens=False)["input_ids"]
+
+    def window() -> list[int]:
+        """A sentence behind a few words that were never asked about before."""
+        new = [randrange(len(rendering.tokenizer)) for _ in range(NEW_TOKENS)]  # noqa: S311 no secret
+        return [*new, *sentence][:length]
+
+    if role == "explaining":
+        explainer = next(e for e in study.explainers.values() if isinstance(e, LlmExplainer) and e.engine == engine)
+        found = []
+        for _ in range(SAMPLE):
+            windows = [
+                (window(), [float(place % 8 == 0) for place in range(length)]) for _ in range(explainer.n_examples)
+            ]
+            messages = prompt(windows, None, explainer, rendering)
+            found.append(GenerateRequest(messages, explainer.max_tokens, constraint=form_of(explainer)))
+        return [*found]
+    scorers = study.scorers.chosen().items()
+    method, scorer = next((m, s) for m, s in scorers if isinstance(s, JudgeScorer) and s.engine == engine)
+    # Where the size of prompts is to be found, single ones are asked first.
+    scorer = of_size(scorer, SINGLE) if scorer.list_sizes else scorer
+    count = SAMPLE * (1 if scorer.protocol == "single" else scorer.list_size)
+    subject = Subject(0, "sample", "none", SENTENCE * 2, [Trial(i, True, window()) for i in range(count)])
+    return [*judging.requests([subject], wording_of(method, scorer), scorer, rendering, study.examples.seed)]

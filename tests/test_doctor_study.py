@@ -1,0 +1,114 @@
+"""Engines are tried before any work: by `interp doctor STUDY`, and by a run that is going to ask them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interp_assets import cli
+from interp_assets.forecast import Forecast
+from interp_assets.freshness import Freshness
+from interp_assets.plan import plan
+from interp_assets.study import PROJECT, Study, load_study
+from resources.loaded_models import LoadedModels
+from tests.bench_server import Manners, free_port, serving
+from tests.changed_study import changed
+from tests.conftest import make_all
+from tests.tiny import write_study
+
+PRICE = {"input": 1000.0, "output": 1000.0}
+
+
+@pytest.fixture
+def world(tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny study with nothing made, and a Dagster home of its own."""
+    shutil.copytree(tiny_file.parent, tmp_path / "world", ignore=shutil.ignore_patterns("store"))
+    shutil.copy(PROJECT / "dagster.yaml", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return write_study(tmp_path / "world" / "study.yaml")
+
+
+def served(file: Path, url: str, **more: Any) -> Study:
+    engine = {"kind": "openai", "base_url": url, "model": "oracle", "price": PRICE, "wait_seconds": 5}
+    return load_study(changed(file, {"engines.oracle": engine | more, "budget": {"tokens": 10**9}}, "served.yaml"))
+
+
+def test_doctor_tells_what_engines_can_do_and_what_is_left(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(Manners(latency=0.02)) as server:
+        study = served(world, server.url, concurrency=1)
+        for _ in ("with made-up prompts", "and with others the next time"):
+            before = server.told().answered
+            assert cli.main(["doctor", str(study.file)]) == 0
+            said = capsys.readouterr().out
+            assert server.told().answered - before >= 40
+            assert re.search(r"engine oracle +oracle can choose, generate, log_likelihood; holds replies to", said)
+            for role in ("explaining", "judging"):
+                took = re.search(rf"{role} 20 made-up prompts took ([\d.]+) s: ([\d.]+) requests/s, ", said)
+                assert took is not None
+                assert 20 / float(took[2]) == pytest.approx(float(took[1]), rel=0.2)
+                assert 10 < float(took[2]) < 50  # one after the other, 20 ms each
+            assert re.search(r"left in this study: at most [\d,]+ calls, at most [\d.]+ hours at this speed", said)
+        assert re.search(r"budget +1,000,000,000 tokens; [\d,]{4,} tokens and [\d,.]+ spent", said)
+        for name in ("sae_weights", "corpus", "activation_cache", "latent_statistics", "examples"):
+            assert cli.main(["run", str(study.file), "--until", name]) == 0
+        capsys.readouterr()
+        before = {prompt for prompt in server.told().prompts if "Excerpt 1" in prompt}
+        assert cli.main(["doctor", str(study.file)]) == 0
+        said = capsys.readouterr().out
+        assert "explaining 20 prompts of this study took" in said
+        assert "judging 20 made-up prompts took" in said
+        asked = {prompt for prompt in server.told().prompts if "Excerpt 1" in prompt} - before
+        total = sum((each.work for each in plan(study)), Forecast(0))
+        assert f"left in this study: at most {total.llm_calls:,} calls, at most " in said
+        assert f"at most {total.cost:,.2f} at the study's prices" in said
+        # What was asked of the study's own prompts is kept for the run.
+        made = make_all(study, LoadedModels())
+    assert len(asked) == 20
+    assert made["explanations"].metadata["replies_reused"] == 20
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ({"base_url": "http://127.0.0.1:PORT/v1"}, r"http://127.0.0.1:\d+/v1: it cannot be reached (Connect"),
+        ({"key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY"),
+        ({"model": "other"}, "other"),
+        ({"kind": "vllm"}, "engines.oracle: kind vllm needs the vllm package: pip install 'interp-assets.vllm.'"),
+    ],
+)
+def test_an_engine_that_is_not_there_is_told_before_any_work(
+    world: Path, capsys: pytest.CaptureFixture[str], engine: dict[str, str], said: str
+) -> None:
+    with serving(Manners()) as server:
+        if "kind" in engine:
+            study = load_study(changed(world, {"engines.oracle": {"kind": "vllm", "path": "./model"}}, "served.yaml"))
+        else:
+            port = str(free_port())
+            study = served(world, server.url, **{key: value.replace("PORT", port) for key, value in engine.items()})
+        assert cli.main(["run", str(study.file)]) == 2
+        captured = capsys.readouterr()
+        assert "made" not in captured.out
+        (line,) = captured.err.splitlines()
+        assert line.startswith("error: ")
+        assert re.search(said.replace("(", r"\("), line)
+        assert not (world.parent / "store" / "corpus").exists()
+        assert cli.main(["doctor", str(study.file)]) == 1
+        captured = capsys.readouterr()
+        assert re.search(r"engine oracle +not usable: .*" + said.replace("(", r"\("), captured.out)
+        assert "not ready: 1 of 1 engines" in captured.out
+        # Control: what asks no engine is made all the same.
+        assert cli.main(["run", str(study.file), "--until", "corpus"]) == 0
+
+
+def test_a_server_that_nothing_asks_need_not_be_there(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(Manners()) as server:
+        study = served(world, server.url)
+        assert cli.main(["run", str(study.file)]) == 0
+    shutil.rmtree(world.parent / "store" / "scores")
+    assert cli.main(["run", str(study.file)]) == 0, "all replies are in the log"
+    assert Freshness(study).states()[-1].state == "fresh"
