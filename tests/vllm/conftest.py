@@ -50,7 +50,9 @@ def judgements() -> list[ChooseRequest]:
 
 
 def likelihoods() -> list[LikelihoodRequest]:
-    return [LikelihoodRequest(text[:60], text[60:]) for text in TEXTS]
+    """Each text from its thirteenth word on, the space before it included."""
+    halves = [(" ".join(text.split()[:12]), " " + " ".join(text.split()[12:])) for text in TEXTS]
+    return [LikelihoodRequest(text, continuation) for text, continuation in halves]
 
 
 def in_process(dtype: str) -> VllmEngine:
