@@ -115,7 +115,7 @@ SCORES: Schema = {
     "latent": U32,
     "explainer": TEXT,
     "control": TEXT,
-    "statistic": TEXT,  # auroc | balanced_accuracy | f1
+    "statistic": TEXT,  # `scores.statistics` says what each is
     "condition": TEXT,  # sequential: trials were asked until the interval was narrow enough
     "value": F64,
     "low": F64,
