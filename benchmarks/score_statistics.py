@@ -72,7 +72,7 @@ def one_by_one(placed: pl.DataFrame) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for key, group in placed.group_by(KEYS):
         truth, guess, value = (group[name].to_numpy() for name in ("expected", "predicted", "probability"))
-        decile, n, rate = group["decile"].to_numpy(), group["windows"][0], group["rate"][0]
+        decile, n, rate = group["decile"].cast(pl.Float64).to_numpy(), group["windows"][0], group["rate"][0]
         weight = np.ones(len(group))
         for d in np.unique(decile[truth]):
             share = (np.ceil(n * (d + 1) / 10) - np.ceil(n * d / 10)) / n

@@ -89,36 +89,47 @@ class Ranking:
         """Its value float64 [subjects], and its interval: Wilson's, for as many trials as its variance tells.
 
         The clustered variance is that of independent draws of positives and of negatives. The interval is never that
-        of more trials than there are positives (the choice of Boyd, Eng and Page 2013).
+        of more trials than there are.
         """
         w1 = self.weight * self.positive
-        total, total1 = self.sums(self.weight), self.sums(w1)
-        below, _ = self.up_to(self.weight)
-        below1, equal1 = self.up_to(w1)
-        # Who says yes to a trial says yes to all above it and to those that tie with it.
-        accepted = total[self.group] - below
-        precision = (total1[self.group] - below1) / accepted
-        value = over(self.sums(w1 * precision), np.where(total > total1, total1, 0))
-        lost, gained = self.thresholds_below(equal1, precision / accepted), self.thresholds_below(equal1, 1 / accepted)
-        through_precision = np.where(self.positive, gained - lost, -lost)
-        derivative = self.positive * (precision - value[self.group]) + through_precision
-        influence = np.nan_to_num(self.weight * over(derivative, total1[self.group]))
-        together = np.zeros(self.within.n)
-        for taken in (self.positive, ~self.positive):
+        total1 = self.sums(w1)
+        has_both = (total1 > 0) & (self.sums(self.weight) > total1)
+        value = over(self.sums(w1 * self.precision()), np.where(has_both, total1, 0))
+        influence, together = self.influence_on_auprc(value), np.zeros(self.within.n)
+        for kind in (self.positive, ~self.positive):
             # Positives and negatives are drawn each for themselves: only what differs within a kind is error.
-            share = over(self.weight * taken, self.sums(self.weight * taken)[self.group], 0.0)
-            centred = taken * influence - share * self.sums(taken * influence)[self.group]
-            together += corrected(self.within.squares(centred), self.within.counts(taken))
-        most = over(total1**2, self.within.squares(w1))
-        n = np.fmin(over(value * (1 - value), together), most)
-        return value, wilson(value, n)
+            share = over(self.weight * kind, self.sums(self.weight * kind)[self.group], 0.0)
+            centred = kind * influence - share * self.sums(kind * influence)[self.group]
+            together += corrected(self.within.squares(centred), self.within.counts(kind))
+        most = over(self.sums(self.weight) ** 2, self.within.squares(self.weight))
+        return value, wilson(value, np.fmin(over(value * (1 - value), together), most))
 
-    def thresholds_below(self, weight: np.ndarray, term: np.ndarray) -> np.ndarray:
-        """For each trial the sum over thresholds at which it is accepted: its own value and all lower ones.
+    def influence_on_auprc(self, value: np.ndarray) -> np.ndarray:
+        """Each trial's weight times the derivative of average precision by it, float64 [trials].
 
         Args:
-            weight, term: alike for trials that tie; what is summed is weight x term, once for each threshold.
+            value: float64 [subjects], the average precision.
         """
-        first = np.append(True, self.tied[1:] != self.tied[:-1])
-        below, own = self.up_to(first * weight * term)
+        w1 = self.weight * self.positive
+        precision, accepted = self.precision(), self.accepted(self.weight)
+        # A positive more raises the precision of every threshold that accepts it, a negative lowers it.
+        lost, gained = self.thresholds_below(precision / accepted), self.thresholds_below(1 / accepted)
+        derivative = self.positive * (precision - value[self.group] + gained) - lost
+        return np.nan_to_num(self.weight * over(derivative, self.sums(w1)[self.group]))
+
+    def accepted(self, values: np.ndarray) -> np.ndarray:
+        """For each trial the sum of values of its subject's trials that tie with it or are ranked above."""
+        return self.sums(values)[self.group] - self.up_to(values)[0]
+
+    def precision(self) -> np.ndarray:
+        """At each trial's value as threshold, float64 [trials]."""
+        return self.accepted(self.weight * self.positive) / self.accepted(self.weight)
+
+    def thresholds_below(self, term: np.ndarray) -> np.ndarray:
+        """For each trial the sum over positives at or below its value, whose thresholds accept it.
+
+        Args:
+            term: of each trial, alike for those that tie.
+        """
+        below, own = self.up_to(self.weight * self.positive * term)
         return below + own
