@@ -48,7 +48,8 @@ def scores(trials: pl.DataFrame, population: Population = NOWHERE) -> pl.DataFra
     waiting = pl.col("waiting")
     # A score of the trials that happened to be asked first would stand beside others of all trials.
     kept = trials.filter((pl.col("status") == "ok") & ~(pl.col("status") == "not_asked").any().over(KEYS))
-    kept = population.place(kept).sort(KEYS, maintain_order=True)
+    # In one order, so that sums come out the same to the last bit.
+    kept = population.place(kept).sort(*KEYS, "expected", "example")
     parts = []
     if len(ranked := kept.filter(pl.col("probability").is_not_null())):
         parts += of_ranking(ranked, population.known)
