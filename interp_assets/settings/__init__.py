@@ -19,7 +19,7 @@ from interp_assets.settings.engines import (
 )
 from interp_assets.settings.examples import Examples, ExplainExamples, NegativeKind, Sampler, TestExamples
 from interp_assets.settings.explainers import Explainer, ExtractiveExplainer, LlmExplainer
-from interp_assets.settings.scorers import EmbeddingScorer, JudgeScorer, Scorers, Sequential
+from interp_assets.settings.scorers import EmbeddingScorer, JudgeScorer, PromptSizes, Scorers, Sequential
 from interp_assets.settings.subject import Corpus, ProofOfLoad, SaeSource, SubjectModel
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "NegativeKind",
     "OpenAIEngine",
     "Price",
+    "PromptSizes",
     "ProofOfLoad",
     "SaeSource",
     "Sampler",
