@@ -160,11 +160,14 @@ def check_names(study: Study) -> None:
     """Engines and explainers that are referred to exist."""
     for section, settings in (("explainers", study.explainers), ("scorers", study.scorers.chosen())):
         for name, item in settings.items():
-            engine = getattr(item, "engine", None)
-            if engine is not None and engine not in study.engines:
-                raise StudyError(f"{section}.{name}.engine: {engine!r} is not under engines; {listed(study.engines)}")
+            for key in ("engine", "explainer", "scorer"):
+                engine = getattr(item, key, None)
+                if engine is not None and engine not in study.engines:
+                    raise StudyError(
+                        f"{section}.{name}.{key}: {engine!r} is not under engines; {listed(study.engines)}"
+                    )
     for name, scorer in study.scorers.chosen().items():
-        for explainer in scorer.explainers or ():
+        for explainer in getattr(scorer, "explainers", None) or ():
             if explainer not in study.explainers:
                 allowed = listed(study.explainers)
                 raise StudyError(f"scorers.{name}.explainers: {explainer!r} is not under explainers; {allowed}")
@@ -174,7 +177,7 @@ def check_bounds(study: Study) -> None:
     """Settings that bound each other."""
     for name, scorer in study.scorers.chosen().items():
         for kind in ("activating", "non_activating"):
-            wanted, drawn = getattr(scorer, kind), getattr(study.examples.test, kind)
+            wanted, drawn = getattr(scorer, kind, 0), getattr(study.examples.test, kind)
             if wanted > drawn:
                 raise StudyError(f"scorers.{name}.{kind}: {wanted} is more than examples.test.{kind}, {drawn}")
         if isinstance(scorer, JudgeScorer) and scorer.sequential and scorer.protocol != "single":
@@ -184,6 +187,10 @@ def check_bounds(study: Study) -> None:
     length = study.corpus.context_length
     if study.examples.window > length:
         raise StudyError(f"examples.window: {study.examples.window} is more than corpus.context_length, {length}")
+    intervention = study.scorers.intervention
+    if intervention is not None and intervention.prompt_tokens > length:
+        tokens = intervention.prompt_tokens
+        raise StudyError(f"scorers.intervention.prompt_tokens: {tokens} is more than corpus.context_length, {length}")
     if study.corpus.tokens < length:
         tokens = study.corpus.tokens
         raise StudyError(f"corpus.tokens: {tokens} is less than one context of corpus.context_length, {length}")

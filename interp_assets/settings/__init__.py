@@ -19,7 +19,15 @@ from interp_assets.settings.engines import (
 )
 from interp_assets.settings.examples import Examples, ExplainExamples, NegativeKind, Sampler, TestExamples
 from interp_assets.settings.explainers import Explainer, ExtractiveExplainer, LlmExplainer
-from interp_assets.settings.scorers import EmbeddingScorer, JudgeScorer, PromptSizes, Scorers, Sequential
+from interp_assets.settings.scorers import (
+    EmbeddingScorer,
+    InterventionScorer,
+    JudgeScorer,
+    PromptSizes,
+    Scorer,
+    Scorers,
+    Sequential,
+)
 from interp_assets.settings.subject import Corpus, ProofOfLoad, SaeSource, SubjectModel
 
 __all__ = [
@@ -34,6 +42,7 @@ __all__ = [
     "ExplainExamples",
     "Explainer",
     "ExtractiveExplainer",
+    "InterventionScorer",
     "JudgeScorer",
     "LlmExplainer",
     "LocalModel",
@@ -44,6 +53,7 @@ __all__ = [
     "ProofOfLoad",
     "SaeSource",
     "Sampler",
+    "Scorer",
     "Scorers",
     "Sequential",
     "Settings",
