@@ -35,12 +35,13 @@ class Size(NamedTuple):
     settings: dict[str, Any]
 
 
-QUICK = Size(2_048, 4, {"explain_prompts": 1, "score_prompts": 3, "target_kl": (1.0,)})
+QUICK = Size(2_048, 4, {"explain_prompts": 1, "score_prompts": 2, "target_kl": (1.0,)})
 FULL = Size(65_536, 8, {})
 
 
 def main() -> None:
     size = QUICK if quick() else FULL
+    torch.set_num_threads(1)  # two threads that wait for a busy machine take many times as long, both ways
     setup, latents = prepare(size)
     begin_at = {each.latent: BEGIN_AT for each in latents}
     find_effects(setup, latents[:1], begin_at)

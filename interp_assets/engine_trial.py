@@ -80,7 +80,8 @@ def require_engines(due: list[PartitionState], freshness: Freshness) -> None:
         if isinstance(settings, OpenAIEngine):
             from resources.language_models.openai_engine import OpenAIEngine as Server
 
-            Server(settings.base_url, settings.model, key_of(name, settings), wait_seconds=0).close()
+            key = key_of(name, settings)
+            Server(settings.base_url, settings.model, key, wait_seconds=0, request=settings.request).close()
 
 
 def will_be_asked(engine: str, due: list[PartitionState], freshness: Freshness) -> bool:

@@ -153,7 +153,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="score_report",
             group="report",
-            code_version="1",
+            code_version="2",
             description="Scores of all layers and methods beside their controls: one page, one table.",
             reads=tuple(
                 [

@@ -146,7 +146,9 @@ SCORES: Schema = {
     "latent": U32,
     "explainer": TEXT,
     "control": TEXT,
-    "statistic": TEXT,  # auroc | balanced_accuracy | f1 | nats | pearson | ev | accuracy | chance | generation_rate | strength
+    # auroc, balanced_accuracy ...: `scores.statistics` says what each is; the modules of other methods what theirs are:
+    # pearson, ev; generation_rate, strength; accuracy, chance; nats
+    "statistic": TEXT,
     "condition": TEXT,  # sequential: trials were asked until the interval was narrow enough; intervention: as in EFFECTS
     "value": F64,
     "low": F64,

@@ -118,11 +118,13 @@ def finish(job: Job, todo: Pending, method: Method[Any]) -> Metadata:
     # Without a single explanation the tables are empty: why is told in `explanations`.
     made = pl.DataFrame(rows, schema=None if rows else method.schema, infer_schema_length=None)
     made = conform(made.drop("inputs_hash", strict=False), method.schema).drop("inputs_hash")
-    new_scores = method.scores(made, todo.subjects).drop("inputs_hash").join(todo.new, on=KEYS, how="left")
     new_trials = made.join(todo.new, on=KEYS, how="left")
     trials = pl.concat([todo.kept_trials, conform(new_trials, method.schema)])
     trials = trials.sort("explainer", "control", "latent", "expected", "example")
-    table = pl.concat([todo.kept_scores, conform(new_scores, SCORES)]).sort(*KEYS, "statistic")
+    # All anew, carried-over trials included: how often a latent fires may have changed though its windows have not.
+    table = method.scores(job, todo, trials).drop("inputs_hash")
+    hashes = trials.select(*KEYS, "inputs_hash").unique()
+    table = conform(table.join(hashes, on=KEYS, how="left", maintain_order="left"), SCORES)
     job.draft.write("trials", trials)
     job.draft.write("scores", table)
     means = (

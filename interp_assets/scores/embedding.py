@@ -21,6 +21,7 @@ SUBJECTS_PER_CALL = 2_000
 class Embedding(Method[EmbeddingScorer]):
     name = "embedding"
     description = "How well a sentence embedder finds a latent's examples from its explanation. No LLM."
+    code_version = "2"
 
     def trials(self, latent: int, examples: list[TestExample]) -> list[Trial]:
         return whole_texts(examples)

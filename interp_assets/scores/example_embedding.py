@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from interp_assets.carry_over import windows_by_latent
-from interp_assets.scores.method import EXAMPLES, Method
+from interp_assets.scores.method import CONTEXTS, PLACED_EXAMPLES, WINDOWS, Method
 from interp_assets.scores.trials import NO_EXPLAINER, Key, Subject, Tested, TestExample, Trial, shuffled, whole_texts
 from interp_assets.settings import ExampleEmbeddingScorer
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class ExampleEmbedding(Method[ExampleEmbeddingScorer]):
     name = "example_embedding"
     description = "How well a sentence embedder finds a latent's examples from others of them. No explanation, no LLM."
-    reads = (EXAMPLES,)
+    reads = (PLACED_EXAMPLES, WINDOWS, CONTEXTS)
 
     def tested(self, inputs: Inputs, examples: pl.DataFrame) -> dict[Key, Tested]:
         """Each latent by its own windows, and by those of another."""

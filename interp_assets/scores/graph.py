@@ -15,8 +15,9 @@ from interp_assets.models_read import (
     tokenizer_read,
 )
 from interp_assets.scores.intervention import wording
-from interp_assets.scores.method import Method
+from interp_assets.scores.method import WINDOWS, Method
 from interp_assets.scores.methods import methods_of
+from interp_assets.scores.population import windows_per_context
 from interp_assets.settings import InterventionScorer
 from interp_assets.study import Study
 
@@ -41,6 +42,8 @@ def of_method(study: Study, method: Method[Any]) -> Asset:
         "bos": study.corpus.bos,
     }
     files = {"tokenizer": tokenizer_files(study)}
+    if WINDOWS in method.reads:
+        settings["windows_per_context"] = windows_per_context(study)
     if method.explainers is not None:
         settings["explainers"] = sorted(method.explainers)
     if prompts := method.prompts():

@@ -28,6 +28,7 @@ from resources.language_models.structured import Unusable, choose
 
 if TYPE_CHECKING:
     from interp_assets.job import Inputs
+    from interp_assets.scores.pending import Pending
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,12 @@ class Intruder(AskingMethod[IntruderScorer]):
                     }
                 subject.record(trial, **record)
 
-    def scores(self, trials: pl.DataFrame, subjects: Sequence[Subject]) -> pl.DataFrame:
+    def scores(self, inputs: Inputs, todo: Pending, trials: pl.DataFrame) -> pl.DataFrame:
         def statistics(kept: pl.DataFrame) -> list[pl.DataFrame]:
             accuracy = share(kept, "accuracy")
-            chance = accuracy.select(*KEYS, statistic=pl.lit("chance"), value=pl.lit(1 / len(self.choices)))
+            chance = accuracy.select(
+                *KEYS, statistic=pl.lit("chance"), value=pl.lit(1 / len(self.choices)), low=None, high=None
+            )
             return [accuracy, chance] if len(accuracy) else []
 
         return score_table(trials, statistics, "no answered trial")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from interp_assets.scores import statistics
 from interp_assets.scores.calibration import Calibration, calibrate
 from interp_assets.scores.judging import judge, max_tokens_of, requests
 from interp_assets.scores.method import AskingMethod, Most
@@ -16,9 +16,13 @@ from interp_assets.scores.wording import Wording, prompts_read, wording_of
 from interp_assets.settings import JudgeScorer
 from resources.language_models.protocol import LanguageModel, Request
 
+if TYPE_CHECKING:
+    from interp_assets.job import Inputs
+    from interp_assets.scores.pending import Pending
+
 
 class Judged(AskingMethod[JudgeScorer]):
-    code_version = "2"
+    code_version = "3"
 
     @property
     def wording(self) -> Wording:
@@ -43,9 +47,9 @@ class Judged(AskingMethod[JudgeScorer]):
         """How many examples a prompt takes, where the study leaves it to be found."""
         return calibrate(subjects, self.wording, self.settings, model, self.rendering, self.seed, advance)
 
-    def scores(self, trials: pl.DataFrame, subjects: Sequence[Subject]) -> pl.DataFrame:
-        table = statistics.scores(trials)
-        return anytime(table, [*subjects]) if self.settings.sequential else table
+    def scores(self, inputs: Inputs, todo: Pending, trials: pl.DataFrame) -> pl.DataFrame:
+        table = super().scores(inputs, todo, trials)
+        return anytime(table, todo.subjects, todo.kept_scores) if self.settings.sequential else table
 
     def most(self) -> list[Most]:
         trials, sizes = self.settings.activating + self.settings.non_activating, self.settings.list_sizes

@@ -12,6 +12,7 @@ import polars as pl
 from interp_assets.asset import EXAMPLE_COLUMNS, Read
 from interp_assets.examples.rendering import Rendering
 from interp_assets.scores import statistics
+from interp_assets.scores.population import Population
 from interp_assets.scores.trials import Key, Subject, Tested, TestExample, Trial, explanations_under_test
 from interp_assets.settings import Scorer
 from interp_assets.study import Study
@@ -19,6 +20,7 @@ from interp_assets.tables import TRIALS, Schema
 
 if TYPE_CHECKING:
     from interp_assets.job import Inputs
+    from interp_assets.scores.pending import Pending
     from resources.language_models.protocol import LanguageModel, Request
 
 S = TypeVar("S", bound=Scorer)
@@ -27,6 +29,10 @@ SUBJECTS_PER_CALL = 64
 "How many explanations' trials are handed to an engine at once; bounds memory, changes no answer."
 EXPLANATIONS = Read("explanations", "explanations", ("latent", "explainer", "explanation", "status"))
 EXAMPLES = Read("examples", "examples", EXAMPLE_COLUMNS)
+# What trials are weighed by: how often a latent fires, and how strongly on each window.
+PLACED_EXAMPLES = Read("examples", "examples", (*EXAMPLE_COLUMNS, "decile"))
+WINDOWS = Read("examples", "latents", ("latent", "windows"))
+CONTEXTS = Read("corpus", "corpus", ("context",))
 
 
 class Most(NamedTuple):
@@ -46,7 +52,7 @@ class Method(ABC, Generic[S]):
     name: ClassVar[str]
     description: ClassVar[str]
     code_version: ClassVar[str] = "1"
-    reads: ClassVar[tuple[Read, ...]] = (EXPLANATIONS, EXAMPLES)
+    reads: ClassVar[tuple[Read, ...]] = (EXPLANATIONS, PLACED_EXAMPLES, WINDOWS, CONTEXTS)
     schema: ClassVar[Schema] = TRIALS
     "Of its table of trials."
 
@@ -109,9 +115,14 @@ class Method(ABC, Generic[S]):
         """What its engine is asked about some subjects, in its order, without asking."""
         return iter(())
 
-    def scores(self, trials: pl.DataFrame, subjects: Sequence[Subject]) -> pl.DataFrame:
-        """The table `tables.SCORES` of trials that were made now."""
-        return statistics.scores(trials)
+    def scores(self, inputs: Inputs, todo: Pending, trials: pl.DataFrame) -> pl.DataFrame:
+        """The table `tables.SCORES`.
+
+        Args:
+            todo: what was carried over and what was answered now.
+            trials: all of them.
+        """
+        return statistics.scores(trials, Population.of(inputs, self.name))
 
     def most(self) -> list[Most]:
         """Upper bounds from the settings alone, which add up; none where no engine is asked."""

@@ -16,13 +16,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from interp_assets.scores.judging import max_tokens_of
-from interp_assets.scores.method import AskingMethod, Most, in_parts
+from interp_assets.scores.method import EXAMPLES, EXPLANATIONS, AskingMethod, Most, in_parts
 from interp_assets.scores.statistics import KEYS, score_table
 from interp_assets.scores.trials import Subject, TestExample, Trial
 from interp_assets.scores.wording_of_others import (
@@ -45,6 +45,10 @@ from resources.language_models.protocol import (
 )
 from resources.language_models.structured import Answer, Unusable, choose, generate, json_form, json_object
 
+if TYPE_CHECKING:
+    from interp_assets.job import Inputs
+    from interp_assets.scores.pending import Pending
+
 STRONGEST = 10
 # Of two digits each, so that none is the beginning of another.
 NUMBERS = tuple(f"{number:02d}" for number in range(STRONGEST + 1))
@@ -62,6 +66,7 @@ class Simulated(Trial):
 class Simulation(AskingMethod[SimulationScorer]):
     name = "simulation"
     description = "Whether an LLM that reads the explanation foresees how active each token is. The costly classic."
+    reads = (EXPLANATIONS, EXAMPLES)
     schema = SIMULATION_TRIALS
 
     @property
@@ -126,7 +131,7 @@ class Simulation(AskingMethod[SimulationScorer]):
         answers = iter(choose(model, flat, lambda _, reply: [expectation(reply)], lambda i: advance(int(i in lasts))))
         return ([next(answers) for _ in range(length)] for length in lengths)
 
-    def scores(self, trials: pl.DataFrame, subjects: Sequence[Subject]) -> pl.DataFrame:
+    def scores(self, inputs: Inputs, todo: Pending, trials: pl.DataFrame) -> pl.DataFrame:
         return score_table(
             trials, lambda kept: simulated(kept, self.seed), "no answered trial on which the latent fires"
         )

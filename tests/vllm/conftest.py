@@ -26,7 +26,7 @@ from tests.bench_server import free_port
 WEIGHTS = PROJECT / "demo" / "weights" / "SmolLM2-135M-Instruct"
 CONTEXT = 1024
 SERVED = "smollm2"
-START_SECONDS = 240.0
+START_SECONDS = 600.0
 
 DESCRIPTIONS = ("names of months", "words about the sea and ships", "the word 'of' between two nouns", "sums of money")
 TEXTS = (
@@ -50,7 +50,9 @@ def judgements() -> list[ChooseRequest]:
 
 
 def likelihoods() -> list[LikelihoodRequest]:
-    return [LikelihoodRequest(text[:60], text[60:]) for text in TEXTS]
+    """Each text from its thirteenth word on, the space before it included."""
+    halves = [(" ".join(text.split()[:12]), " " + " ".join(text.split()[12:])) for text in TEXTS]
+    return [LikelihoodRequest(text, continuation) for text, continuation in halves]
 
 
 def in_process(dtype: str) -> VllmEngine:

@@ -38,12 +38,12 @@ def test_judgements_agree(engine: OpenAIEngine, transformers: TransformersEngine
 
 
 def test_continuations_agree(engine: OpenAIEngine, transformers: TransformersEngine) -> None:
-    """Here the text is cut into tokens as a whole."""
-    for one, other in zip(
-        engine.log_likelihood(likelihoods()), transformers.log_likelihood(likelihoods()), strict=True
-    ):
-        assert one.tokens == pytest.approx(other.tokens, abs=1)
-        assert one.log_probability / one.tokens == pytest.approx(other.log_probability / other.tokens, abs=0.25)
+    """Not as closely: the server puts no BOS token before the text, as this model's tokenizer has it."""
+    ours, theirs = engine.log_likelihood(likelihoods()), transformers.log_likelihood(likelihoods())
+    assert [one.tokens for one in ours] == [other.tokens for other in theirs]
+    differences = [(a.log_probability - b.log_probability) / a.tokens for a, b in zip(ours, theirs, strict=True)]
+    print(f"nats per token, bfloat16: largest difference {max(map(abs, differences)):.4f}")
+    assert max(map(abs, differences)) < 0.25
 
 
 def test_usage_is_what_the_server_counts(engine: OpenAIEngine, server: VllmServer) -> None:
