@@ -21,13 +21,19 @@ if TYPE_CHECKING:
     from resources.text_embedder import TextEmbedder
 
 
-def subject_model(study: Study, models: LoadedModels) -> SubjectModel:
+def subject_model(study: Study, models: LoadedModels, untrained: int | None = None) -> SubjectModel:
+    """
+    Args:
+        untrained: seed of fresh weights that stand in place of the trained ones.
+    """
     from resources.subject_model import SubjectModel
 
     settings = study.subject_model
     path = study.local_folder(settings.path) or settings.path
-    identity = ("subject", str(path), settings.revision, settings.dtype, settings.device)
-    return models.get(identity, lambda: SubjectModel(path, settings.revision, settings.dtype, settings.device))
+    identity = ("subject", str(path), settings.revision, settings.dtype, settings.device, untrained)
+    return models.get(
+        identity, lambda: SubjectModel(path, settings.revision, settings.dtype, settings.device, untrained)
+    )
 
 
 def engine(job: Job, name: str) -> LoggedEngine:

@@ -13,11 +13,13 @@ import yaml
 from pydantic import ValidationError
 
 from interp_assets.api_keys import place_of_key
+from interp_assets.layers import CONTROLS, Layer, control_layers
 from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
 from interp_assets.settings import (
     Alignment,
     Automation,
     Budget,
+    Controls,
     Corpus,
     EmbeddingScorer,
     Engine,
@@ -45,14 +47,6 @@ def studies_folder() -> Path:
     return Path(os.environ.get("INTERP_STUDIES", PROJECT / "studies")).resolve()
 
 
-class Layer(Settings):
-    """One SAE of the study: its partition key, where it reads in the subject model, and where its weights lie."""
-
-    key: str = operational()
-    hookpoint: str = identity()
-    location: SaeLocation = operational()
-
-
 class Study(Settings):
     name: str = identity(allowed="letters, digits and underscores", pattern=r"^[A-Za-z0-9_]+$")
     "The file's name when left out."
@@ -60,6 +54,7 @@ class Study(Settings):
     "Folder for tables; studies that share it share their caches."
     subject_model: SubjectModel = identity()
     saes: tuple[SaeSource, ...] = identity(min_length=1)
+    controls: Controls = identity(Controls())
     corpus: Corpus = identity()
     proof_of_load: ProofOfLoad = identity(ProofOfLoad())
     examples: Examples = identity(Examples())
@@ -122,6 +117,8 @@ def load_study(file: str | Path) -> Study:
         check_requests(study)
         check_files(study)
         study = study.model_copy(update={"layers": find_layers(study)})
+        study = study.model_copy(update={"layers": (*study.layers, *find_controls(study))})
+        check_keys(study)
         check_pairs(study)
         return study
     except ValidationError as error:
@@ -157,7 +154,10 @@ def read_yaml(file: Path) -> Any:
 
 
 def check_names(study: Study) -> None:
-    """Engines and explainers that are referred to exist."""
+    """Engines and explainers that are referred to exist; labels are free."""
+    for i, source in enumerate(study.saes):
+        if source.label in CONTROLS:
+            raise StudyError(f"saes[{i}].label: {source.label!r} names a control; take a label that is none of them")
     for section, settings in (("explainers", study.explainers), ("scorers", study.scorers.chosen())):
         for name, item in settings.items():
             engine = getattr(item, "engine", None)
@@ -253,14 +253,25 @@ def find_layers(study: Study) -> tuple[Layer, ...]:
         for hookpoint, place in wanted_saes(f"saes[{i}].hookpoints", source, found):
             key = f"{hookpoint}@{source.label}" if source.label else hookpoint
             layers.append(Layer(key=key, hookpoint=hookpoint, location=place))
-    keys = [layer.key for layer in layers]
-    if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-        raise StudyError(f"saes: {doubled[0]} appears twice; give one of the sources a label")
     return tuple(layers)
 
 
+def find_controls(study: Study) -> list[Layer]:
+    named = study.controls.untrained.saes if study.controls.untrained else None
+    folder = study.path(named) if named else None
+    if folder is not None and not folder.exists():
+        raise StudyError(f"controls.untrained.saes: {named}: no such folder ({folder})")
+    return control_layers(study.controls, study.layers, folder)
+
+
+def check_keys(study: Study) -> None:
+    keys = [layer.key for layer in study.layers]
+    if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise StudyError(f"saes: {doubled[0]} appears twice; give one of the sources a label")
+
+
 def check_pairs(study: Study) -> None:
-    known = [layer.key for layer in study.layers]
+    known = [layer.key for layer in study.layers if layer.control is None]
     for i, pair in enumerate((study.alignment.pairs if study.alignment else None) or ()):
         for key in pair:
             if key not in known:

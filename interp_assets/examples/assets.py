@@ -14,11 +14,11 @@ from interp_assets.examples.drawing import asked_latents, count_windows, draw_ex
 from interp_assets.examples.negatives import decoder_neighbours
 from interp_assets.examples.rendering import Rendering
 from interp_assets.job import Inputs, Job, Metadata, computes
+from interp_assets.layer_sae import sae_of
 from interp_assets.progress import Progress
 from interp_assets.settings import Examples
 from interp_assets.tables import EXAMPLE_LATENTS, EXAMPLES, conform
 from resources.content_hash import mixed
-from resources.sparse_autoencoders.read import read_sae
 from resources.table_store import Partition
 
 
@@ -29,7 +29,7 @@ def examples(job: Job) -> Metadata:
     tokens = tokens_matrix(job.input("corpus").read("corpus", ["tokens"]))
     neighbours = None
     if settings.test.negatives == "neighbour":
-        neighbours = decoder_neighbours(read_sae(job.study.layer(job.layer).location).W_dec)
+        neighbours = decoder_neighbours(sae_of(job.study, job.study.layer(job.layer), job.models).W_dec)
     hashes = latent_inputs(job, settings, cache.entries_hash, neighbours)
     earlier = job.earlier()
     same = unchanged(earlier, hashes)

@@ -8,6 +8,7 @@ operational because files enter by their content.
 from interp_assets.settings.alignment import Alignment
 from interp_assets.settings.automation import Automation, is_cron
 from interp_assets.settings.base import Dtype, Settings, device, identity, mark, operational
+from interp_assets.settings.controls import Controls, NeuronsControl, RandomControl, UntrainedControl
 from interp_assets.settings.engines import (
     Budget,
     Engine,
@@ -26,6 +27,7 @@ __all__ = [
     "Alignment",
     "Automation",
     "Budget",
+    "Controls",
     "Corpus",
     "Dtype",
     "EmbeddingScorer",
@@ -38,9 +40,11 @@ __all__ = [
     "LlmExplainer",
     "LocalModel",
     "NegativeKind",
+    "NeuronsControl",
     "OpenAIEngine",
     "Price",
     "ProofOfLoad",
+    "RandomControl",
     "SaeSource",
     "Sampler",
     "Scorers",
@@ -49,6 +53,7 @@ __all__ = [
     "SubjectModel",
     "TestExamples",
     "TransformersEngine",
+    "UntrainedControl",
     "VllmEngine",
     "device",
     "identity",
