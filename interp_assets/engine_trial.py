@@ -12,12 +12,13 @@ from interp_assets.api_keys import key_of
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations import pending as explaining
 from interp_assets.explanations.prompts import form_of, prompt
-from interp_assets.forecast import forecast
+from interp_assets.forecast import forecast, of_calibration
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
 from interp_assets.models import check_package, logged_engine
 from interp_assets.progress import Progress
 from interp_assets.scores import judging
+from interp_assets.scores.calibration import SINGLE, of_size
 from interp_assets.scores.pending import pending
 from interp_assets.scores.trials import Subject, Trial
 from interp_assets.scores.wording import wording_of
@@ -137,7 +138,9 @@ def requests_of(inputs: Inputs, engine: str) -> Iterator[Asked]:
     method = inputs.asset.name.split("/")[1]
     scorer = study.scorers.chosen()[method]
     assert isinstance(scorer, JudgeScorer)
-    subjects = pending(inputs, method).subjects
+    if scorer.list_sizes:
+        scorer, _ = of_calibration(inputs, method, scorer)
+    subjects = pending(inputs, method, scorer).subjects
     yield from judging.requests(subjects, wording_of(method, scorer), scorer, rendering, study.examples.seed)
 
 
@@ -164,6 +167,8 @@ def made_up(study: Study, engine: str, role: Role) -> list[Asked]:
         return [*found]
     scorers = study.scorers.chosen().items()
     method, scorer = next((m, s) for m, s in scorers if isinstance(s, JudgeScorer) and s.engine == engine)
-    count = SAMPLE * (1 if scorer.protocol == "single" else scorer.per_prompt)
+    # Where the size of prompts is to be found, single ones are asked first.
+    scorer = of_size(scorer, SINGLE) if scorer.list_sizes else scorer
+    count = SAMPLE * (1 if scorer.protocol == "single" else scorer.list_size)
     subject = Subject(0, "sample", "none", SENTENCE * 2, [Trial(i, True, window()) for i in range(count)])
     return [*judging.requests([subject], wording_of(method, scorer), scorer, rendering, study.examples.seed)]

@@ -16,8 +16,8 @@ from interp_assets.models_read import engine_tokenizer
 from interp_assets.settings import JudgeScorer, LlmExplainer, LocalModel
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
-from resources.language_models.logged import Request, request_key
-from resources.language_models.protocol import GenerateRequest, LikelihoodRequest
+from resources.language_models.logged import LoggedEngine, Request, request_key
+from resources.language_models.protocol import GenerateRequest, LanguageModel, LikelihoodRequest
 from resources.sparse_autoencoders.locate import UnknownSae
 from resources.tokenizers import count_tokens, prompt_texts
 
@@ -90,18 +90,54 @@ def of_scores(inputs: Inputs, engine: str | None) -> Forecast:
 
     study, method = inputs.study, inputs.asset.name.split("/")[1]
     scorer = study.scorers.chosen()[method]
-    todo = pending(inputs, method)
+    tried: list[Request] = []
+    if isinstance(scorer, JudgeScorer) and scorer.list_sizes:
+        scorer, tried = of_calibration(inputs, method, scorer)
+    todo = pending(inputs, method, scorer)
     total = Forecast(todo.new["latent"].n_unique())
     if not isinstance(scorer, JudgeScorer) or engine not in (None, scorer.engine):
         return total
     total += Forecast(0, replies_reused=len(calls_behind(todo.kept_trials)))
-    if not todo.subjects:
-        return total
     wording, rendering = wording_of(method, scorer), Rendering.of(study)
-    asked = requests(todo.subjects, wording, scorer, rendering, study.examples.seed)
-    most = of_requests(inputs, scorer.engine, [*asked])
+    asked = [*tried, *requests(todo.subjects, wording, scorer, rendering, study.examples.seed)]
+    if not asked:
+        return total
+    most = of_requests(inputs, scorer.engine, asked)
     # How many of them are asked, their answers decide.
-    return total + (replace(most, exact=False) if scorer.sequential else most)
+    return total + (replace(most, exact=False) if scorer.sequential or tried else most)
+
+
+def of_calibration(inputs: Inputs, method: str, scorer: JudgeScorer) -> tuple[JudgeScorer, list[Request]]:
+    """The scorer as calibration leaves it, where all answers to it lie in the log; else what it will ask, and single
+    prompts, which are the most that can come of it."""
+    from interp_assets.scores.calibration import SINGLE, calibrate, of_size, sizes_tried
+    from interp_assets.scores.judging import requests
+    from interp_assets.scores.pending import calibrators
+    from interp_assets.scores.wording import wording_of
+
+    assert scorer.list_sizes is not None
+    some = calibrators(inputs, method, scorer.list_sizes.latents)
+    wording, rendering, seed = wording_of(method, scorer), Rendering.of(inputs.study), inputs.study.examples.seed
+    if inputs.log.file.exists():
+        found = calibrate(
+            some, wording, scorer, only_logged(inputs, scorer.engine), rendering, seed, lambda count: None
+        )
+        if found.complete:
+            return found.settings, []
+    sizes = [of_size(scorer, size) for size in sizes_tried(scorer) if size != SINGLE]
+    tried: list[Request] = [request for each in sizes for request in requests(some, wording, each, rendering, seed)]
+    return of_size(scorer, SINGLE), tried
+
+
+def only_logged(inputs: Inputs, name: str) -> LoggedEngine:
+    """An engine that answers what is in the log, and asks nothing."""
+
+    def load() -> LanguageModel:
+        raise AssertionError(f"{name} is asked by a forecast")
+
+    study, identity = inputs.study, inputs.freshness.engine_identity(name)
+    capabilities = study.engines[name].capabilities
+    return LoggedEngine(load, identity, inputs.log, study.name, name, capabilities, lambda: "this is a forecast")
 
 
 def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecast:
@@ -145,11 +181,15 @@ def at_most(inputs: Inputs, engine: str | None) -> Forecast:
     for name in study.explainers_of(scorer):
         explained = least(getattr(study.explainers[name], "latents", None), latents)
         subjects = None if explained is None else explained * (2 if scorer.shuffled_control else 1)
-        trials, per_prompt, reply = scorer.activating + scorer.non_activating, 1, 0
-        if scorer.protocol == "list":
-            per_prompt, reply = scorer.per_prompt, max_tokens_of(scorer.per_prompt)
-        calls = None if subjects is None else subjects * -(-trials // per_prompt)
-        total += bound(study, scorer.engine, calls, TOKENS_AROUND + 600 + per_prompt * window, reply)
+        trials = scorer.activating + scorer.non_activating
+        # Where the size of prompts is to be found, single ones are the most that can come of it.
+        sizes = {1: subjects} if scorer.protocol == "single" or scorer.list_sizes else {scorer.list_size: subjects}
+        if scorer.list_sizes:
+            sizes |= dict.fromkeys(scorer.list_sizes.candidates, least(scorer.list_sizes.latents, explained))
+        for size, judged in sizes.items():
+            calls = None if judged is None else judged * -(-trials // size)
+            reply = 0 if size == 1 else max_tokens_of(size)
+            total += bound(study, scorer.engine, calls, TOKENS_AROUND + 600 + size * window, reply)
     return total
 
 

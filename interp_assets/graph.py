@@ -17,7 +17,7 @@ from interp_assets.models_read import (
     tokenizer_read,
 )
 from interp_assets.scores.graph import score_assets
-from interp_assets.settings import LlmExplainer
+from interp_assets.settings import JudgeScorer, LlmExplainer
 from interp_assets.study import Study
 
 
@@ -162,6 +162,11 @@ def assets_of(study: Study) -> dict[str, Asset]:
                     Read("explanations", "explanations"),
                 ]
                 + [Read(f"scores/{method}", "scores") for method in study.scorers.chosen()]
+                + [
+                    Read(f"scores/{method}", "calibration")
+                    for method, scorer in study.scorers.chosen().items()
+                    if isinstance(scorer, JudgeScorer) and scorer.list_sizes
+                ]
             ),
             settings={
                 "name": study.name,

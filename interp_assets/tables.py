@@ -16,11 +16,12 @@ NOT_CONTENT = (
     "prompt_tokens",
     "cached_tokens",
     "completion_tokens",
+    "tokens_per_trial",
     "raw_reply",
 )
 "Columns that tell how a row came about. They enter no content hash: what lies behind need not be made anew for them."
 
-AUXILIARY = ("index", "latents", "page")
+AUXILIARY = ("index", "latents", "page", "calibration")
 "Tables that help to read the others."
 
 SAE_WEIGHTS: Schema = {"file": TEXT, "bytes": U64, "sha256": TEXT}
@@ -109,6 +110,15 @@ TRIALS: Schema = {
     "completion_tokens": U32,
     "raw_reply": TEXT,  # where the reply was text
     "inputs_hash": U64,
+}
+
+# Beside the scores where a layer's judge was tried with prompts of several sizes.
+CALIBRATION: Schema = {
+    "size": U32,  # examples in one prompt; 1 is the single protocol
+    "subjects": U32,
+    "mean_difference": F64,  # mean absolute difference of balanced accuracy from the single protocol, over subjects
+    "tokens_per_trial": F64,  # prompt and reply
+    "chosen": BOOL,
 }
 
 SCORES: Schema = {

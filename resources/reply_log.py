@@ -89,7 +89,7 @@ class ReplyLog:
         wanted = sorted(set(keys))
         for start in range(0, len(wanted), KEYS_AT_ONCE):
             part = wanted[start : start + KEYS_AT_ONCE]
-            found |= self._do(fcntl.LOCK_SH, partial(read_replies, keys=part))
+            found |= self._do(fcntl.LOCK_SH, partial(read_replies, self.file, keys=part))
         return found
 
     def append(

@@ -6,7 +6,8 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +48,7 @@ TOTALS_OF_REPLIES = (
 BUSY_SECONDS = 60.0
 CACHE_KB = 65_536
 CHECKPOINT_PAGES = 16_000
+MANY_KEYS, READERS = 1_000, 8
 
 
 class LoggedReply(NamedTuple):
@@ -176,7 +178,24 @@ def read_totals(connection: sqlite3.Connection, study: str) -> list[Total]:
     return totals
 
 
-def read_replies(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, LoggedReply]:
+def read_replies(file: Path, connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, LoggedReply]:
+    """The live replies of some keys; many of them over several connections, whose waits for the disk overlap."""
+    if len(keys) < MANY_KEYS:
+        return read_some(connection, keys)
+
+    def read_part(part: Sequence[bytes]) -> dict[bytes, LoggedReply]:
+        with closing(connect(file)) as own:
+            return read_some(own, part)
+
+    size = -(-len(keys) // READERS)
+    found: dict[bytes, LoggedReply] = {}
+    with ThreadPoolExecutor(READERS) as readers:
+        for part in readers.map(read_part, [keys[start : start + size] for start in range(0, len(keys), size)]):
+            found |= part
+    return found
+
+
+def read_some(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, LoggedReply]:
     found = {}
     for key in keys:
         values = connection.execute("SELECT * FROM replies WHERE key = ? AND live", (key,)).fetchone()

@@ -54,6 +54,10 @@ class Manners:
     chat: bool = True
     log_probabilities: bool = True
     echo: bool = True
+    forms: tuple[str, ...] = ("json_schema", "regex", "choice")
+    "Those that it holds replies to."
+    other_forms: str = "ignored"
+    "Or `refused`."
     key: str | None = None
     model: str = "oracle"
     seed: int = 0
@@ -145,6 +149,8 @@ class BenchServer:
             if fate < getattr(manners, kind):
                 return await self.fail(kind)
             fate -= getattr(manners, kind)
+        if manners.other_forms == "refused" and (unknown := set(forms_asked(asked)) - set(manners.forms)):
+            return refusal(400, f"Unknown form: {unknown}")
         told.answered += 1
         return 200, self.completion(asked, prompt), {}
 
@@ -182,6 +188,9 @@ class BenchServer:
             yes = self.oracle.fits(explanation, judged.removeprefix("Text: "))
             tops = {"Yes": -0.1, "No": -3.0} if yes else {"No": -0.1, "Yes": -3.0}
             text = "Yes" if yes else "No"
+        else:
+            asked_for = [answer for form, answer in forms_asked(asked).items() if form in manners.forms]
+            text = asked_for[0] if asked_for else text
         tops |= {f"other{i}": -10.0 - i for i in range(20 - len(tops))}
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "logprobs": None}
         choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
@@ -217,6 +226,18 @@ class BenchServer:
 
 
 Reply = tuple[int, Any, dict[str, str]]
+
+
+def forms_asked(asked: dict[str, Any]) -> dict[str, str]:
+    """The forms that a request asks for, each with an answer that has it; a regular expression stands for itself."""
+    found = {
+        form: content if form == "regex" else content[0]
+        for form, content in asked.get("structured_outputs", {}).items()
+    }
+    if "response_format" in asked:
+        schema = asked["response_format"]["json_schema"]["schema"]
+        found["json_schema"] = json.dumps({name: each["enum"][0] for name, each in schema["properties"].items()})
+    return found
 
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> Reply:

@@ -25,8 +25,9 @@ def file(complete_file: Path) -> Path:
     root = complete_file.parent
     engines = {"oracle": {"path": "./model"}, "second": {"path": "./model", "dtype": "float16"}}
     engines |= {"served": {"kind": "openai", "base_url": "https://host/v1", "model": "small"}}
-    served = {"kind": "llm", "engine": "served"}
-    base = changed(complete_file, {"engines": engines, "explainers.served": served}, "marks.yaml")
+    engines |= {"local": {"kind": "vllm", "path": "./model"}}
+    asked = {f"explainers.{name}": {"kind": "llm", "engine": name} for name in ("served", "local")}
+    base = changed(complete_file, {"engines": engines, **asked}, "marks.yaml")
     for name in ("model", "embedder", "saes"):
         shutil.copytree(root / name, root / "moved" / name)
     shutil.copy(root / "corpus.parquet", root / "moved")

@@ -44,6 +44,7 @@ class Counting:
     name = "counting"
     capabilities = frozenset({"generate", "choose", "log_likelihood"})
     identity = "counting"
+    retries = 0
 
     def __init__(self, answers: int | None = None) -> None:
         self.asked: list[Any] = []

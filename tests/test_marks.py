@@ -9,13 +9,15 @@ from interp_assets.settings import Controls, Settings, identity, mark
 from interp_assets.study import Layer, Study
 from tests.changed_study import IDENTITY, OPERATIONAL
 
-ONE_VALUE = {"engines.oracle.kind", "engines.served.kind", "explainers.llm.kind", "explainers.quotes.kind"}
+ENGINES = {"engines.oracle.kind", "engines.local.kind", "engines.served.kind"}
+ONE_VALUE = ENGINES | {"explainers.llm.kind", "explainers.quotes.kind"}
 "Another value is another class of settings."
 
 # How the walk below names the members of mappings, lists and unions, and how the study above does.
 NAMES = {"saes": "saes.0"}
 KINDS = {
     "TransformersEngine": "engines.oracle",
+    "VllmEngine": "engines.local",
     "OpenAIEngine": "engines.served",
     "ExtractiveExplainer": "explainers.quotes",
     "LlmExplainer": "explainers.llm",

@@ -21,11 +21,13 @@ from interp_assets.freshness import Freshness
 from interp_assets.plan import plan
 from interp_assets.scores.wording import DETECTION
 from interp_assets.setting_errors import StudyError
+from interp_assets.settings import OpenAIEngine as EngineSettings
 from interp_assets.study import PROJECT, load_study
 from resources.errors import NotNow
 from resources.language_models.logged import LoggedEngine
 from resources.language_models.openai_engine import OpenAIEngine
-from resources.language_models.protocol import ChooseRequest, GenerateRequest, LikelihoodRequest, Message
+from resources.language_models.protocol import ChooseRequest, Constraint, GenerateRequest, LikelihoodRequest, Message
+from resources.language_models.server import Server
 from resources.loaded_models import LoadedModels
 from resources.reply_log import ReplyLog
 from tests.bench_server import Manners, free_port, serving, start
@@ -35,7 +37,7 @@ from tests.test_planted_truth import mean_score
 from tests.tiny import write_study
 
 KEY = "sk-planted-0123456789abcdefghij"
-PROBES = 3
+PROBES = 6
 "Requests by which an engine finds out what a server can do."
 
 
@@ -175,6 +177,8 @@ def test_servers_share_replies_and_models_do_not(tiny_file: Path) -> None:
     assert same == {"kind": "openai", "model": "m", "revision": None, "code": "1"}
     assert identity(base_url="https://elsewhere/v1", key_env="K", concurrency=1, price={"input": 1}) == same
     assert identity(model="n") != same
+    assert identity(request={}) == same
+    assert identity(request={"reasoning_effort": "minimal"}) == same | {"request": {"reasoning_effort": "minimal"}}
     assert identity(revision="2026-11") != same
 
 
@@ -233,6 +237,51 @@ def test_what_a_server_can_do_is_found_out(manners: Manners, can: set[str]) -> N
         else:
             with pytest.raises(NotNow, match=rf"^{server.url}: oracle cannot choose there; it can: generate$"):
                 model.choose(judgements(2))
+
+
+@pytest.mark.parametrize(
+    ("manners", "forms"),
+    [
+        (Manners(), {"json_schema", "regex", "choice"}),
+        (Manners(forms=("json_schema",)), {"json_schema"}),
+        (Manners(forms=("json_schema",), other_forms="refused"), {"json_schema"}),
+        (Manners(forms=()), set()),
+        (Manners(forms=(), other_forms="refused", chat=False), set()),
+    ],
+)
+def test_forms_are_asked_for_where_the_server_holds_to_them(manners: Manners, forms: set[str]) -> None:
+    schema = Constraint("json_schema", '{"type": "object", "properties": {"colour": {"enum": ["red"]}}}')
+    asked = [schema, Constraint("regex", "blue"), Constraint("choice", ("green", "grey"))]
+    with serving(manners) as server:
+        model = engine(server.url)
+        assert model.forms == forms
+        replies = model.generate([GenerateRequest((Message("user", "Which?"),), 8, constraint=form) for form in asked])
+    answers = ['{"colour": "red"}', "blue", "green"]
+    expected = [answer if form.form in forms else "Yes" for answer, form in zip(answers, asked, strict=True)]
+    assert [reply.text for reply in replies] == expected
+    assert not any(reply.refused for reply in replies), "what the server does not know is not sent"
+
+
+def test_further_fields_stand_in_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the engine's own fields are those that a study may not name."""
+    sent: list[dict[str, Any]] = []
+    ask_all = Server.ask_all
+
+    def noting(server: Server, calls: Any, arrived: Any) -> None:
+        calls = list(calls)
+        sent.extend(call.content for call in calls)
+        ask_all(server, calls, arrived)
+
+    monkeypatch.setattr(Server, "ask_all", noting)
+    with serving(Manners()) as server:
+        model = engine(server.url, request={"reasoning_effort": "minimal", "temperature": 7})
+        model.generate([GenerateRequest((Message("user", "Which?"),), 8, temperature=1.0)])
+        model.choose(judgements(1))
+        model.log_likelihood([LikelihoodRequest("a b c", " d e")])
+    assert len(sent) == PROBES + 3
+    assert {each["reasoning_effort"] for each in sent} == {"minimal"}
+    assert {each["temperature"] for each in sent} == {0.0, 1}
+    assert set().union(*sent) - {"reasoning_effort"} <= EngineSettings.own_fields
 
 
 def test_log_likelihood_counts_the_continuation_alone() -> None:
@@ -362,6 +411,9 @@ FROM_ENVIRONMENT = "keys come from the environment: name the variable in key_env
         ({"key": "planted"}, f"engines.oracle.key: {FROM_ENVIRONMENT}"),
         ({"key_env": KEY}, f"engines.oracle.key_env: {FROM_ENVIRONMENT}"),
         ({"key_env": "planted key"}, f"engines.oracle.key_env: {FROM_ENVIRONMENT}"),
+        ({"request": {"temperature": 1, "n": 2}}, "engines.oracle.request: n, temperature: set by the engine itself; leave it out"),
+        ({"request": [1]}, "engines.oracle.request: [1]: it must be a mapping of fields, like {reasoning_effort: minimal}"),
+        ({"request": {"api_key": "planted"}}, f"engines.oracle.request.api_key: {FROM_ENVIRONMENT}"),
         ({"model": KEY}, f"engines.oracle.model: {FROM_ENVIRONMENT}"),
         ({"base_url": "ftp://host"}, "engines.oracle.base_url: 'ftp://host': it must be an address like https://host/v1"),
         (
@@ -372,7 +424,7 @@ FROM_ENVIRONMENT = "keys come from the environment: name the variable in key_env
         ({"base_url": "https://user:planted@host/v1"}, f"engines.oracle.base_url: {FROM_ENVIRONMENT}"),
         ({"base_url": "https://host/v1?key=planted"}, f"engines.oracle.base_url: {FROM_ENVIRONMENT}"),
         ({"base_url": "http://127.0.0.1.evil.org/v1"}, "use https, or set allow_plain_http: true"),
-        ({"kind": "vortex"}, "engines.oracle.kind: 'vortex': it must be 'transformers' or 'openai'"),
+        ({"kind": "vortex"}, "engines.oracle.kind: 'vortex': it must be 'transformers' or 'vllm' or 'openai'"),
         ({"batch_size": 3}, "engines.oracle.batch_size: unknown key; there are: kind, base_url, model, revision, key_env,"),
     ],
 )  # fmt: skip

@@ -163,6 +163,17 @@ def test_a_rerun_and_a_run_that_was_cut_off_come_to_the_same(early_file: Path, t
     assert remade.content_hash == made.content_hash
 
 
+def test_rows_are_carried_over_with_their_intervals(early_file: Path, tmp_path: Path) -> None:
+    one = {"scorers.fuzzing": LEFT_OUT}
+    make_all(elsewhere(early_file, tmp_path, one), OracleModels(Unsure()))
+    more = one | {"explainers.brief": {"kind": "llm", "engine": "oracle", "n_examples": 3}}
+    added, anew = (elsewhere(early_file, folder, more) for folder in (tmp_path, tmp_path / "anew"))
+    made, fresh = (make_all(study, OracleModels(Unsure()))["scores/detection"] for study in (added, anew))
+    assert made.metadata["explanations_carried_over"] == made.metadata["explanations_tested"] > 0
+    for mine, theirs in zip(without_calls(made), without_calls(fresh), strict=True):
+        assert mine.equals(theirs)
+
+
 def test_the_plan_says_at_most(early_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = {"scorers.fuzzing": LEFT_OUT}
     study = elsewhere(early_file, tmp_path, one)

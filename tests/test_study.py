@@ -40,7 +40,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "explainers.llm.temperature: unknown key; there are: kind, engine, latents, n_examples, mark_threshold, "
         "show_activations, promoted_tokens, chain_of_thought, instructions, max_tokens",
     ),
-    ({"engines.oracle.size": 1}, "engines.oracle.size: unknown key; there are: kind, path, revision, dtype, device, batch_size, price"),
+    ({"engines.oracle.size": 1}, "engines.oracle.size: unknown key; there are: kind, path, revision, dtype, chat_template, price, device, batch_size"),
     ({"saes.0.place": "x"}, "saes[0].place: unknown key; there are: path, format, hookpoints, label"),
     ({"scorers.simulation": {}}, "scorers.simulation: unknown key; there are: embedding, detection, fuzzing"),
     ({"alignment": {"pairs": [["embed_tokens", "layers.7"]]}}, "alignment.pairs[0]: no layer 'layers.7'; there are: embed_tokens"),

@@ -11,7 +11,9 @@ import numpy as np
 from resources.content_hash import mixed
 
 # What a draw is for; one candidate has independent priorities for each purpose.
-PICK_WINDOW, SPLIT_CONTEXT, PLACE_PEAK, DRAW_NEGATIVE, PICK_LATENT, SHUFFLE, PICK_NEGATIVE, PAIR_MARKS = range(8)
+PICK_WINDOW, SPLIT_CONTEXT, PLACE_PEAK, DRAW_NEGATIVE, PICK_LATENT, SHUFFLE, PICK_NEGATIVE, PAIR_MARKS, CALIBRATE = (
+    range(9)
+)
 
 
 def keyed(seed: int, purpose: int, *names: np.ndarray | int) -> np.ndarray:

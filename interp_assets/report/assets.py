@@ -25,14 +25,19 @@ def score_report(job: Job) -> Metadata:
 
     def table(asset: str, layer: str, name: str) -> pl.DataFrame | None:
         partition: Partition | None = job.freshness.current(asset, layer)
-        return None if partition is None or partition_label(asset, layer) in problems else partition.read(name)
+        if partition is None or partition_label(asset, layer) in problems or name not in partition.tables:
+            return None
+        return partition.read(name)
 
-    scores = []
+    scores, calibrations = [], []
     for method in study.scorers.chosen():
         for layer in layers:
             found = table(f"scores/{method}", layer, "scores")
             if found is not None:
                 scores.append(found.with_columns(layer=pl.lit(layer), method=pl.lit(method)))
+            if (sizes := table(f"scores/{method}", layer, "calibration")) is not None:
+                told = sizes.drop("tokens_per_trial").to_dicts()
+                calibrations.append({"method": method, "layer": layer, "sizes": told})
     empty = pl.DataFrame(schema={**SCORES, "layer": pl.String, "method": pl.String})
     all_scores = pl.concat([empty, *scores])
     explanations = {
@@ -44,7 +49,9 @@ def score_report(job: Job) -> Metadata:
         for layer in layers
     }
     shown = best_and_worst(all_scores, explanations, examples, Rendering.of(study))
-    job.draft.write_text("page", "html", render(study.name, layers, all_scores, layer_counts, problems, shown))
+    job.draft.write_text(
+        "page", "html", render(study.name, layers, all_scores, layer_counts, problems, shown, calibrations)
+    )
     job.draft.write("report", summarise(all_scores))
     page = job.draft.folder / job.draft.tables["page"]["files"][0]
     sentences = [difference.sentence() for difference in against_control(all_scores)]

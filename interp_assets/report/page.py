@@ -28,6 +28,7 @@ def render(
     layer_counts: dict[str, dict[str, int]],
     problems: dict[str, str],
     latents: list[dict[str, Any]],
+    calibrations: Sequence[dict[str, Any]] = (),
 ) -> str:
     """The page.
 
@@ -36,6 +37,7 @@ def render(
         layer_counts: for each layer, what `summary.counts` found.
         problems: partitions that are missing or failed, and why.
         latents: what `best_and_worst` found.
+        calibrations: method, layer and rows of `tables.CALIBRATION`, where prompt sizes were tried.
     """
     environment = Environment(
         loader=PackageLoader("interp_assets.report", "templates"), autoescape=True, undefined=StrictUndefined
@@ -44,6 +46,7 @@ def render(
     return environment.get_template("report.html.j2").render(
         name=name,
         layers=layers,
+        calibrations=calibrations,
         sequential=sorted(set(scores.filter(pl.col("condition") == "sequential")["method"])),
         sections=sections(scores, list(layers), differences),
         rows=summarise(scores).to_dicts(),

@@ -10,9 +10,10 @@ from interp_assets.metering import meter
 from interp_assets.models import embedder, engine
 from interp_assets.progress import Progress
 from interp_assets.scores.cacheable import cacheable_share
+from interp_assets.scores.calibration import calibrate
 from interp_assets.scores.embedding import compare, distinct_texts
 from interp_assets.scores.judging import judge, requests
-from interp_assets.scores.pending import KEYS, Pending, pending
+from interp_assets.scores.pending import KEYS, Pending, calibrators, pending
 from interp_assets.scores.sequential import anytime, judge_in_rounds
 from interp_assets.scores.statistics import scores
 from interp_assets.scores.wording import wording_of
@@ -47,17 +48,27 @@ def fuzzing_scores(job: Job) -> Metadata:
 
 def judged_scores(job: Job, method: str, settings: JudgeScorer | None) -> Metadata:
     assert settings is not None
-    todo = pending(job, method)
     model, price = engine(job, settings.engine), job.study.engines[settings.engine].price
-    total = sum(len(subject.trials) for subject in todo.subjects)
     wording, rendering, seed = wording_of(method, settings), Rendering.of(job.study), job.study.examples.seed
+    calibration: Metadata = {}
+    if sizes := settings.list_sizes:
+        some = calibrators(job, method, sizes.latents)
+        total = sum(len(subject.trials) for subject in some) * (1 + len(set(sizes.candidates)))
+        with Progress(f"{job.label} prompt size", total, "trials", meter(model, price)) as progress:
+            found = calibrate(some, wording, settings, model, rendering, seed, progress.advance)
+        job.draft.write("calibration", found.table)
+        calibration = {"calibration": {"table": found.table.to_dicts()}}
+        settings = found.settings
+    todo = pending(job, method, settings)
+    total = sum(len(subject.trials) for subject in todo.subjects)
     ask = judge_in_rounds if settings.sequential else judge
     with Progress(job.label, total, "trials", meter(model, price)) as progress:
         ask(todo.subjects, wording, settings, model, rendering, seed, progress.advance)
     job.spent.add(model, price)
     job.spent.replies_reused += len(calls_behind(todo.kept_trials))
     asked = requests(todo.subjects, wording, settings, rendering, seed)
-    return finish(job, todo, settings.sequential is not None) | cacheable_share(job.study, settings.engine, asked)
+    shares = cacheable_share(job.study, settings.engine, asked)
+    return finish(job, todo, settings.sequential is not None) | calibration | shares
 
 
 def finish(job: Job, todo: Pending, in_rounds: bool = False) -> Metadata:

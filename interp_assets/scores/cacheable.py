@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from interp_assets.models_read import engine_tokenizer
+from interp_assets.settings import LocalModel
 from interp_assets.study import Study
 from resources.errors import NotNow, UnusableInput
 from resources.language_models.prefix_share import prefix_share
+from resources.language_models.prompts import Prompts
 from resources.language_models.protocol import ChooseRequest, GenerateRequest
-from resources.tokenizers import prompt_texts, token_ids
 
 SAMPLE = 200
 "The first prompts of a layer: two latents of 100 examples, which takes a fraction of a second."
@@ -21,13 +22,13 @@ def cacheable_share(study: Study, engine: str, requests: Iterable[ChooseRequest 
     Args:
         requests: in the order in which they are asked; no more than SAMPLE are taken.
     """
-    prompts = [request.messages for _, request in zip(range(SAMPLE), requests, strict=False)]
+    settings, asked = study.engines[engine], [request for _, request in zip(range(SAMPLE), requests, strict=False)]
+    if not asked or not isinstance(settings, LocalModel):
+        return {}
     try:
-        tokenizer = engine_tokenizer(study, engine) if prompts else None
+        prompts = Prompts(engine_tokenizer(study, engine), settings.chat_template)
     except (NotNow, UnusableInput):
         # What was answered from the log needs no tokenizer, and no figure is worth a failure.
-        tokenizer = None
-    if tokenizer is None:
         return {}
-    found = prefix_share(token_ids(tokenizer, prompt_texts(tokenizer, prompts)))
+    found = prefix_share(prompts.of_messages(request.messages) for request in asked)
     return {"cacheable_share": round(found.cacheable_share, 4)}

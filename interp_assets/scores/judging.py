@@ -103,7 +103,7 @@ def requests(
     """What a language model is asked about some subjects, in its order, without asking."""
     if settings.protocol == "single":
         return (request for _, _, request in single_requests(subjects, wording, rendering))
-    return (request for _, _, request in list_requests(subjects, wording, settings.per_prompt, rendering, seed))
+    return (request for _, _, request in list_requests(subjects, wording, settings.list_size, rendering, seed))
 
 
 def ask_single(
@@ -141,7 +141,7 @@ def ask_in_lists(
     seed: int,
     advance: Callable[[int], None],
 ) -> None:
-    questions = list(list_requests(subjects, wording, settings.per_prompt, rendering, seed))
+    questions = list(list_requests(subjects, wording, settings.list_size, rendering, seed))
     answers = generate(
         model,
         [request for _, _, request in questions],

@@ -105,5 +105,6 @@ def wording_of(method: str, scorer: JudgeScorer) -> Wording:
 def prompts_read(method: str, scorer: JudgeScorer) -> dict[str, str]:
     """The texts that a scorer's protocol uses."""
     wording = wording_of(method, scorer)._asdict()
-    names = ("instructions", "question") if scorer.protocol == "single" else ("list_instructions", "list_question")
+    single, lists = ("instructions", "question"), ("list_instructions", "list_question")
+    names = single + lists if scorer.list_sizes else single if scorer.protocol == "single" else lists
     return {name: wording[name] for name in names}

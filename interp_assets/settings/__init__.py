@@ -20,7 +20,7 @@ from interp_assets.settings.engines import (
 )
 from interp_assets.settings.examples import Examples, ExplainExamples, NegativeKind, Sampler, TestExamples
 from interp_assets.settings.explainers import Explainer, ExtractiveExplainer, LlmExplainer
-from interp_assets.settings.scorers import EmbeddingScorer, JudgeScorer, Scorers, Sequential
+from interp_assets.settings.scorers import EmbeddingScorer, JudgeScorer, PromptSizes, Scorers, Sequential
 from interp_assets.settings.subject import Corpus, ProofOfLoad, SaeSource, SubjectModel
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "NeuronsControl",
     "OpenAIEngine",
     "Price",
+    "PromptSizes",
     "ProofOfLoad",
     "RandomControl",
     "SaeSource",

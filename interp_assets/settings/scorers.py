@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from interp_assets.settings.base import Dtype, Settings, device, identity, operational
+
+ListSize = Annotated[int, Field(ge=2)]
 
 
 class EmbeddingScorer(Settings):
@@ -32,6 +36,16 @@ class Sequential(Settings):
     "So many activating and as many other examples are asked before the interval is looked at again."
 
 
+class PromptSizes(Settings):
+    """How many examples a prompt takes is tried on some explanations of each layer."""
+
+    candidates: tuple[ListSize, ...] = identity((2, 5, 10), min_length=1)
+    latents: int = identity(20, ge=1)
+    "Explanations that are judged with single prompts and with each candidate, drawn by a keyed hash."
+    tolerance: float = identity(0.02, ge=0, lt=0.5)
+    "The largest candidate is used whose balanced accuracy differs on average by no more than this; else single prompts."
+
+
 class JudgeScorer(Settings):
     """Detection or fuzzing: a language model judges single examples against the explanation."""
 
@@ -42,8 +56,8 @@ class JudgeScorer(Settings):
     non_activating: int = identity(50, ge=1)
     protocol: Literal["single", "list"] = identity("single")
     "single: one example a prompt, answered by the probability of Yes. list: several a prompt, answered as a list."
-    per_prompt: int = identity(5, ge=2)
-    "Examples in one prompt of the list protocol."
+    per_prompt: ListSize | PromptSizes = identity(5)
+    "Examples in one prompt of the list protocol: a number, or how to find it."
     sequential: Sequential | None = identity(None)
     "With the single protocol: stop early where the answers allow it. Every example is asked when left out."
     mark_threshold: float = identity(0.3, ge=0, lt=1)
@@ -51,6 +65,17 @@ class JudgeScorer(Settings):
     instructions: str | None = identity(None)
     "Stands in place of our own instructions."
     shuffled_control: bool = identity(True)
+
+    @property
+    def list_sizes(self) -> PromptSizes | None:
+        """How to find the number of examples in a prompt, where the study does not name it."""
+        return self.per_prompt if self.protocol == "list" and isinstance(self.per_prompt, PromptSizes) else None
+
+    @property
+    def list_size(self) -> int:
+        """Of a scorer whose study names it, or of which it has been found."""
+        assert isinstance(self.per_prompt, int)
+        return self.per_prompt
 
 
 class Scorers(Settings):

@@ -1,0 +1,85 @@
+"""Engines as a study names them: what decides their replies, what they need, what they add to prompts."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interp_assets.freshness import Freshness
+from interp_assets.models import check_package
+from interp_assets.plan import plan
+from interp_assets.running import run_study
+from interp_assets.study import load_study
+from resources.errors import NotNow
+from resources.language_models.prompts import Prompts, total, ways_on
+from resources.language_models.protocol import Message
+from resources.tokenizers import load_tokenizer, prompt_texts
+from tests.changed_study import changed
+
+TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}{% if not thinking %}ka {% endif %}"
+
+
+def with_engine(file: Path, **settings: Any) -> Any:
+    return load_study(changed(file, {"engines.oracle": {"path": "./model"} | settings}, "engine.yaml"))
+
+
+@pytest.fixture
+def no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else find(name))
+
+
+@pytest.mark.usefixtures("no_vllm")
+def test_a_missing_package_is_told_before_any_work(tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = with_engine(tiny_file, kind="vllm")
+    said = r"^engines\.oracle: kind vllm needs the vllm package: pip install 'interp-assets\[vllm\]'; or ask a server"
+    with pytest.raises(NotNow, match=said):
+        run_study(study, None, None)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(NotNow, match=said):
+        check_package("oracle", study.engines["oracle"])
+    check_package("oracle", with_engine(tiny_file).engines["oracle"])
+
+
+def test_a_vllm_engine_is_as_well_known_as_its_files(tiny_file: Path) -> None:
+    def identity(**settings: Any) -> Any:
+        return Freshness(with_engine(tiny_file, **settings)).engine_identity("oracle")
+
+    transformers, vllm = identity(), identity(kind="vllm")
+    assert transformers["files"] == vllm["files"]
+    assert set(transformers) == {"kind", "revision", "dtype", "code", "files"}
+    assert set(vllm) == {*transformers, "max_model_len"}
+    thinking = {"enable_thinking": False}
+    for kind in ("transformers", "vllm"):
+        plain = identity(kind=kind)
+        assert identity(kind=kind, chat_template=thinking) == plain | {"chat_template": thinking}
+        assert identity(kind=kind, chat_template={}) == plain
+
+
+def test_the_plan_counts_tokens_with_the_model_s_tokenizer(tiny_file: Path, tiny_tables: Any) -> None:
+    works = [
+        next(each.work for each in plan(with_engine(tiny_file, **settings)) if each.state.asset == "explanations")
+        for settings in ({"revision": "other"}, {"kind": "vllm"})
+    ]
+    assert works[0] == works[1]
+    assert works[1].exact and works[1].prompt_tokens
+
+
+def test_arguments_of_the_chat_template(tiny_file: Path) -> None:
+    tokenizer = load_tokenizer(tiny_file.parent / "model")
+    tokenizer.chat_template = TEMPLATE
+    messages = (Message("user", "lo mi"),)
+    plain, thinking = Prompts(tokenizer), Prompts(tokenizer, {"thinking": True})
+    assert plain.of_messages(messages) == [*thinking.of_messages(messages), *plain.ids("ka")]
+    assert prompt_texts(tokenizer, [messages], {"thinking": True}) == ["lo mi "]
+
+
+def test_choices_of_several_tokens_share_their_beginnings() -> None:
+    choices = [[1], [2, 3], [2, 3, 4], [2, 5]]
+    ways = ways_on(choices)
+    assert ways == {(): [1, 2], (2,): [3, 5], (2, 3): [4]}
+    table = {way: {token: -float(token) for token in tokens} for way, tokens in ways.items()}
+    assert [total(table, choice) for choice in choices] == [-1.0, -5.0, -9.0, -7.0]
