@@ -9,24 +9,24 @@ import polars as pl
 from interp_assets.job import Job, Metadata, computes
 from interp_assets.tables import SAE_WEIGHTS, conform
 from resources.content_hash import combined_hash
-from resources.sparse_autoencoders.locate import SaeLocation
 
 
 @computes("sae_weights")
 def sae_weights(job: Job) -> Metadata:
-    location = job.study.layer(job.layer).location
-    hashes = job.freshness.file_hashes
+    layer = job.study.layer(job.layer)
+    location, hashes = layer.location, job.freshness.file_hashes
+    files = location.files()
     rows: list[dict[str, Any]] = [
-        {"file": f.name, "bytes": f.stat().st_size, "sha256": hashes.sha256(f)} for f in location.files()
+        {"file": f.name, "bytes": f.stat().st_size, "sha256": hashes.sha256(f)} for f in files
     ]
-    if not isinstance(location, SaeLocation):
-        # No file, or none of its own: what decides it stands in place of a file's content.
+    if layer.control is not None:
+        # What decides a control stands beside the files that it may have.
         parts = job.fingerprint.parts
-        rows = [{"file": location.format, "bytes": 0, "sha256": combined_hash([parts["settings"], parts["files"]])}]
+        decides = combined_hash([parts["settings"], parts["files"]])
+        rows.append({"file": f"({layer.control})", "bytes": 0, "sha256": decides})
     job.draft.write("files", conform(pl.DataFrame(rows), SAE_WEIGHTS))
-    weights = {"weights": {"path": str(location.folder)}} if isinstance(location, SaeLocation) else {}
     return {
         "format": location.format,
         "bytes": sum(row["bytes"] for row in rows),
         "published_l0": location.published_l0() or "not published",
-    } | weights
+    } | ({"weights": {"path": str(files[0].parent)}} if files else {})
