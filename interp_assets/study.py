@@ -27,6 +27,7 @@ from interp_assets.settings import (
     Explainer,
     JudgeScorer,
     LocalModel,
+    NegativeKind,
     OpenAIEngine,
     ProofOfLoad,
     SaeSource,
@@ -34,6 +35,7 @@ from interp_assets.settings import (
     Settings,
     SubjectModel,
     identity,
+    kinds_in,
     operational,
 )
 from resources.sparse_autoencoders.locate import SaeLocation, UnknownSae, locate
@@ -84,6 +86,13 @@ class Study(Settings):
             if layer.key == key:
                 return layer
         raise StudyError(f"{self.name} has no layer {key!r}; {listed(layer.key for layer in self.layers)}")
+
+    def negatives_of(self, scorer: EmbeddingScorer | JudgeScorer) -> tuple[NegativeKind, ...]:
+        """The kinds of negatives that a scorer asks about."""
+        drawn = self.examples.test.kinds
+        if scorer.negatives is not None:
+            return kinds_in(scorer.negatives)
+        return ("random",) if "random" in drawn else drawn
 
     def explainers_of(self, scorer: EmbeddingScorer | JudgeScorer) -> tuple[str, ...]:
         return scorer.explainers if scorer.explainers is not None else tuple(self.explainers)
@@ -177,16 +186,35 @@ def check_bounds(study: Study) -> None:
             wanted, drawn = getattr(scorer, kind), getattr(study.examples.test, kind)
             if wanted > drawn:
                 raise StudyError(f"scorers.{name}.{kind}: {wanted} is more than examples.test.{kind}, {drawn}")
+        check_negatives(study, name, scorer)
         if isinstance(scorer, JudgeScorer) and scorer.sequential and scorer.protocol != "single":
             raise StudyError(
                 f"scorers.{name}.sequential: it needs protocol single, where each answer stands for itself"
             )
+    if "similar_text" in study.examples.test.kinds and study.examples.similar_text is None:
+        raise StudyError(
+            "examples.similar_text: missing; negatives of the kind similar_text need an embedder there, "
+            "as in {model: owner/model, windows: 20000}"
+        )
     length = study.corpus.context_length
     if study.examples.window > length:
         raise StudyError(f"examples.window: {study.examples.window} is more than corpus.context_length, {length}")
     if study.corpus.tokens < length:
         tokens = study.corpus.tokens
         raise StudyError(f"corpus.tokens: {tokens} is less than one context of corpus.context_length, {length}")
+
+
+def check_negatives(study: Study, name: str, scorer: EmbeddingScorer | JudgeScorer) -> None:
+    """A scorer asks about negatives that are drawn, and about no more of them than there are."""
+    test, wanted = study.examples.test, study.negatives_of(scorer)
+    if missing := [kind for kind in wanted if kind not in test.kinds]:
+        drawn = listed(test.kinds)
+        raise StudyError(f"scorers.{name}.negatives: {missing[0]!r} is not under examples.test.negatives; {drawn}")
+    if scorer.non_activating > (drawn_of := test.drawn_of(wanted)):
+        raise StudyError(
+            f"scorers.{name}.non_activating: {scorer.non_activating} is more than the {drawn_of} of kind "
+            f"{', '.join(wanted)} that examples.test.non_activating, {test.non_activating}, leaves for each latent"
+        )
 
 
 def check_addresses(study: Study) -> None:
@@ -227,6 +255,8 @@ def check_files(study: Study) -> None:
             models.append((f"engines.{name}.path", engine.path))
     if study.scorers.embedding is not None:
         models.append(("scorers.embedding.model", study.scorers.embedding.model))
+    if study.examples.similar_text is not None:
+        models.append(("examples.similar_text.model", study.examples.similar_text.model))
     for key, value in models:
         if study.local_folder(value) is None and (looks_local(value) or value.count("/") != 1):
             folder = study.path(value)

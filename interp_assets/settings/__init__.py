@@ -18,7 +18,15 @@ from interp_assets.settings.engines import (
     TransformersEngine,
     VllmEngine,
 )
-from interp_assets.settings.examples import Examples, ExplainExamples, NegativeKind, Sampler, TestExamples
+from interp_assets.settings.examples import (
+    Examples,
+    ExplainExamples,
+    NegativeKind,
+    Sampler,
+    SimilarText,
+    TestExamples,
+    kinds_in,
+)
 from interp_assets.settings.explainers import Explainer, ExtractiveExplainer, LlmExplainer
 from interp_assets.settings.scorers import EmbeddingScorer, JudgeScorer, PromptSizes, Scorers, Sequential
 from interp_assets.settings.subject import Corpus, ProofOfLoad, SaeSource, SubjectModel
@@ -51,6 +59,7 @@ __all__ = [
     "Scorers",
     "Sequential",
     "Settings",
+    "SimilarText",
     "SubjectModel",
     "TestExamples",
     "TransformersEngine",
@@ -59,6 +68,7 @@ __all__ = [
     "device",
     "identity",
     "is_cron",
+    "kinds_in",
     "mark",
     "operational",
 ]
