@@ -35,8 +35,6 @@ SAMPLE = 20
 "Prompts."
 NEW_TOKENS = 8
 SENTENCE = "the river ran past the mill and on to the sea, "
-NEW_TOKENS = 8
-SENTENCE = "the river ran past the mill and on to the sea, "
 
 
 class Speed(NamedTuple):
@@ -83,7 +81,8 @@ def require_engines(due: list[PartitionState], freshness: Freshness) -> None:
         if isinstance(settings, OpenAIEngine):
             from resources.language_models.openai_engine import OpenAIEngine as Server
 
-            Server(settings.base_url, settings.model, key_of(name, settings), wait_seconds=0).close()
+            key = key_of(name, settings)
+            Server(settings.base_url, settings.model, key, wait_seconds=0, request=settings.request).close()
 
 
 def will_be_asked(engine: str, due: list[PartitionState], freshness: Freshness) -> bool:
@@ -137,7 +136,8 @@ def requests_of(inputs: Inputs, engine: str) -> Iterator[Asked]:
         return
     method = inputs.asset.name.split("/")[1]
     scorer = study.scorers.chosen()[method]
-    assert isinstance(scorer, JudgeScorer)
+    if not isinstance(scorer, JudgeScorer):
+        return
     if scorer.list_sizes:
         scorer, _ = of_calibration(inputs, method, scorer)
     subjects = pending(inputs, method, scorer).subjects

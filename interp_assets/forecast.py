@@ -13,7 +13,7 @@ from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
 from interp_assets.models_read import engine_tokenizer
-from interp_assets.settings import JudgeScorer, LlmExplainer, LocalModel
+from interp_assets.settings import InterventionScorer, JudgeScorer, LlmExplainer, LocalModel
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
 from resources.language_models.logged import LoggedEngine, Request, request_key
@@ -23,6 +23,8 @@ from resources.tokenizers import count_tokens, prompt_texts
 
 TOKENS_OF_A_MARKED_TOKEN = 3
 "A window's token is rarely more than one of the engine's, and its marks two more."
+TOKENS_OF_A_TOKEN = 2
+"A token of the subject model is rarely more of the engine's."
 TOKENS_AROUND = 200
 "A chat format, numbers of excerpts and the like."
 
@@ -90,6 +92,9 @@ def of_scores(inputs: Inputs, engine: str | None) -> Forecast:
 
     study, method = inputs.study, inputs.asset.name.split("/")[1]
     scorer = study.scorers.chosen()[method]
+    if isinstance(scorer, InterventionScorer):
+        # What is asked depends on what the subject model does.
+        return at_most(inputs, engine)
     tried: list[Request] = []
     if isinstance(scorer, JudgeScorer) and scorer.list_sizes:
         scorer, tried = of_calibration(inputs, method, scorer)
@@ -176,6 +181,8 @@ def at_most(inputs: Inputs, engine: str | None) -> Forecast:
                 total += bound(study, explainer.engine, calls, tokens, explainer.max_tokens)
         return total
     scorer = study.scorers.chosen()[inputs.asset.name.split("/")[1]]
+    if isinstance(scorer, InterventionScorer):
+        return of_interventions(study, scorer, latents, engine)
     if not isinstance(scorer, JudgeScorer) or engine not in (None, scorer.engine):
         return total
     for name in study.explainers_of(scorer):
@@ -190,6 +197,25 @@ def at_most(inputs: Inputs, engine: str | None) -> Forecast:
             calls = None if judged is None else judged * -(-trials // size)
             reply = 0 if size == 1 else max_tokens_of(size)
             total += bound(study, scorer.engine, calls, TOKENS_AROUND + 600 + size * window, reply)
+    return total
+
+
+def of_interventions(study: Study, scorer: InterventionScorer, interpreted: int | None, engine: str | None) -> Forecast:
+    """An upper bound: every change within reach, each explanation and its control behind every passage."""
+    latents = least(scorer.latents, interpreted)
+    effects = None if latents is None else latents * len(scorer.conditions)
+    prompt = (scorer.prompt_tokens + 2) * TOKENS_OF_A_TOKEN
+    shown = scorer.explain_prompts * (prompt + 12 * scorer.shown_tokens)
+    passage = prompt + scorer.new_tokens * TOKENS_OF_A_TOKEN + scorer.max_tokens
+    texts = scorer.score_prompts * 2 * (2 if scorer.shuffled_control else 1)
+    total = Forecast(latents, exact=False)
+    if engine in (None, scorer.explainer):
+        # Replies that cannot be used are asked for once more.
+        asked = None if effects is None else 2 * effects
+        total += bound(study, scorer.explainer, asked, TOKENS_AROUND + 600 + shown, scorer.max_tokens)
+    if engine in (None, scorer.scorer):
+        asked = None if effects is None else effects * texts
+        total += bound(study, scorer.scorer, asked, TOKENS_AROUND + passage, 0)
     return total
 
 

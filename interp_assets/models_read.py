@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from interp_assets.layers import Layer
-from interp_assets.settings import EmbeddingScorer, JudgeScorer, LocalModel
+from interp_assets.settings import EmbeddingScorer, InterventionScorer, JudgeScorer, LocalModel, Scorer
 from interp_assets.study import Study
 from resources.language_models.protocol import CODE_VERSIONS
 from resources.sparse_autoencoders.controls import NeuronsOf
@@ -89,13 +89,20 @@ def engine_files(study: Study, names: Sequence[str]) -> dict[str, list[Path]]:
     return {f"engine {name}": engine_model_files(study, name) for name in names}
 
 
-def model_read(study: Study, scorer: EmbeddingScorer | JudgeScorer) -> dict[str, Any]:
-    if isinstance(scorer, JudgeScorer):
-        return engines_read(study, [scorer.engine])
-    return {"embedder": hub_name(study, scorer.model)}
+def engines_asked(scorer: Scorer) -> tuple[str, ...]:
+    """The engines that a scorer asks, by name."""
+    if isinstance(scorer, InterventionScorer):
+        return tuple(dict.fromkeys((scorer.explainer, scorer.scorer)))
+    return (scorer.engine,) if isinstance(scorer, JudgeScorer) else ()
 
 
-def scorer_files(study: Study, scorer: EmbeddingScorer | JudgeScorer) -> dict[str, list[Path]]:
-    if isinstance(scorer, JudgeScorer):
-        return engine_files(study, [scorer.engine])
-    return {"embedder": model_files(study, scorer.model)}
+def model_read(study: Study, scorer: Scorer) -> dict[str, Any]:
+    if isinstance(scorer, EmbeddingScorer):
+        return {"embedder": hub_name(study, scorer.model)}
+    return engines_read(study, engines_asked(scorer))
+
+
+def scorer_files(study: Study, scorer: Scorer) -> dict[str, list[Path]]:
+    if isinstance(scorer, EmbeddingScorer):
+        return {"embedder": model_files(study, scorer.model)}
+    return engine_files(study, engines_asked(scorer))

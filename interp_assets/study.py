@@ -25,6 +25,7 @@ from interp_assets.settings import (
     Engine,
     Examples,
     Explainer,
+    InterventionScorer,
     JudgeScorer,
     LocalModel,
     NegativeKind,
@@ -169,11 +170,14 @@ def check_names(study: Study) -> None:
             raise StudyError(f"saes[{i}].label: {source.label!r} names a control; take a label that is none of them")
     for section, settings in (("explainers", study.explainers), ("scorers", study.scorers.chosen())):
         for name, item in settings.items():
-            engine = getattr(item, "engine", None)
-            if engine is not None and engine not in study.engines:
-                raise StudyError(f"{section}.{name}.engine: {engine!r} is not under engines; {listed(study.engines)}")
+            for key in ("engine", "explainer", "scorer"):
+                engine = getattr(item, key, None)
+                if engine is not None and engine not in study.engines:
+                    raise StudyError(
+                        f"{section}.{name}.{key}: {engine!r} is not under engines; {listed(study.engines)}"
+                    )
     for name, scorer in study.scorers.chosen().items():
-        for explainer in scorer.explainers or ():
+        for explainer in getattr(scorer, "explainers", None) or ():
             if explainer not in study.explainers:
                 allowed = listed(study.explainers)
                 raise StudyError(f"scorers.{name}.explainers: {explainer!r} is not under explainers; {allowed}")
@@ -183,10 +187,11 @@ def check_bounds(study: Study) -> None:
     """Settings that bound each other."""
     for name, scorer in study.scorers.chosen().items():
         for kind in ("activating", "non_activating"):
-            wanted, drawn = getattr(scorer, kind), getattr(study.examples.test, kind)
+            wanted, drawn = getattr(scorer, kind, 0), getattr(study.examples.test, kind)
             if wanted > drawn:
                 raise StudyError(f"scorers.{name}.{kind}: {wanted} is more than examples.test.{kind}, {drawn}")
-        check_negatives(study, name, scorer)
+        if not isinstance(scorer, InterventionScorer):
+            check_negatives(study, name, scorer)
         if isinstance(scorer, JudgeScorer) and scorer.sequential and scorer.protocol != "single":
             raise StudyError(
                 f"scorers.{name}.sequential: it needs protocol single, where each answer stands for itself"
@@ -199,6 +204,15 @@ def check_bounds(study: Study) -> None:
     length = study.corpus.context_length
     if study.examples.window > length:
         raise StudyError(f"examples.window: {study.examples.window} is more than corpus.context_length, {length}")
+    intervention = study.scorers.intervention
+    if intervention is not None and intervention.prompt_tokens > length:
+        tokens = intervention.prompt_tokens
+        raise StudyError(f"scorers.intervention.prompt_tokens: {tokens} is more than corpus.context_length, {length}")
+    if intervention is not None and intervention.zero_ablation and study.controls.neurons is not None:
+        raise StudyError(
+            "scorers.intervention.zero_ablation: neurons can be strengthened, not taken away; "
+            "set it to false or leave out controls.neurons"
+        )
     if study.corpus.tokens < length:
         tokens = study.corpus.tokens
         raise StudyError(f"corpus.tokens: {tokens} is less than one context of corpus.context_length, {length}")

@@ -57,9 +57,9 @@ EXAMPLES: Schema = {
     "latent": U32,
     "example": U32,  # number within latent, purpose and sign; test examples in the order in which scorers take them
     "purpose": TEXT,  # explain | test
-    "kind": TEXT,  # activating | random | neighbour
+    "kind": TEXT,  # activating | random | neighbour | similar_text
     "neighbour": U32,  # which similar latent fires here
-    "neighbour_by": TEXT,
+    "neighbour_by": TEXT,  # decoder_cosine | encoder_cosine | cooccurrence
     "decile": I8,  # 0 weakest .. 9 strongest of the latent's windows, by peak activation
     "context": U32,
     "start": U16,
@@ -69,6 +69,9 @@ EXAMPLES: Schema = {
     "status": TEXT,  # ok | too_few_examples | dead
     "reason": TEXT,
 }
+
+# Windows of the corpus, sorted by context and start, by what they say.
+TEXT_INDEX: Schema = {"context": U32, "start": U16, "vector": pl.List(F32)}
 
 # One row for each latent of the SAE: what it takes to know whether its examples still hold.
 EXAMPLE_LATENTS: Schema = {
@@ -125,8 +128,8 @@ SCORES: Schema = {
     "latent": U32,
     "explainer": TEXT,
     "control": TEXT,
-    "statistic": TEXT,  # auroc | balanced_accuracy | f1
-    "condition": TEXT,  # sequential: trials were asked until the interval was narrow enough
+    "statistic": TEXT,  # auroc | balanced_accuracy | f1 | nats
+    "condition": TEXT,  # sequential: trials were asked until the interval was narrow enough; intervention: as in EFFECTS
     "value": F64,
     "low": F64,
     "high": F64,
@@ -136,6 +139,38 @@ SCORES: Schema = {
     "reason": TEXT,
     "inputs_hash": U64,
 }
+
+# scores/intervention: what each latent was made to do, and how its effect was explained.
+EFFECTS: Schema = {
+    "latent": U32,
+    "condition": TEXT,  # a target KL in nats, or zero_ablation
+    "strength": F64,  # added to the latent's activation; null for zero_ablation
+    "kl": F64,  # nats; mean over prompts of KL(clean || changed) of the next token
+    "effect_explanation": TEXT,
+    "status": TEXT,  # ok | failed | not_asked (the budget was reached) | out_of_reach | too_few_prompts
+    "reason": TEXT,
+    "model": TEXT,
+    "prompt_hash": TEXT,
+    "prompt_tokens": U32,
+    "cached_tokens": U32,
+    "completion_tokens": U32,
+    "raw_reply": TEXT,
+    "inputs_hash": U64,
+}
+
+# What the model wrote behind each prompt that is scored.
+PASSAGES: Schema = {
+    "latent": U32,
+    "condition": TEXT,  # as in EFFECTS
+    "example": U32,  # number of the prompt within the latent
+    "prompt": TEXT,
+    "clean": TEXT,  # the prompt and what the model as it is wrote
+    "changed": TEXT,  # the prompt and what it wrote with the latent changed, from the same seed
+    "inputs_hash": U64,
+}
+
+# One row for each prompt; `nats` is log p(explanation | changed passage) - log p(explanation | clean passage).
+INTERVENTION_TRIALS: Schema = {**TRIALS, "condition": TEXT, "nats": F64}
 
 LAYER_MATCHING: Schema = {
     "latent_a": U32,
@@ -150,6 +185,7 @@ SCORE_REPORT: Schema = {
     "explainer": TEXT,
     "control": TEXT,
     "statistic": TEXT,
+    "condition": TEXT,
     "n_latents": U32,
     "n_failed_trials": U32,
     "mean": F64,

@@ -27,6 +27,7 @@ from tests.changed_study import changed
 from tests.commands import end_all
 from tests.interruptions import Story
 from tests.oracle import OracleModels
+from tests.planted_effects import INTERVENTION
 from tests.tiny import make_sae, make_study
 
 
@@ -64,6 +65,7 @@ def complete_file(tiny_file: Path, tiny_tables: dict[str, Partition], tmp_path_f
     make_sae(root / "saes", "layers.0")
     shutil.copytree(root / "model", root / "embedder")
     additions = {"explainers.quotes": {"kind": "extractive"}, "scorers.embedding": {"model": "./embedder"}}
+    additions["scorers.intervention"] = INTERVENTION | {"latents": 2, "target_kl": [0.01, 0.1]}
     return changed(root / "study.yaml", additions, "study.yaml")
 
 

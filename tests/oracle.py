@@ -1,13 +1,15 @@
 """A language model that answers by rule, at the outer edge: it reads our prompts as a model would and is always right.
 
 It explains a latent by the words that are marked in every excerpt, and judges a text by whether the explained word is
-in it (detection) or is exactly what is marked (fuzzing).
+in it (detection) or is exactly what is marked (fuzzing). It explains an effect by the token that rises most often, and
+finds that explanation the more probable the more often its word stands in a passage.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +20,8 @@ from resources.language_models.protocol import (
     Form,
     Generated,
     GenerateRequest,
+    Likelihood,
+    LikelihoodRequest,
     Message,
     Usage,
     silent,
@@ -29,7 +33,7 @@ MARKED = re.compile(r"<<(.+?)>>")
 
 class OracleEngine:
     name = "oracle"
-    capabilities: frozenset[Capability] = frozenset({"generate", "choose"})
+    capabilities: frozenset[Capability] = frozenset({"generate", "choose", "log_likelihood"})
     forms: frozenset[Form] = frozenset()
     retries = 0
     identity = "oracle"
@@ -55,6 +59,9 @@ class OracleEngine:
         if "Excerpt 1:" in asked:
             words = {word for run in MARKED.findall(asked) for word in run.split()}
             return json.dumps({"explanation": f"the word {' or '.join(sorted(words))}"})
+        if "More probable:" in asked:
+            first = Counter(re.findall(r"^More probable: '([^']*)'", asked, flags=re.MULTILINE))
+            return json.dumps({"explanation": f"the word {first.most_common(1)[0][0].strip()}"})
         explanation = asked.split("\n")[0]
         texts = re.findall(r"^Text \d+: (.*)$", asked, flags=re.MULTILINE)
         return json.dumps({"answers": [int(self.fits(explanation, text)) for text in texts]})
@@ -77,8 +84,18 @@ class OracleEngine:
             arrived(i, replies[i])
         return replies
 
-    def log_likelihood(self, requests: Any, arrived: Any = silent) -> Any:
-        raise AssertionError("nothing asks the oracle for likelihoods")
+    def log_likelihood(
+        self, requests: Sequence[LikelihoodRequest], arrived: Callable[[int, Likelihood], None] = silent
+    ) -> list[Likelihood]:
+        replies = []
+        for i, request in enumerate(requests):
+            self.prompts.append(request.text)
+            passage, _, question = request.text.rpartition("\n\n")
+            assert question.endswith('"')
+            word = request.continuation.removeprefix("the word ")
+            replies.append(Likelihood(passage.split().count(word) - 10.0, 3, Usage(len(request.text), 0, 0)))
+            arrived(i, replies[i])
+        return replies
 
 
 class OracleModels(LoadedModels):

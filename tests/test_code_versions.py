@@ -34,7 +34,12 @@ def versions() -> dict[str, str]:
         "engines": {"judge": {"kind": "transformers", "path": "some/judge"}},
         "explainers": {"llm": {"kind": "llm", "engine": "judge"}},
         "alignment": {},
-        "scorers": {"embedding": {"model": "a/b"}, "detection": {"engine": "judge"}, "fuzzing": {"engine": "judge"}},
+        "scorers": {
+            "embedding": {"model": "a/b"},
+            "detection": {"engine": "judge"},
+            "fuzzing": {"engine": "judge"},
+            "intervention": {"explainer": "judge", "scorer": "judge"},
+        },
     }
     study = Study.model_validate({**settings, "file": PROJECT / "studies" / "everything.yaml", "root": PROJECT})
     return {asset.name: asset.code_version for asset in assets_of(study).values()} | own_versions(PROJECT)

@@ -38,7 +38,7 @@ def test_a_missing_package_is_told_before_any_work(tiny_file: Path, capsys: pyte
     said = r"^engines\.oracle: kind vllm needs the vllm package: pip install 'interp-assets\[vllm\]'; or ask a server"
     with pytest.raises(NotNow, match=said):
         run_study(study, None, None)
-    assert capsys.readouterr().out == ""
+    assert "make " not in capsys.readouterr().out
     with pytest.raises(NotNow, match=said):
         check_package("oracle", study.engines["oracle"])
     check_package("oracle", with_engine(tiny_file).engines["oracle"])

@@ -52,7 +52,7 @@ def fingerprints(file: Path) -> dict[str, str]:
 
 def test_operational_settings_never_change_a_fingerprint(file: Path) -> None:
     before = fingerprints(file)
-    assert len(before) == 10
+    assert len(before) == 11
     for key, value in OPERATIONAL.items():
         assert fingerprints(changed(file, {key: value})) == before, key
 
@@ -67,7 +67,7 @@ def test_identity_settings_change_fingerprints(file: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "reached"),
     [
-        ("examples.window", {"examples"}),
+        ("examples.window", {"examples", "scores/intervention"}),
         ("corpus.tokens", {"corpus"}),
         ("proof_of_load.max_fvu", {"activation_cache"}),
         ("explainers.quotes.words", {"explanations"}),

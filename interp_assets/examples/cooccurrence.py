@@ -24,12 +24,12 @@ PAIRS_AT_ONCE = 2**21
 
 
 def cooccurring(
-    cache: CacheReader, length: int, contexts: int, count: int, rows_per_block: int = ROWS_PER_BLOCK
+    cache: CacheReader, contexts: int, length: int, count: int, rows_per_block: int = ROWS_PER_BLOCK
 ) -> tuple[np.ndarray, np.ndarray]:
     """The latents of highest Jaccard similarity, highest first, the lower number first among equals.
 
     Args:
-        length, contexts: of the corpus.
+        contexts, length: of the corpus.
 
     Returns:
         int64 [latents, count] latent numbers and float64 [latents, count] similarities. A latent that shares positions

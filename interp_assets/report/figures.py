@@ -13,11 +13,14 @@ from matplotlib.figure import Figure
 REAL, CONTROL = "#2f6f9f", "#b9b2a6"
 
 
-def score_distributions(scores: pl.DataFrame, layers: list[str], chance: float = 0.5) -> str:
+def score_distributions(
+    scores: pl.DataFrame, layers: list[str], chance: float = 0.5, limits: tuple[float, float] | None = (0, 1)
+) -> str:
     """One violin a layer, real beside shuffled, for one method, explainer and statistic.
 
     Args:
         scores: columns layer, control, value.
+        limits: between which all scores lie; None where there are none.
     """
     figure = Figure(figsize=(1.6 + 1.5 * len(layers), 2.8), layout="constrained")
     axes = figure.subplots()
@@ -42,7 +45,8 @@ def score_distributions(scores: pl.DataFrame, layers: list[str], chance: float =
             axes.plot([place + shift - 0.08, place + shift + 0.08], [middle, middle], color="#1c1c1c", linewidth=1.6)
     axes.axhline(chance, color="#888", linewidth=0.8, linestyle=(0, (3, 3)))
     axes.set_xticks(range(len(layers)), layers)
-    axes.set_ylim(-0.02, 1.02)
+    if limits is not None:
+        axes.set_ylim(limits[0] - 0.02, limits[1] + 0.02)
     axes.spines[["top", "right"]].set_visible(False)
     return svg(figure)
 

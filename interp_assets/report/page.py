@@ -18,6 +18,7 @@ SHOWN_LATENTS, SHOWN_EXAMPLES = 6, 4
 TITLES = {
     "auroc": "AUROC",
     "balanced_accuracy": "balanced accuracy",
+    "nats": "nats, all conditions",
 }
 
 
@@ -62,12 +63,13 @@ def sections(scores: pl.DataFrame, layers: list[str], differences: list[Differen
     for (method, explainer), group in scores.group_by("method", "explainer", maintain_order=True):
         statistic = HEADLINE.get(str(method), "auroc")
         values = group.filter(pl.col("statistic") == statistic)
+        scale: dict[str, Any] = {"chance": 0.0, "limits": None} if statistic == "nats" else {}
         found.append(
             {
                 "method": method,
                 "explainer": explainer,
                 "statistic": TITLES.get(statistic, statistic),
-                "picture": Markup(score_distributions(values, layers)),  # noqa: S704 - drawn here, holds layer names only
+                "picture": Markup(score_distributions(values, layers, **scale)),  # noqa: S704 - drawn here, holds layer names only
                 "differences": [d for d in differences if (d.method, d.explainer) == (method, explainer)],
             }
         )
@@ -78,7 +80,9 @@ def best_and_worst(
     scores: pl.DataFrame, explanations: dict[str, pl.DataFrame], examples: dict[str, pl.DataFrame], rendering: Rendering
 ) -> list[dict[str, Any]]:
     """The latents of highest and lowest score by the study's broadest method, with their strongest examples."""
-    real = scores.filter((pl.col("control") == "none") & pl.col("value").is_not_null())
+    # Intervention tests explanations of its own, which are not those that are shown here.
+    shown_here = (pl.col("method") != "intervention") & (pl.col("control") == "none")
+    real = scores.filter(shown_here & pl.col("value").is_not_null())
     if real.is_empty():
         return []
     headline = pl.col("statistic") == pl.col("method").replace_strict(HEADLINE, default="auroc")

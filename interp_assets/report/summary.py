@@ -10,7 +10,12 @@ import polars as pl
 from interp_assets.tables import SCORE_REPORT, conform
 
 Z = 1.959963984540054
-HEADLINE = {"embedding": "auroc", "detection": "balanced_accuracy", "fuzzing": "balanced_accuracy"}
+HEADLINE = {
+    "embedding": "auroc",
+    "detection": "balanced_accuracy",
+    "fuzzing": "balanced_accuracy",
+    "intervention": "nats",
+}
 "The statistic by which a method is shown."
 
 
@@ -24,7 +29,7 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
     error = Z * value.std() / value.count().sqrt()
     table = (
         scores.filter(value.is_not_null())
-        .group_by("layer", "method", "explainer", "control", "statistic", maintain_order=True)
+        .group_by("layer", "method", "explainer", "control", "statistic", "condition", maintain_order=True)
         .agg(
             n_latents=value.count(),
             n_failed_trials=pl.col("n_failed").sum(),
@@ -72,10 +77,12 @@ def against_control(scores: pl.DataFrame) -> list[Difference]:
     for (layer, method, explainer), group in scores.group_by(keys, maintain_order=True):
         statistic = HEADLINE.get(str(method), "auroc")
         mine = group.filter((pl.col("statistic") == statistic) & pl.col("value").is_not_null())
-        wide = mine.pivot(on="control", index="latent", values="value")
+        wide = mine.pivot(on="control", index=["latent", "condition"], values="value")
         if not {"none", "shuffled"} <= set(wide.columns):
             continue
-        difference = (wide["none"] - wide["shuffled"]).drop_nulls().to_numpy()
+        apart = wide.select("latent", apart=pl.col("none") - pl.col("shuffled")).drop_nulls()
+        # What was measured of a latent under several conditions hangs together: its mean counts once.
+        difference = apart.group_by("latent", maintain_order=True).mean()["apart"].to_numpy()
         if not len(difference):
             continue
         error = Z * difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.nan

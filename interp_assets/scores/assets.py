@@ -12,6 +12,7 @@ from interp_assets.progress import Progress
 from interp_assets.scores.cacheable import cacheable_share
 from interp_assets.scores.calibration import calibrate
 from interp_assets.scores.embedding import compare, distinct_texts
+from interp_assets.scores.intervention.stage import write_tables
 from interp_assets.scores.judging import judge, requests
 from interp_assets.scores.pending import KEYS, Pending, calibrators, pending
 from interp_assets.scores.sequential import anytime, judge_in_rounds
@@ -44,6 +45,13 @@ def detection_scores(job: Job) -> Metadata:
 @computes("scores/fuzzing")
 def fuzzing_scores(job: Job) -> Metadata:
     return judged_scores(job, "fuzzing", job.study.scorers.fuzzing)
+
+
+@computes("scores/intervention")
+def intervention_scores(job: Job) -> Metadata:
+    settings = job.study.scorers.intervention
+    assert settings is not None
+    return write_tables(job, settings)
 
 
 def judged_scores(job: Job, method: str, settings: JudgeScorer | None) -> Metadata:

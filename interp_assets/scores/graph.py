@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from interp_assets.asset import EXAMPLE_COLUMNS, Asset, Read
-from interp_assets.models_read import model_read, scorer_files, tokenizer_files, tokenizer_read
+from interp_assets.models_read import (
+    engines_asked,
+    hub_name,
+    model_read,
+    scorer_files,
+    subject_files,
+    tokenizer_files,
+    tokenizer_read,
+)
+from interp_assets.scores.intervention import wording
 from interp_assets.scores.wording import prompts_read
-from interp_assets.settings import JudgeScorer
+from interp_assets.settings import InterventionScorer, JudgeScorer
 from interp_assets.study import Study
 
 
@@ -17,7 +26,10 @@ def score_assets(study: Study) -> list[Asset]:
         "fuzzing": "Whether an LLM that reads the explanation can tell rightly marked tokens from wrongly marked ones.",
     }
     for method, scorer in study.scorers.chosen().items():
-        engines = (scorer.engine,) if isinstance(scorer, JudgeScorer) else ()
+        if isinstance(scorer, InterventionScorer):
+            found.append(intervention(study, scorer))
+            continue
+        engines = engines_asked(scorer)
         found.append(
             Asset(
                 name=f"scores/{method}",
@@ -45,3 +57,37 @@ def score_assets(study: Study) -> list[Asset]:
             )
         )
     return found
+
+
+def intervention(study: Study, scorer: InterventionScorer) -> Asset:
+    """It has its own explanations, of what a latent does, so it reads neither examples nor explanations."""
+    return Asset(
+        name="scores/intervention",
+        group="scores",
+        code_version="1",
+        description="What changing a latent makes the model write, and whether an explanation of that effect foresees it.",
+        reads=(
+            Read("sae_weights", "files", ("sha256",)),
+            Read("activation_cache", "activations"),
+            Read("corpus", "corpus", ("tokens",)),
+            Read("latent_statistics", "statistics", ("latent", "max_activation")),
+        ),
+        settings={
+            "scorer": scorer.identity(),
+            "prompts": wording.prompts_read(),
+            "subject_model": study.subject_model.identity() | hub_name(study, study.subject_model.path),
+            "bos": study.corpus.bos,
+            "seed": study.examples.seed,
+            "interpreted": {name: getattr(study.examples, name) for name in DECIDE_INTERPRETED},
+        }
+        | model_read(study, scorer),
+        files={"subject_model": subject_files(study)} | scorer_files(study, scorer),
+        kinds=("torch", "llm", "polars"),
+        pool="llm",
+        engines=engines_asked(scorer),
+        in_process=True,
+    )
+
+
+DECIDE_INTERPRETED = ("latents", "min_windows", "window", "placement")
+"Settings of examples that decide which latents are interpreted."

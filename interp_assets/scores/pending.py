@@ -15,7 +15,7 @@ from interp_assets.examples.rendering import Rendering
 from interp_assets.job import Inputs
 from interp_assets.scores import detection, fuzzing
 from interp_assets.scores.trials import Subject, TestExample, Trial, explanations_under_test, test_examples
-from interp_assets.settings import EmbeddingScorer, JudgeScorer
+from interp_assets.settings import EmbeddingScorer, InterventionScorer, JudgeScorer
 from interp_assets.tables import SCORES, TRIALS
 
 KEYS = ["latent", "explainer", "control"]
@@ -47,12 +47,18 @@ class UnderTest(NamedTuple):
 def under_test(inputs: Inputs, method: str) -> UnderTest:
     study = inputs.study
     scorer = study.scorers.chosen()[method]
+    assert not isinstance(scorer, InterventionScorer)  # it has a pending of its own
     table = inputs.input("examples").read("examples")
     activating = pl.col("kind") == "activating"
-    tests = table.filter(
-        (pl.col("purpose") == "test")
-        & (pl.col("example") < pl.when(activating).then(scorer.activating).otherwise(scorer.non_activating))
-    ).sort("latent", "kind", "example")
+    # Kinds of negatives take turns in their numbers; those asked about are counted anew.
+    tests = (
+        table.filter((pl.col("purpose") == "test") & (activating | pl.col("kind").is_in(study.negatives_of(scorer))))
+        .with_columns(activating=activating)
+        .sort("latent", "activating", "example", descending=[False, True, False])
+        .with_columns(rank=pl.int_range(pl.len()).over("latent", "activating"))
+        .filter(pl.col("rank") < pl.when("activating").then(scorer.activating).otherwise(scorer.non_activating))
+        .drop("activating", "rank")
+    )
     texts = {
         (latent, explainer, control): text
         for latent, explainer, control, text in explanations_under_test(
@@ -67,7 +73,9 @@ def pending(inputs: Inputs, method: str, scorer: Scorer | None = None) -> Pendin
     Args:
         scorer: what stands in place of the study's own, where calibration has found what the study leaves open.
     """
-    scorer = scorer or inputs.study.scorers.chosen()[method]
+    own = inputs.study.scorers.chosen()[method]
+    assert not isinstance(own, InterventionScorer)  # it has a pending of its own
+    scorer = scorer or own
     texts, tests = found = under_test(inputs, method)
     shown = windows_by_latent(tests)
     basis = row_basis(inputs, scorer)

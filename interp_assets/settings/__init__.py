@@ -28,7 +28,15 @@ from interp_assets.settings.examples import (
     kinds_in,
 )
 from interp_assets.settings.explainers import Explainer, ExtractiveExplainer, LlmExplainer
-from interp_assets.settings.scorers import EmbeddingScorer, JudgeScorer, PromptSizes, Scorers, Sequential
+from interp_assets.settings.scorers import (
+    EmbeddingScorer,
+    InterventionScorer,
+    JudgeScorer,
+    PromptSizes,
+    Scorer,
+    Scorers,
+    Sequential,
+)
 from interp_assets.settings.subject import Corpus, ProofOfLoad, SaeSource, SubjectModel
 
 __all__ = [
@@ -44,6 +52,7 @@ __all__ = [
     "ExplainExamples",
     "Explainer",
     "ExtractiveExplainer",
+    "InterventionScorer",
     "JudgeScorer",
     "LlmExplainer",
     "LocalModel",
@@ -56,6 +65,7 @@ __all__ = [
     "RandomControl",
     "SaeSource",
     "Sampler",
+    "Scorer",
     "Scorers",
     "Sequential",
     "Settings",

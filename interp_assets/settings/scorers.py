@@ -83,10 +83,49 @@ class JudgeScorer(Settings):
         return self.per_prompt
 
 
+class InterventionScorer(Settings):
+    """What changing a latent does to what the model writes, and whether an explanation of that effect foresees it."""
+
+    explainer: str = identity()
+    "A name under `engines`: who explains the effect, from the tokens that become more probable."
+    scorer: str = identity()
+    "A name under `engines`: whose log-probability of the explanation is compared; best a base model."
+    latents: int | None = identity(100, ge=1)
+    "At most so many of the interpreted latents (the first in the keyed order); null for all."
+    prompt_tokens: int = identity(64, ge=8)
+    "Length of the windows that prompts are cut from."
+    explain_prompts: int = identity(10, ge=1)
+    score_prompts: int = identity(30, ge=2)
+    target_kl: tuple[Annotated[float, Field(gt=0)], ...] = identity((0.1, 0.33, 1.0, 3.0), min_length=1)
+    "How far the next-token distribution is moved, in nats: mean KL over prompts; a strength is found for each."
+    zero_ablation: bool = identity(False)
+    "Also take the latent away, where it is active."
+    new_tokens: int = identity(8, ge=1)
+    "Written behind each prompt, at temperature 1."
+    shown_tokens: int = identity(5, ge=1)
+    "How many of the largest increases in probability the explainer sees of each prompt."
+    max_tokens: int = identity(64, ge=8)
+    "Of the explanation."
+    shuffled_control: bool = identity(True)
+    batch_latents: int = operational(8, ge=1)
+    "Latents whose prompts are run together."
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What is done to each latent, by the name that the tables use."""
+        return (*(f"{target:g}" for target in self.target_kl), *((ZERO_ABLATION,) if self.zero_ablation else ()))
+
+
+ZERO_ABLATION = "zero_ablation"
+
+Scorer = EmbeddingScorer | JudgeScorer | InterventionScorer
+
+
 class Scorers(Settings):
     embedding: EmbeddingScorer | None = identity(None)
     detection: JudgeScorer | None = identity(None)
     fuzzing: JudgeScorer | None = identity(None)
+    intervention: InterventionScorer | None = identity(None)
 
-    def chosen(self) -> dict[str, EmbeddingScorer | JudgeScorer]:
+    def chosen(self) -> dict[str, Scorer]:
         return {name: scorer for name in type(self).model_fields if (scorer := getattr(self, name)) is not None}

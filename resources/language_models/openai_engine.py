@@ -13,13 +13,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from resources.errors import NotNow
-from resources.language_models.openai_fields import form_fields, likeliest, paragraphs, usage_of
+from resources.language_models.openai_fields import ODD, ODD_FORMS, form_fields, likeliest, paragraphs, usage_of
 from resources.language_models.protocol import (
     FORMS,
     Capability,
     ChooseRequest,
     Chosen,
-    Constraint,
     Form,
     Generated,
     GenerateRequest,
@@ -40,13 +39,6 @@ TOP = 20
 "Most that OpenAI and, as it is set up, vLLM tell of the likeliest first tokens."
 NOTHING = Usage(0, 0, 0)
 QUESTION = (Message("user", "Is water wet? Answer Yes or No."),)
-ODD = "742"
-ODD_SCHEMA = (
-    f'{{"type": "object", "properties": {{"n": {{"type": "integer", "enum": [{ODD}]}}}}, "required": ["n"], '
-    f'"additionalProperties": false}}'
-)
-ODD_FORMS = (Constraint("json_schema", ODD_SCHEMA), Constraint("regex", ODD), Constraint("choice", (ODD,)))
-"Forms that leave one answer."
 
 
 class OpenAIEngine:

@@ -11,6 +11,14 @@ from resources.language_models.protocol import Constraint, Message, Usage
 CHARACTERS_PER_TOKEN = 3
 "Few texts have fewer; stands in where a server does not count tokens."
 
+ODD = "742"
+ODD_SCHEMA = (
+    f'{{"type": "object", "properties": {{"n": {{"type": "integer", "enum": [{ODD}]}}}}, "required": ["n"], '
+    f'"additionalProperties": false}}'
+)
+ODD_FORMS = (Constraint("json_schema", ODD_SCHEMA), Constraint("regex", ODD), Constraint("choice", (ODD,)))
+"Forms that leave one answer."
+
 
 def form_fields(constraint: Constraint) -> dict[str, Any]:
     """The fields of a request that hold its reply to a form: OpenAI's for a schema, vLLM's for what OpenAI has not."""

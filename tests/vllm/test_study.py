@@ -30,7 +30,7 @@ def run(file: Path) -> str:
     root = file.parents[1]
     environment = os.environ | {"INTERP_STUDIES": str(root / "studies"), "DAGSTER_HOME": str(root / "home")}
     command = [str(Path(sys.executable).with_name("interp")), "run", "tiny"]
-    ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=280)
+    ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=900)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 
