@@ -50,10 +50,15 @@ def under_test(inputs: Inputs, method: str) -> UnderTest:
     assert not isinstance(scorer, InterventionScorer)  # it has a pending of its own
     table = inputs.input("examples").read("examples")
     activating = pl.col("kind") == "activating"
-    tests = table.filter(
-        (pl.col("purpose") == "test")
-        & (pl.col("example") < pl.when(activating).then(scorer.activating).otherwise(scorer.non_activating))
-    ).sort("latent", "kind", "example")
+    # Kinds of negatives take turns in their numbers; those asked about are counted anew.
+    tests = (
+        table.filter((pl.col("purpose") == "test") & (activating | pl.col("kind").is_in(study.negatives_of(scorer))))
+        .with_columns(activating=activating)
+        .sort("latent", "activating", "example", descending=[False, True, False])
+        .with_columns(rank=pl.int_range(pl.len()).over("latent", "activating"))
+        .filter(pl.col("rank") < pl.when("activating").then(scorer.activating).otherwise(scorer.non_activating))
+        .drop("activating", "rank")
+    )
     texts = {
         (latent, explainer, control): text
         for latent, explainer, control, text in explanations_under_test(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from interp_assets.settings.base import Dtype, Settings, device, identity, operational
+from interp_assets.settings.examples import NegativeKinds
 
 ListSize = Annotated[int, Field(ge=2)]
 
@@ -21,6 +22,8 @@ class EmbeddingScorer(Settings):
     explainers: tuple[str, ...] | None = identity(None, min_length=1)
     activating: int = identity(10, ge=1)
     non_activating: int = identity(10, ge=1)
+    negatives: NegativeKinds | None = identity(None, where_set=True)
+    "Which of the negatives drawn are asked about; when left out random ones, or all where none are random."
     shuffled_control: bool = identity(True)
     instruction: str = identity("")
     "Stands before each explanation; for embedders that were trained with a retrieval instruction."
@@ -54,6 +57,8 @@ class JudgeScorer(Settings):
     "Which explainers are scored; all when left out."
     activating: int = identity(50, ge=1)
     non_activating: int = identity(50, ge=1)
+    negatives: NegativeKinds | None = identity(None, where_set=True)
+    "Which of the negatives drawn are asked about; when left out random ones, or all where none are random."
     protocol: Literal["single", "list"] = identity("single")
     "single: one example a prompt, answered by the probability of Yes. list: several a prompt, answered as a list."
     per_prompt: ListSize | PromptSizes = identity(5)
