@@ -174,7 +174,7 @@ def made_up(study: Study, engine: str, role: Role) -> list[Request]:
             yield TestExample(number, window(), active, number % 2 == 0)
 
     subjects = (
-        Subject(latent, "sample", "none", SENTENCE * 2, method.trials(latent, [*examples()]))
+        Subject(latent, "sample", "none", SENTENCE + rendering.text(window()), method.trials(latent, [*examples()]))
         for latent in range(SAMPLE * SAMPLE)
     )
     return [*islice((request for subject in subjects for request in method.requests([subject])), SAMPLE)]

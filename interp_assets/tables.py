@@ -57,9 +57,9 @@ EXAMPLES: Schema = {
     "latent": U32,
     "example": U32,  # number within latent, purpose and sign; test examples in the order in which scorers take them
     "purpose": TEXT,  # explain | test
-    "kind": TEXT,  # activating | random | neighbour
+    "kind": TEXT,  # activating | random | neighbour | similar_text
     "neighbour": U32,  # which similar latent fires here
-    "neighbour_by": TEXT,
+    "neighbour_by": TEXT,  # decoder_cosine | encoder_cosine | cooccurrence
     "decile": I8,  # 0 weakest .. 9 strongest of the latent's windows, by peak activation
     "context": U32,
     "start": U16,
@@ -69,6 +69,9 @@ EXAMPLES: Schema = {
     "status": TEXT,  # ok | too_few_examples | dead
     "reason": TEXT,
 }
+
+# Windows of the corpus, sorted by context and start, by what they say.
+TEXT_INDEX: Schema = {"context": U32, "start": U16, "vector": pl.List(F32)}
 
 # One row for each latent of the SAE: what it takes to know whether its examples still hold.
 EXAMPLE_LATENTS: Schema = {
@@ -133,6 +136,14 @@ SIMULATION_TRIALS: Schema = {
     **TRIALS,
     "predicted_activations": pl.List(F32),  # 0..10
     "activations": pl.List(F32),  # what the latent did
+}
+
+# One row for each text that was written; `predicted` says whether the latent fires on it.
+GENERATION_TRIALS: Schema = {
+    **TRIALS,
+    "text": TEXT,
+    "max_activation": F32,
+    "share_of_maximum": F32,  # of the latent's strongest activation on the corpus
 }
 
 # One row for each prompt: `predicted` says whether the intruder was found, `probability` what was given to it.

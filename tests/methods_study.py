@@ -12,6 +12,7 @@ from tests.tiny import make_embedder, make_study
 ADDED: dict[str, dict[str, Any]] = {
     "surprisal": {"engine": "oracle", "activating": 10, "non_activating": 10},
     "simulation": {"engine": "oracle", "activating": 5, "non_activating": 5},
+    "generation": {"engine": "oracle", "texts": 4},
     "intruder": {"engine": "oracle", "activating": 24, "non_activating": 10, "shown": 6},
     "example_embedding": {"model": "./embedder", "examples": 10},
 }

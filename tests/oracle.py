@@ -4,7 +4,7 @@ It explains a latent by the words that are marked in every excerpt, and judges a
 in it (detection) or is exactly what is marked (fuzzing). It explains an effect by the token that rises most often, and
 finds that explanation the more probable the more often its word stands in a passage. A text is the more probable the
 more of its words an explanation named. It foresees activation on the explained word and nowhere else, and finds the one
-text that lacks a word which all others have.
+text that lacks a word which all others have. It writes texts that hold the explained word.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from resources.language_models.protocol import (
     silent,
 )
 from resources.loaded_models import LoadedModels
+from tests.tiny import VOCABULARY
 
 MARKED = re.compile(r"<<(.+?)>>")
 
@@ -68,6 +69,9 @@ class OracleEngine:
         if "Tokens:\n" in asked:
             tokens = [json.loads(word) for word in re.findall(r"^\d+\. (.*)$", asked, flags=re.MULTILINE)]
             return json.dumps({"activations": [10 * self.fits(explanation, token) for token in tokens]})
+        if asked.endswith(" texts."):
+            (word, *_), count = explanation.split("the word ")[1].split(" or "), int(asked.split()[-2])
+            return json.dumps({"texts": [f"{VOCABULARY[2 + place]} {word}" for place in range(count)]})
         texts = re.findall(r"^Text \d+: (.*)$", asked, flags=re.MULTILINE)
         return json.dumps({"answers": [int(self.fits(explanation, text)) for text in texts]})
 

@@ -38,7 +38,9 @@ def versions() -> dict[str, str]:
             "embedding": {"model": "a/b"},
             "detection": {"engine": "judge"},
             "fuzzing": {"engine": "judge"},
+            **{name: {"engine": "judge"} for name in ("surprisal", "simulation", "generation", "intruder")},
             "intervention": {"explainer": "judge", "scorer": "judge"},
+            "example_embedding": {"model": "a/b"},
         },
     }
     study = Study.model_validate({**settings, "file": PROJECT / "studies" / "everything.yaml", "root": PROJECT})

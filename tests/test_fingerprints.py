@@ -52,7 +52,7 @@ def fingerprints(file: Path) -> dict[str, str]:
 
 def test_operational_settings_never_change_a_fingerprint(file: Path) -> None:
     before = fingerprints(file)
-    assert len(before) == 11
+    assert len(before) == 16
     for key, value in OPERATIONAL.items():
         assert fingerprints(changed(file, {key: value})) == before, key
 
@@ -64,7 +64,9 @@ def test_identity_settings_change_fingerprints(file: Path) -> None:
         assert [name for name in before if after[name] != before[name]], key
 
 
-TESTED_ON_WINDOWS = {"scores/embedding", "scores/detection", "scores/fuzzing"}
+TESTED_ON_WINDOWS = {
+    f"scores/{method}" for method in ("embedding", "detection", "fuzzing", "surprisal", "example_embedding")
+}
 "They weigh trials by the share of windows on which a latent fires."
 
 

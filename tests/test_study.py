@@ -23,7 +23,7 @@ def refusal(file: Path) -> str:
     return message.removeprefix(f"{file}: ")
 
 
-KEYS = "name, storage, subject_model, saes, corpus, proof_of_load, examples, engines, explainers, scorers, alignment, budget, automation"
+KEYS = "name, storage, subject_model, saes, controls, corpus, proof_of_load, examples, engines, explainers, scorers, alignment, budget, automation"
 CORPUS_KEYS = "path, split, column, tokens, context_length, bos, separator"
 SAE_LIST = "it must be a list of mappings with the keys path, format, hookpoints, label, not empty"
 LATENTS = "it must be a whole number, at least 1, or a list of whole numbers, at least 0, not empty, or 'all'"

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from interp_assets.job import Job, Metadata, computes, failed_rows, not_asked
+from interp_assets.layer_sae import sae_of, subject_of
 from interp_assets.metering import meter
 from interp_assets.models import embedder, engine
 from interp_assets.progress import Progress
@@ -15,11 +16,13 @@ from interp_assets.scores.detection import Detection
 from interp_assets.scores.embedding import Embedding, compare, distinct_texts
 from interp_assets.scores.example_embedding import ExampleEmbedding
 from interp_assets.scores.fuzzing import Fuzzing
+from interp_assets.scores.generation import Generation, add_activations, strongest_of, texts_of
 from interp_assets.scores.intervention.stage import write_tables
 from interp_assets.scores.intruder import Intruder
 from interp_assets.scores.judged import Judged
 from interp_assets.scores.method import AskingMethod, Method
 from interp_assets.scores.pending import KEYS, Pending, calibrators, pending
+from interp_assets.scores.reading import strongest_on
 from interp_assets.scores.simulation import Simulation
 from interp_assets.scores.surprisal import Surprisal
 from interp_assets.tables import SCORES, calls_behind, conform
@@ -69,6 +72,24 @@ def surprisal_scores(job: Job) -> Metadata:
 @computes("scores/simulation")
 def simulation_scores(job: Job) -> Metadata:
     return asked_scores(job, Simulation(job.study))
+
+
+@computes("scores/generation")
+def generation_scores(job: Job) -> Metadata:
+    method, study, layer = Generation(job.study), job.study, job.study.layer(job.layer)
+    todo = pending(job, method)
+    ask_engine(job, method, todo)
+    if texts := texts_of(todo.subjects):
+        # Only now, so that neither model waits in memory for the other.
+        subject, sae = subject_of(study, layer, job.models), sae_of(study, layer, job.models)
+        tokenizer, length = method.rendering.tokenizer, study.corpus.context_length
+        batch = study.subject_model.batch_tokens
+        with Progress(f"{job.label} read", len(texts), "texts") as progress:
+            found = strongest_on(
+                texts, tokenizer, study.corpus.bos, length, subject, sae, layer.hookpoint, batch, progress.advance
+            )
+        add_activations(todo.subjects, found, strongest_of(job))
+    return finish(job, todo, method) | cacheable_share(study, method.engine, method.requests(todo.subjects))
 
 
 @computes("scores/intruder")

@@ -15,7 +15,7 @@ from interp_assets.models_read import (
     tokenizer_read,
 )
 from interp_assets.scores.intervention import wording
-from interp_assets.scores.method import WINDOWS, Method
+from interp_assets.scores.method import SAE, WINDOWS, Method
 from interp_assets.scores.methods import methods_of
 from interp_assets.scores.population import windows_per_context
 from interp_assets.settings import InterventionScorer
@@ -49,6 +49,9 @@ def of_method(study: Study, method: Method[Any]) -> Asset:
     if prompts := method.prompts():
         settings["prompts"] = prompts
     engines = engines_asked(scorer)
+    if SAE in method.reads:
+        settings["subject_model"] = study.subject_model.identity() | hub_name(study, study.subject_model.path)
+        files["subject_model"] = subject_files(study)
     return Asset(
         name=f"scores/{method.name}",
         group="scores",
@@ -60,7 +63,7 @@ def of_method(study: Study, method: Method[Any]) -> Asset:
         kinds=("llm", "polars") if engines else ("torch", "polars"),
         pool="llm" if engines else "gpu",
         engines=engines,
-        in_process=all(study.engines[name].in_process for name in engines),
+        in_process=SAE in method.reads or all(study.engines[name].in_process for name in engines),
     )
 
 

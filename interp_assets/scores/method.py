@@ -32,6 +32,8 @@ EXAMPLES = Read("examples", "examples", EXAMPLE_COLUMNS)
 # What trials are weighed by: how often a latent fires, and how strongly on each window.
 PLACED_EXAMPLES = Read("examples", "examples", (*EXAMPLE_COLUMNS, "decile"))
 WINDOWS = Read("examples", "latents", ("latent", "windows"))
+SAE = Read("sae_weights", "files", ("sha256",))
+"Whoever reads it runs the subject model too."
 CONTEXTS = Read("corpus", "corpus", ("context",))
 
 
@@ -94,11 +96,17 @@ class Method(ABC, Generic[S]):
     def examples(self, inputs: Inputs) -> pl.DataFrame:
         """The test windows that it uses, rows of the table `examples`, those of one latent together."""
         settings: Any = self.settings
-        activating = pl.col("kind") == "activating"
-        used = pl.when(activating).then(settings.activating).otherwise(settings.non_activating)
         table = inputs.input("examples").read("examples")
-        return table.filter((pl.col("purpose") == "test") & (pl.col("example") < used)).sort(
-            "latent", "kind", "example"
+        activating = pl.col("kind") == "activating"
+        wanted = activating | pl.col("kind").is_in(self.study.negatives_of(settings))
+        # Kinds of negatives take turns in their numbers; those asked about are counted anew.
+        return (
+            table.filter((pl.col("purpose") == "test") & wanted)
+            .with_columns(activating=activating)
+            .sort("latent", "activating", "example", descending=[False, True, False])
+            .with_columns(rank=pl.int_range(pl.len()).over("latent", "activating"))
+            .filter(pl.col("rank") < pl.when("activating").then(settings.activating).otherwise(settings.non_activating))
+            .drop("activating", "rank")
         )
 
     def tested(self, inputs: Inputs, examples: pl.DataFrame) -> dict[Key, Tested]:

@@ -8,6 +8,7 @@ from interp_assets.scores.detection import Detection
 from interp_assets.scores.embedding import Embedding
 from interp_assets.scores.example_embedding import ExampleEmbedding
 from interp_assets.scores.fuzzing import Fuzzing
+from interp_assets.scores.generation import Generation
 from interp_assets.scores.intruder import Intruder
 from interp_assets.scores.method import Method
 from interp_assets.scores.simulation import Simulation
@@ -15,7 +16,8 @@ from interp_assets.scores.surprisal import Surprisal
 from interp_assets.study import Study
 
 METHODS: dict[str, type[Method[Any]]] = {
-    method.name: method for method in (Embedding, Detection, Fuzzing, Surprisal, Simulation, Intruder, ExampleEmbedding)
+    method.name: method
+    for method in (Embedding, Detection, Fuzzing, Surprisal, Simulation, Generation, Intruder, ExampleEmbedding)
 }
 
 

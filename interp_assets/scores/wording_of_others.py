@@ -65,3 +65,14 @@ Text 3: where the Rhine is joined by a smaller stream
 Odd one out: 2"""
 
 INTRUDER_QUESTION = "{texts}\nOdd one out:"
+
+GENERATION = """\
+A unit of a language model is active on some texts and silent on others. You are given a description of what activates \
+it. Write texts on which it is active: each of one or two sentences, in which what is described occurs at least once, \
+as it would in a book, an article or a letter. Let the texts differ in subject and style. Do not talk about the \
+description or the unit.
+
+Answer with a JSON object that holds the texts. For the description "names of rivers" and two texts it looks like this: \
+{"texts": ["We followed the Danube as far as Vienna.", "In spring the Rhine floods the lower meadows."]}"""
+
+GENERATION_QUESTION = "Description: {explanation}\n\nWrite {count} texts."

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from interp_assets.settings.base import Dtype, Settings, device, identity, operational
+from interp_assets.settings.examples import NegativeKinds
 
 ListSize = Annotated[int, Field(ge=2)]
 
@@ -27,6 +28,8 @@ class EmbeddingScorer(EmbedderSettings):
     explainers: tuple[str, ...] | None = identity(None, min_length=1)
     activating: int = identity(10, ge=1)
     non_activating: int = identity(10, ge=1)
+    negatives: NegativeKinds | None = identity(None, where_set=True)
+    "Which of the negatives drawn are asked about; when left out random ones, or all where none are random."
     shuffled_control: bool = identity(True)
     instruction: str = identity("")
     "Stands before each explanation; for embedders that were trained with a retrieval instruction."
@@ -39,6 +42,8 @@ class ExampleEmbeddingScorer(EmbedderSettings):
     "Of the examples that explainers see: so many, spread over their strengths, stand for the latent."
     activating: int = identity(10, ge=1)
     non_activating: int = identity(10, ge=1)
+    negatives: NegativeKinds | None = identity(None, where_set=True)
+    "Which of the negatives drawn are asked about; when left out random ones, or all where none are random."
     shuffled_control: bool = identity(True)
     "Also with the examples of another latent."
 
@@ -70,6 +75,8 @@ class JudgeScorer(Settings):
     "Which explainers are scored; all when left out."
     activating: int = identity(50, ge=1)
     non_activating: int = identity(50, ge=1)
+    negatives: NegativeKinds | None = identity(None, where_set=True)
+    "Which of the negatives drawn are asked about; when left out random ones, or all where none are random."
     protocol: Literal["single", "list"] = identity("single")
     "single: one example a prompt, answered by the probability of Yes. list: several a prompt, answered as a list."
     per_prompt: ListSize | PromptSizes = identity(5)
@@ -102,6 +109,8 @@ class SurprisalScorer(Settings):
     explainers: tuple[str, ...] | None = identity(None, min_length=1)
     activating: int = identity(50, ge=1)
     non_activating: int = identity(50, ge=1)
+    negatives: NegativeKinds | None = identity(None, where_set=True)
+    "Which of the negatives drawn are asked about; when left out random ones, or all where none are random."
     shuffled_control: bool = identity(True)
 
 
@@ -115,6 +124,8 @@ class SimulationScorer(Settings):
     by the probabilities of the numbers, whose expectation is taken; finer, and costlier by the length of a window."""
     activating: int = identity(10, ge=1)
     non_activating: int = identity(10, ge=0)
+    negatives: NegativeKinds | None = identity(None, where_set=True)
+    "Which of the negatives drawn are asked about; when left out random ones, or all where none are random."
     shuffled_control: bool = identity(True)
 
 
@@ -127,8 +138,6 @@ class GenerationScorer(Settings):
     max_tokens: int = identity(1000, ge=16)
     "Of the reply that holds all texts of one explanation."
     shuffled_control: bool = identity(True)
-    batch_tokens: int = operational(8192, ge=1)
-    "Tokens that the subject model reads at once."
 
 
 class IntruderScorer(Settings):
@@ -141,6 +150,8 @@ class IntruderScorer(Settings):
     "Each is shown once, so that there are activating / shown prompts of a latent."
     non_activating: int = identity(10, ge=1)
     "Each is the intruder once; there are no more prompts than these."
+    negatives: NegativeKinds | None = identity(None, where_set=True)
+    "Which of the negatives drawn are asked about; when left out random ones, or all where none are random."
 
 
 class InterventionScorer(Settings):
@@ -181,6 +192,11 @@ ZERO_ABLATION = "zero_ablation"
 ExplanationScorer = EmbeddingScorer | JudgeScorer | SurprisalScorer | SimulationScorer | GenerationScorer
 "Scorers that test explanations of the study's explainers."
 
+WindowScorer = (
+    EmbeddingScorer | JudgeScorer | SurprisalScorer | SimulationScorer | IntruderScorer | ExampleEmbeddingScorer
+)
+"Scorers that look at test windows, on which a latent is active or not."
+
 Scorer = ExplanationScorer | InterventionScorer | IntruderScorer | ExampleEmbeddingScorer
 
 
@@ -190,6 +206,7 @@ class Scorers(Settings):
     fuzzing: JudgeScorer | None = identity(None)
     surprisal: SurprisalScorer | None = identity(None)
     simulation: SimulationScorer | None = identity(None)
+    generation: GenerationScorer | None = identity(None)
     intervention: InterventionScorer | None = identity(None)
     intruder: IntruderScorer | None = identity(None)
     example_embedding: ExampleEmbeddingScorer | None = identity(None)
