@@ -33,6 +33,7 @@ def versions() -> dict[str, str]:
         "corpus": {"path": "some/text"},
         "engines": {"judge": {"kind": "transformers", "path": "some/judge"}},
         "explainers": {"llm": {"kind": "llm", "engine": "judge"}},
+        "examples": {"similar_text": {"model": "a/b"}, "test": {"negatives": "similar_text"}},
         "alignment": {},
         "scorers": {
             "embedding": {"model": "a/b"},

@@ -87,7 +87,9 @@ def test_a_setting_reaches_those_who_read_it(file: Path, key: str, reached: set[
     assert {name for name in before if after[name] != before[name]} == reached
 
 
-BACK = {"examples.test.negatives": "random"} | {f"scorers.{m}.explainers": None for m in ("detection", "fuzzing")}
+ASK_THE_ORACLE = ("detection", "fuzzing", "surprisal", "simulation", "generation")
+"Which knows what to make of explanations of its own alone."
+BACK = {"examples.test.negatives": "random"} | {f"scorers.{m}.explainers": None for m in ASK_THE_ORACLE}
 "Where the study that is watched has the other value already."
 
 
@@ -111,7 +113,7 @@ def test_what_a_stage_reads_is_in_its_fingerprint(file: Path, monkeypatch: pytes
     """Every identity setting that is looked at while an asset is made must change that asset's fingerprint."""
     shutil.rmtree(file.parent / "embedder")
     make_embedder(file.parent / "embedder")
-    only_llm = {f"scorers.{method}.explainers": ["llm"] for method in ("detection", "fuzzing")}
+    only_llm = {f"scorers.{method}.explainers": ["llm"] for method in ASK_THE_ORACLE}
     changes = {"storage": "watched", "examples.test.negatives": "neighbour", **only_llm}
     study = load_study(changed(file, changes, "watched.yaml"))
     keys = {id(settings): key for key, settings in settings_objects(study)}
