@@ -12,8 +12,9 @@ from interp_assets.metering import meter
 from interp_assets.models import embedder, engine
 from interp_assets.progress import Progress
 from interp_assets.scores.cacheable import cacheable_share
+from interp_assets.scores.comparing import Comparing
 from interp_assets.scores.detection import Detection
-from interp_assets.scores.embedding import Embedding, compare, distinct_texts
+from interp_assets.scores.embedding import Embedding
 from interp_assets.scores.example_embedding import ExampleEmbedding
 from interp_assets.scores.fuzzing import Fuzzing
 from interp_assets.scores.generation import Generation, add_activations, strongest_of, texts_of
@@ -30,28 +31,12 @@ from interp_assets.tables import SCORES, calls_behind, conform
 
 @computes("scores/embedding")
 def embedding_scores(job: Job) -> Metadata:
-    method = Embedding(job.study)
-    todo = pending(job, method)
-    if not todo.subjects:
-        return finish(job, todo, method) | {"texts_embedded": 0}
-    model, instruction = embedder(job.study, method.settings, job.models), method.settings.instruction
-    new = model.new(distinct_texts(todo.subjects, instruction, method.rendering))
-    with Progress(job.label, new, "texts") as progress:
-        compare(todo.subjects, instruction, model, method.rendering, progress.advance)
-    return finish(job, todo, method) | {"texts_embedded": new}
+    return compared_scores(job, Embedding(job.study))
 
 
 @computes("scores/example_embedding")
 def example_embedding_scores(job: Job) -> Metadata:
-    method = ExampleEmbedding(job.study)
-    todo = pending(job, method)
-    if not todo.subjects:
-        return finish(job, todo, method) | {"texts_embedded": 0}
-    model = embedder(job.study, method.settings, job.models)
-    new = model.new(method.texts(todo.subjects))
-    with Progress(job.label, new, "texts") as progress:
-        method.compare(todo.subjects, model, progress.advance)
-    return finish(job, todo, method) | {"texts_embedded": new}
+    return compared_scores(job, ExampleEmbedding(job.study))
 
 
 @computes("scores/detection")
@@ -102,6 +87,17 @@ def intervention_scores(job: Job) -> Metadata:
     settings = job.study.scorers.intervention
     assert settings is not None
     return write_tables(job, settings)
+
+
+def compared_scores(job: Job, method: Comparing[Any]) -> Metadata:
+    todo = pending(job, method)
+    if not todo.subjects:
+        return finish(job, todo, method) | {"texts_embedded": 0}
+    model = embedder(job.study, method.settings, job.models)
+    new = model.new(method.texts(todo.subjects))
+    with Progress(job.label, new, "texts") as progress:
+        method.compare(todo.subjects, model, progress.advance)
+    return finish(job, todo, method) | {"texts_embedded": new}
 
 
 def judged_scores(job: Job, method: Judged) -> Metadata:

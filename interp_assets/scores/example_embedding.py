@@ -6,23 +6,21 @@ what an embedder could find if it were told by examples what explanations tell b
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
 from interp_assets.carry_over import windows_by_latent
-from interp_assets.scores.method import CONTEXTS, PLACED_EXAMPLES, WINDOWS, Method
-from interp_assets.scores.trials import NO_EXPLAINER, Key, Subject, Tested, TestExample, Trial, shuffled, whole_texts
+from interp_assets.scores.comparing import Comparing
+from interp_assets.scores.method import CONTEXTS, PLACED_EXAMPLES, WINDOWS
+from interp_assets.scores.trials import NO_EXPLAINER, Key, Subject, Tested, shuffled
 from interp_assets.settings import ExampleEmbeddingScorer
 
 if TYPE_CHECKING:
     from interp_assets.job import Inputs
-    from resources.text_embedder import TextEmbedder
 
 
-class ExampleEmbedding(Method[ExampleEmbeddingScorer]):
+class ExampleEmbedding(Comparing[ExampleEmbeddingScorer]):
     name = "example_embedding"
     description = "How well a sentence embedder finds a latent's examples from others of them. No explanation, no LLM."
     reads = (PLACED_EXAMPLES, WINDOWS, CONTEXTS)
@@ -47,28 +45,8 @@ class ExampleEmbedding(Method[ExampleEmbeddingScorer]):
                 found[latent, NO_EXPLAINER, "shuffled"] = Tested(query=windows[partner], also=(hashes[partner],))
         return found
 
-    def trials(self, latent: int, examples: list[TestExample]) -> list[Trial]:
-        return whole_texts(examples)
-
-    def texts(self, subjects: list[Subject]) -> list[str]:
-        """What has to be embedded: each distinct window, once."""
-        windows = {tuple(trial.tokens) for subject in subjects for trial in subject.trials}
-        windows |= {tuple(window) for subject in subjects for window in subject.query}
-        return sorted(set(self.rendering.texts(list(windows))))
-
-    def compare(self, subjects: list[Subject], embedder: TextEmbedder, advance: Callable[[int], None]) -> None:
-        """Record each trial's cosine with the query as its `probability`.
-
-        Args:
-            advance: told how many texts were embedded.
-        """
-        embedder.embed(self.texts(subjects), advance)
-        for subject in subjects:
-            query = embedder.embed(self.rendering.texts(subject.query)).mean(0)
-            query /= np.linalg.norm(query) or 1.0
-            cosines = embedder.embed(self.rendering.texts([trial.tokens for trial in subject.trials])) @ query
-            for trial, cosine in zip(subject.trials, cosines.astype(np.float64), strict=True):
-                subject.record(trial, probability=float(cosine), status="ok")
+    def standing_for(self, subject: Subject) -> list[str]:
+        return self.rendering.texts(subject.query)
 
 
 def spread(explain: pl.DataFrame, count: int) -> pl.DataFrame:
