@@ -51,6 +51,8 @@ def of_method(study: Study, method: Method[Any]) -> Asset:
     engines = engines_asked(scorer)
     if SAE in method.reads:
         settings["subject_model"] = study.subject_model.identity() | hub_name(study, study.subject_model.path)
+        # No text is read further than the corpus's contexts are long.
+        settings["context_length"] = study.corpus.context_length
         files["subject_model"] = subject_files(study)
     return Asset(
         name=f"scores/{method.name}",
