@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from interp_assets.examples.rendering import Rendering
 from interp_assets.report.figures import score_distributions
-from interp_assets.report.summary import HEADLINE, Difference, against_control, summarise
+from interp_assets.report.summary import HEADLINE, Difference, against_control, scored, summarise
 
 SHOWN_LATENTS, SHOWN_EXAMPLES = 6, 4
 
@@ -19,6 +19,8 @@ TITLES = {
     "auroc": "AUROC",
     "balanced_accuracy": "balanced accuracy",
     "nats": "nats, all conditions",
+    "pearson": "correlation",
+    "generation_rate": "share of texts",
 }
 
 
@@ -63,11 +65,10 @@ def sections(scores: pl.DataFrame, layers: list[str], differences: list[Differen
     for (method, explainer), group in scores.group_by("method", "explainer", maintain_order=True):
         statistic = HEADLINE.get(str(method), "auroc")
         values = group.filter(pl.col("statistic") == statistic)
-        scale: dict[str, Any] = {"chance": 0.0, "limits": None} if statistic == "nats" else {}
+        scale = scale_of(statistic, group)
         found.append(
             {
-                "method": method,
-                "explainer": explainer,
+                "title": scored(str(method), str(explainer)),
                 "statistic": TITLES.get(statistic, statistic),
                 "picture": Markup(score_distributions(values, layers, **scale)),  # noqa: S704 - drawn here, holds layer names only
                 "differences": [d for d in differences if (d.method, d.explainer) == (method, explainer)],
@@ -76,12 +77,24 @@ def sections(scores: pl.DataFrame, layers: list[str], differences: list[Differen
     return found
 
 
+def scale_of(statistic: str, scores: pl.DataFrame) -> dict[str, Any]:
+    """What chance is, and between which limits all scores lie."""
+    if statistic == "nats":
+        return {"chance": 0.0, "limits": None}
+    if statistic == "pearson":
+        return {"chance": 0.0, "limits": (-1, 1)}
+    # Some methods tell their own; nobody knows how often a latent fires on texts that were written for nothing.
+    told = scores.filter(statistic="chance")["value"]
+    return {"chance": float(told[0]) if len(told) else 0.0 if statistic == "generation_rate" else 0.5}
+
+
 def best_and_worst(
     scores: pl.DataFrame, explanations: dict[str, pl.DataFrame], examples: dict[str, pl.DataFrame], rendering: Rendering
 ) -> list[dict[str, Any]]:
     """The latents of highest and lowest score by the study's broadest method, with their strongest examples."""
-    # Intervention tests explanations of its own, which are not those that are shown here.
-    shown_here = (pl.col("method") != "intervention") & (pl.col("control") == "none")
+    # Intervention tests explanations of its own, and some methods test none: not what is shown here.
+    explained = pl.col("explainer").is_in({name for each in explanations.values() for name in each["explainer"]})
+    shown_here = (pl.col("method") != "intervention") & explained & (pl.col("control") == "none")
     real = scores.filter(shown_here & pl.col("value").is_not_null())
     if real.is_empty():
         return []
@@ -99,7 +112,7 @@ def best_and_worst(
         ]
         found.append(
             {
-                "title": f"The {title} {len(cards)} latents by {broadest[0]} of {broadest[1]} explanations",
+                "title": f"The {title} {len(cards)} latents by {scored(*broadest[:2])}",
                 "cards": cards,
             }
         )

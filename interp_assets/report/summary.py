@@ -14,7 +14,10 @@ HEADLINE = {
     "embedding": "auroc",
     "detection": "balanced_accuracy",
     "fuzzing": "balanced_accuracy",
+    "simulation": "pearson",
+    "generation": "generation_rate",
     "intervention": "nats",
+    "intruder": "accuracy",
 }
 "The statistic by which a method is shown."
 
@@ -61,13 +64,18 @@ class Difference(NamedTuple):
         return self.low > 0
 
     def sentence(self) -> str:
-        name = f"{self.method} of {self.explainer} explanations on {self.layer}"
+        name = f"{scored(self.method, self.explainer)} on {self.layer}"
         numbers = f"{self.mean:+.3f} (95 % interval {self.low:+.3f} to {self.high:+.3f}, {self.n_latents} latents)"
         if self.n_latents < 2:
             return f"{name}: too few latents to compare with the shuffled control."
         if self.above_control:
             return f"{name}: above the shuffled control by {numbers}."
         return f"{name} is not above its shuffled control: the difference is {numbers}. It shows nothing about these explanations."
+
+
+def scored(method: str, explainer: str) -> str:
+    """What a method scored, in words."""
+    return f"{method} without explanation" if explainer == "none" else f"{method} of {explainer} explanations"
 
 
 def against_control(scores: pl.DataFrame) -> list[Difference]:

@@ -8,12 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp_assets.examples.rendering import Rendering
-from interp_assets.scores.trials import Subject
+from interp_assets.scores.method import Method
+from interp_assets.scores.trials import Subject, TestExample, Trial, whole_texts
+from interp_assets.settings import EmbeddingScorer
 
 if TYPE_CHECKING:
     from resources.text_embedder import TextEmbedder
 
 SUBJECTS_PER_CALL = 2_000
+
+
+class Embedding(Method[EmbeddingScorer]):
+    name = "embedding"
+    description = "How well a sentence embedder finds a latent's examples from its explanation. No LLM."
+    code_version = "2"
+
+    def trials(self, latent: int, examples: list[TestExample]) -> list[Trial]:
+        return whole_texts(examples)
 
 
 def distinct_texts(subjects: list[Subject], instruction: str, rendering: Rendering) -> list[str]:
