@@ -33,7 +33,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"corpora": {}}, f"corpora: unknown key; there are: {KEYS}"),
     ({"layers": []}, f"layers: unknown key; there are: {KEYS}"),
     ({"corpus.token": 5}, f"corpus.token: unknown key; there are: {CORPUS_KEYS}"),
-    ({"examples.test.negative": "random"}, "examples.test.negative: unknown key; there are: activating, non_activating, negatives"),
+    ({"examples.test.negative": "random"}, "examples.test.negative: unknown key; there are: activating, non_activating, negatives, neighbour_by"),
     ({"explainers.quotes.engine": "oracle"}, "explainers.quotes.engine: unknown key; there are: kind, words, phrases"),
     (
         {"explainers.llm.temperature": 1},

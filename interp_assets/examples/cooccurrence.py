@@ -38,14 +38,14 @@ def cooccurring(
     near = np.tile(np.arange(cache.n_latents)[:, None], count)
     similarity = np.zeros((cache.n_latents, count))
     for first, last in row_blocks(cache.entries, rows_per_block):
-        rows = firing_sets(cache, first, last, length, contexts)
+        rows = firing_sets(cache, first, last, contexts, length)
         rows = csr_array(rows.T)  # positions as rows: what a position of another latent is looked up in
         step = max(1, PAIRS_AT_ONCE // (last - first))
         for number in range(len(cache.files)):
             latents, entries = cache.block(number)
             for start in range(latents.start, latents.stop, step):
                 stop = min(start + step, latents.stop)
-                others = indicator(entries, start, stop, length, contexts)
+                others = indicator(entries, start, stop, contexts, length)
                 found = (others @ rows).tocoo()
                 other, row = found.coords[0] + start, found.coords[1] + first
                 both = cache.entries[row] + cache.entries[other] - found.data
@@ -60,16 +60,16 @@ def row_blocks(counts: np.ndarray, rows: int) -> Iterator[tuple[int, int]]:
             yield start, min(start + rows, last)
 
 
-def firing_sets(cache: CacheReader, first: int, last: int, length: int, contexts: int) -> csr_array:
+def firing_sets(cache: CacheReader, first: int, last: int, contexts: int, length: int) -> csr_array:
     """int32 [last - first, positions], 1 where a latent fires."""
     wanted = np.zeros(cache.n_latents, dtype=bool)
     wanted[first:last] = True
     parts = [cache.part(number, wanted)[1] for number in cache.blocks_of(wanted)]
     entries = Entries(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    return indicator(entries, first, last, length, contexts)
+    return indicator(entries, first, last, contexts, length)
 
 
-def indicator(entries: Entries, first: int, last: int, length: int, contexts: int) -> csr_array:
+def indicator(entries: Entries, first: int, last: int, contexts: int, length: int) -> csr_array:
     """int32 [last - first, positions] of entries sorted by latent: 1 where latents first..last-1 fire."""
     begin, end = np.searchsorted(entries.latent, [first, last])
     position = entries.context[begin:end].astype(np.int64) * length + entries.position[begin:end]
