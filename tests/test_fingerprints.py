@@ -101,7 +101,9 @@ BACK = {"examples.test.negatives": "random"} | {f"scorers.{m}.explainers": None 
 
 ONLY_SHOWN = {("examples", "corpus.bos"), ("examples", "subject_model.revision")}
 "Read to show some examples as text, not to make the table."
-IN_THE_TABLE = {(asset, "examples.test.negatives") for asset in TESTED_ON_WINDOWS}
+IN_THE_TABLE = {
+    (asset, "examples.test.negatives") for asset in {*TESTED_ON_WINDOWS, "scores/simulation", "scores/intruder"}
+}
 "Says which kinds there are to choose from; the examples table holds these kinds, so it changes with them."
 
 
