@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from interp_assets.examples.rendering import Rendering
 from interp_assets.report.figures import score_distributions
 from interp_assets.report.summary import HEADLINE, Difference, against_control, scored, summarise
+from interp_assets.tables import NO_EXPLAINER
 
 SHOWN_LATENTS, SHOWN_EXAMPLES = 6, 4
 
@@ -93,8 +94,8 @@ def best_and_worst(
 ) -> list[dict[str, Any]]:
     """The latents of highest and lowest score by the study's broadest method, with their strongest examples."""
     # Intervention tests explanations of its own, and some methods test none: not what is shown here.
-    explained = pl.col("explainer").is_in({name for each in explanations.values() for name in each["explainer"]})
-    shown_here = (pl.col("method") != "intervention") & explained & (pl.col("control") == "none")
+    explained = (pl.col("method") != "intervention") & (pl.col("explainer") != NO_EXPLAINER)
+    shown_here = explained & (pl.col("control") == "none")
     real = scores.filter(shown_here & pl.col("value").is_not_null())
     if real.is_empty():
         return []

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from interp_assets.tables import SCORE_REPORT, conform
+from interp_assets.tables import NO_EXPLAINER, SCORE_REPORT, conform
 
 Z = 1.959963984540054
 HEADLINE = {
@@ -75,7 +75,7 @@ class Difference(NamedTuple):
 
 def scored(method: str, explainer: str) -> str:
     """What a method scored, in words."""
-    return f"{method} without explanation" if explainer == "none" else f"{method} of {explainer} explanations"
+    return f"{method} without explanation" if explainer == NO_EXPLAINER else f"{method} of {explainer} explanations"
 
 
 def against_control(scores: pl.DataFrame) -> list[Difference]:

@@ -19,10 +19,10 @@ from interp_assets.examples.draws import INTRUDE, INTRUDER_PLACE, keyed
 from interp_assets.scores.judging import asked, record_left_out
 from interp_assets.scores.method import EXAMPLES, AskingMethod, Most, in_parts
 from interp_assets.scores.statistics import KEYS, score_table, share
-from interp_assets.scores.trials import NO_EXPLAINER, Key, Subject, Tested, TestExample, Trial
+from interp_assets.scores.trials import Key, Subject, Tested, TestExample, Trial
 from interp_assets.scores.wording_of_others import INTRUDER, INTRUDER_QUESTION
 from interp_assets.settings import IntruderScorer
-from interp_assets.tables import INTRUDER_TRIALS
+from interp_assets.tables import INTRUDER_TRIALS, NO_EXPLAINER
 from resources.language_models.protocol import ChooseRequest, Chosen, LanguageModel, Message, require
 from resources.language_models.structured import Unusable, choose
 

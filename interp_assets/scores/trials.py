@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 Key = tuple[int, str, str]
 "latent, explainer, control"
-NO_EXPLAINER = "none"
-"Stands in the tables as the explainer where no explanation is read."
 
 
 @dataclass(frozen=True)
