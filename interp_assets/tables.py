@@ -226,8 +226,66 @@ SCORE_REPORT: Schema = {
     "mean_low": F64,
     "mean_high": F64,
     "median": F64,
+    "median_low": F64,
+    "median_high": F64,
     "lower_quartile": F64,
     "upper_quartile": F64,
+}
+
+# Beside the report, one table behind each part of the page.
+DIFFERENCES: Schema = {
+    "layer": TEXT,
+    "control": TEXT,  # shuffled, or the layer of a control subject
+    "method": TEXT,
+    "explainer": TEXT,
+    "statistic": TEXT,
+    "n_latents": U32,
+    "mean": F64,
+    "low": F64,
+    "high": F64,
+}
+CORRELATIONS: Schema = {
+    "score": TEXT,  # a method, with its condition where it has several
+    "other": TEXT,
+    "n_latents": U32,
+    "pearson": F64,
+    "pearson_low": F64,
+    "pearson_high": F64,
+    "spearman": F64,
+    "spearman_low": F64,
+    "spearman_high": F64,
+}
+COSTS: Schema = {
+    "step": TEXT,  # explanations, or a scoring method; its controls included
+    "explainer": TEXT,
+    "latents": U32,
+    "calls": U32,
+    "prompt_tokens": U64,
+    "cached_tokens": U64,  # of the prompt tokens
+    "completion_tokens": U64,
+    "money": F64,  # at the study's prices; null where its engine has none
+}
+BY_DECILE: Schema = {
+    "method": TEXT,
+    "explainer": TEXT,
+    "control": TEXT,
+    "decile": I8,
+    "statistic": TEXT,
+    "n_latents": U32,
+    "n_trials": U32,
+    "value": F64,
+    "low": F64,
+    "high": F64,
+}
+OUTCOMES: Schema = {
+    "method": TEXT,
+    "explainer": TEXT,
+    "control": TEXT,
+    "trials": U32,
+    "ok": U32,
+    "failed": U32,
+    "not_asked": U32,
+    "left_out": U32,
 }
 
 
