@@ -125,6 +125,28 @@ def test_the_forecast_is_what_is_asked(file: Path, made: dict[str, Partition], t
 
 
 @pytest.mark.parametrize("method", ASKING)
+def test_a_budget_leaves_the_rest_for_later(
+    file: Path, made: dict[str, Partition], tmp_path: Path, method: str
+) -> None:
+    root = shutil.copytree(file.parent, tmp_path / "world")
+    shutil.rmtree(root / "store" / "scores" / method)
+    (root / "store" / "replies.sqlite").unlink()
+    whole = made[f"scores/{method}"]
+    half = whole.metadata["prompt_tokens"] // 2
+    limited, free = OracleEngine(), OracleEngine()
+    study = load_study(changed(root / "study.yaml", {"budget": {"tokens": half}, "name": "tiny"}, "limited.yaml"))
+    part = make_all(study, OracleModels(limited))[f"scores/{method}"]
+    statuses = set(part.read("trials")["status"])
+    assert statuses == {"ok", "not_asked"}
+    waiting = part.read("scores").filter(status="not_asked")
+    assert len(waiting) and waiting["value"].null_count() == len(waiting)
+    rest = make_all(load_study(changed(root / "study.yaml", {"name": "tiny"}, "free.yaml")), OracleModels(free))
+    assert not set(limited.prompts) & set(free.prompts) or method == "surprisal"  # one prompt, many texts
+    assert len(limited.prompts) + len(free.prompts) == whole.metadata["llm_calls"]
+    assert rest[f"scores/{method}"].content_hash == whole.content_hash
+
+
+@pytest.mark.parametrize("method", ASKING)
 def test_an_engine_is_tried_with_prompts_of_the_method(file: Path, method: str) -> None:
     others = {f"scorers.{other}": LEFT_OUT for other in ADDED if other != method}
     alone = load_study(changed(file, others | {"explainers": {"quotes": {"kind": "extractive"}}}, f"{method}.yaml"))

@@ -45,7 +45,6 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"scorers.guessing": {}}, "scorers.guessing: unknown key; there are: embedding, detection, fuzzing, surprisal, simulation, generation, intervention, intruder, example_embedding"),
     ({"scorers.surprisal.engine": "nobody"}, "scorers.surprisal.engine: 'nobody' is not under engines; there are: oracle"),
     ({"scorers.simulation.activating": 500}, "scorers.simulation.activating: 500 is more than examples.test.activating, 10"),
-    ({"scorers.example_embedding.model": "../nowhere"}, "scorers.example_embedding.model: ../nowhere: no such folder ({there}), and not a hub name like owner/model"),
     ({"alignment": {"pairs": [["embed_tokens", "layers.7"]]}}, "alignment.pairs[0]: no layer 'layers.7'; there are: embed_tokens"),
     # what is missing
     ({"saes": LEFT_OUT}, f"saes: missing; {SAE_LIST}"),
