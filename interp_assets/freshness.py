@@ -152,6 +152,8 @@ class Freshness:
                     continue
                 columns = partition.tables[read.table]["columns"]
                 chosen = read.columns or [name for name in columns if name not in NOT_CONTENT]
+                # Of an asset of which several tables are read, the others stand under their names.
+                label = f"{label}/{read.table}" if label in parts["inputs"] else label
                 parts["inputs"][label] = combined_hash({name: columns[name] for name in chosen})
         if asset.scope == "study":
             parts["states"] = self._layer_problems(asset)

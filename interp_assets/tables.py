@@ -128,7 +128,7 @@ SCORES: Schema = {
     "latent": U32,
     "explainer": TEXT,
     "control": TEXT,
-    "statistic": TEXT,  # auroc | balanced_accuracy | f1 | nats
+    "statistic": TEXT,  # auroc, balanced_accuracy ...: `scores.statistics` says what each is; intervention: nats
     "condition": TEXT,  # sequential: trials were asked until the interval was narrow enough; intervention: as in EFFECTS
     "value": F64,
     "low": F64,

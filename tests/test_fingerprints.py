@@ -70,10 +70,14 @@ def test_identity_settings_change_fingerprints(file: Path) -> None:
         assert [name for name in before if after[name] != before[name]], key
 
 
+TESTED_ON_WINDOWS = {"scores/embedding", "scores/detection", "scores/fuzzing"}
+"They weigh trials by the share of windows on which a latent fires."
+
+
 @pytest.mark.parametrize(
     ("key", "reached"),
     [
-        ("examples.window", {"text_index", "examples", "scores/intervention"}),
+        ("examples.window", {"text_index", "examples", "scores/intervention", *TESTED_ON_WINDOWS}),
         ("corpus.tokens", {"corpus"}),
         ("proof_of_load.max_fvu", {"activation_cache"}),
         ("explainers.quotes.words", {"explanations"}),

@@ -15,6 +15,7 @@ from interp_assets.scores.embedding import compare, distinct_texts
 from interp_assets.scores.intervention.stage import write_tables
 from interp_assets.scores.judging import judge, requests
 from interp_assets.scores.pending import KEYS, Pending, calibrators, pending
+from interp_assets.scores.population import Population
 from interp_assets.scores.sequential import anytime, judge_in_rounds
 from interp_assets.scores.statistics import scores
 from interp_assets.scores.wording import wording_of
@@ -84,13 +85,15 @@ def finish(job: Job, todo: Pending, in_rounds: bool = False) -> Metadata:
     # Without a single explanation the tables are empty: why is told in `explanations`.
     made = pl.DataFrame(rows, schema=None if rows else TRIALS, infer_schema_length=None)
     made = conform(made.drop("inputs_hash", strict=False), TRIALS).drop("inputs_hash")
-    new_scores = scores(made).drop("inputs_hash").join(todo.new, on=KEYS, how="left")
-    if in_rounds:
-        new_scores = anytime(new_scores, todo.subjects)
     new_trials = made.join(todo.new, on=KEYS, how="left")
     trials = pl.concat([todo.kept_trials, conform(new_trials, TRIALS)])
     trials = trials.sort("explainer", "control", "latent", "expected", "example")
-    table = pl.concat([todo.kept_scores, conform(new_scores, SCORES)]).sort(*KEYS, "statistic")
+    # All anew, carried-over trials included: how often a latent fires may have changed though its windows have not.
+    table = scores(trials, Population.of(job, job.asset.name.split("/")[1])).drop("inputs_hash")
+    hashes = trials.select(*KEYS, "inputs_hash").unique()
+    table = conform(table.join(hashes, on=KEYS, how="left", maintain_order="left"), SCORES)
+    if in_rounds:
+        table = anytime(table, todo.subjects, todo.kept_scores)
     job.draft.write("trials", trials)
     job.draft.write("scores", table)
     means = (

@@ -34,11 +34,13 @@ def score_assets(study: Study) -> list[Asset]:
             Asset(
                 name=f"scores/{method}",
                 group="scores",
-                code_version="2" if engines else "1",
+                code_version="3" if engines else "2",
                 description=descriptions[method],
                 reads=(
                     Read("explanations", "explanations", ("latent", "explainer", "explanation", "status")),
-                    Read("examples", "examples", EXAMPLE_COLUMNS),
+                    Read("examples", "examples", (*EXAMPLE_COLUMNS, "decile")),
+                    Read("examples", "latents", ("latent", "windows")),
+                    Read("corpus", "corpus", ("context",)),
                 ),
                 settings={
                     "scorer": scorer.identity(),
@@ -46,6 +48,7 @@ def score_assets(study: Study) -> list[Asset]:
                     "seed": study.examples.seed,
                     "tokenizer": tokenizer_read(study),
                     "bos": study.corpus.bos,
+                    "windows_per_context": windows_per_context(study),
                 }
                 | ({"prompts": prompts_read(method, scorer)} if isinstance(scorer, JudgeScorer) else {})
                 | model_read(study, scorer),
@@ -57,6 +60,12 @@ def score_assets(study: Study) -> list[Asset]:
             )
         )
     return found
+
+
+def windows_per_context(study: Study) -> int:
+    """How many windows a context is cut into; a centred window stands for its whole context."""
+    examples = study.examples
+    return study.corpus.context_length // examples.window if examples.placement == "aligned" else 1
 
 
 def intervention(study: Study, scorer: InterventionScorer) -> Asset:

@@ -21,7 +21,7 @@ from interp_assets.tables import SCORES, TRIALS
 KEYS = ["latent", "explainer", "control"]
 Key = tuple[int, str, str]
 Scorer = EmbeddingScorer | JudgeScorer
-DECIDES_NO_ROW = ("explainers", "scorer.explainers", "scorer.shuffled_control", "hookpoint")
+DECIDES_NO_ROW = ("explainers", "scorer.explainers", "scorer.shuffled_control", "hookpoint", "windows_per_context")
 "Settings that decide which rows there are, not what stands in them."
 
 

@@ -30,6 +30,7 @@ SUBJECTS_AT_ONCE = 512
 explanations stay in its prefix cache. Changes no answer."""
 
 KEYS = ["latent", "explainer", "control"]
+NO_SCORES = pl.DataFrame(schema=SCORES)
 Rounds = list[list[Trial]]
 
 
@@ -88,15 +89,20 @@ def observations(subject: Subject) -> np.ndarray:
     return np.array([side[:pairs] for side in right], dtype=np.float64).mean(0)
 
 
-def anytime(scores: pl.DataFrame, subjects: list[Subject]) -> pl.DataFrame:
+def anytime(scores: pl.DataFrame, subjects: list[Subject], kept: pl.DataFrame = NO_SCORES) -> pl.DataFrame:
     """Scores of trials that were asked in rounds, with what may be said of them.
+
+    Args:
+        subjects: those that were asked now.
+        kept: the scores of all others, from when they were asked.
 
     Balanced accuracy gets the interval that holds although its own width decided when to stop. Intervals of other
     statistics, which are made for a number of trials that was fixed before, are taken away.
     """
     rows = [(each.latent, each.explainer, each.control, *interval(observations(each))) for each in subjects]
     schema: Schema = {name: SCORES[name] for name in KEYS} | {"anytime_low": F64, "anytime_high": F64}
-    found = pl.DataFrame(rows, schema=schema, orient="row")
+    before = kept.filter(statistic="balanced_accuracy").select(*KEYS, anytime_low="low", anytime_high="high")
+    found = pl.concat([pl.DataFrame(rows, schema=schema, orient="row"), before])
     holds = (pl.col("statistic") == "balanced_accuracy") & pl.col("value").is_not_null()
     joined = scores.join(found, on=KEYS, how="left", maintain_order="left")
     return joined.with_columns(

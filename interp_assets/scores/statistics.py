@@ -1,29 +1,45 @@
 """From trials to scores, each with its interval.
 
-balanced_accuracy: mean of the share of right answers on positives and on negatives. Interval: the two shares' Wilson
-intervals combined by the square-and-add rule (Newcombe 1998).
-auroc: probability that a positive's value lies above a negative's, ties counting half. Interval: the standard error
-of Hanley and McNeil (1982), cut at 0 and 1.
-f1: of the positives, no interval.
+balanced_accuracy: mean of the shares of right answers on positives and on negatives.
+f1: harmonic mean of precision and recall on the trials as they are.
+precision_at_rate: precision if positives were as frequent among windows as the latent's firing makes them:
+    r p1 / (r p1 + (1 - r) (1 - p0)), r the latent's `rate`, p1 and p0 the shares of right answers. 0 where no answer is
+    Yes. It sees explanations that are too broad, which balanced accuracy and AUROC hardly do.
+auroc, auprc: see `ranking`.
+..._weighted: the same with each decile of peak activation weighted by its share of the latent's windows, so what
+    windows drawn at random from all would have given. Deciles without an answered trial leave theirs to the others.
+    precision_at_rate is weighted in this way where deciles are known.
 
-Latents of which a budget left trials out have no score yet. Failed trials are counted and take part in nothing else; trials left out on purpose are not counted as failed.
+Intervals are 95 % and take trials from one context as belonging together (`intervals`): square-and-add for figures
+made of two shares, Newcombe's fifth method for auroc, Wilson's for auprc.
+
+Latents of which a budget left trials out have no score yet. Failed trials are counted and take part in nothing else;
+trials left out on purpose are not counted as failed.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 
+from interp_assets.scores.intervals import Bounds, Clusters, Figure, Share, over, per, square_and_add
+from interp_assets.scores.population import NOWHERE, Population, weights
+from interp_assets.scores.ranking import Ranking
 from interp_assets.tables import SCORES, conform
 from resources.language_models.protocol import NOT_ASKED
 
-Z = 1.959963984540054
 KEYS = ["latent", "explainer", "control"]
+Result = tuple[str, np.ndarray, Bounds]
+"A statistic's name, value float64 [subjects] and interval."
 
 
-def scores(trials: pl.DataFrame) -> pl.DataFrame:
-    """The table `tables.SCORES`, long form, from a table of trials."""
-    answered = pl.col("status") == "ok"
-    values = pl.col("probability")
+def scores(trials: pl.DataFrame, population: Population = NOWHERE) -> pl.DataFrame:
+    """The table `tables.SCORES`, long form, from a table of trials.
+
+    Args:
+        population: where the trials' examples come from. Without it every trial counts as from a context of its own,
+            and there is nothing weighted and nothing at the true rate.
+    """
     counts = trials.group_by(KEYS).agg(
         n_trials=(pl.col("status") != "left_out").sum(),
         n_failed=(pl.col("status") == "failed").sum(),
@@ -31,22 +47,22 @@ def scores(trials: pl.DataFrame) -> pl.DataFrame:
     )
     waiting = pl.col("waiting")
     # A score of the trials that happened to be asked first would stand beside others of all trials.
-    kept = trials.filter(answered & ~(pl.col("status") == "not_asked").any().over(KEYS))
+    kept = trials.filter((pl.col("status") == "ok") & ~(pl.col("status") == "not_asked").any().over(KEYS))
+    # In one order, so that sums come out the same to the last bit.
+    kept = population.place(kept).sort(*KEYS, "expected", "example")
     parts = []
-    ranked = kept.filter(values.is_not_null()).with_columns(rank=values.rank("average").over(KEYS))
-    if len(ranked):
-        parts.append(auroc(ranked))
-    decided = kept.filter(pl.col("predicted").is_not_null())
-    if len(decided):
-        parts += [balanced_accuracy(decided), f1(decided)]
+    if len(ranked := kept.filter(pl.col("probability").is_not_null())):
+        parts += of_ranking(ranked, population.known)
+    if len(decided := kept.filter(pl.col("predicted").is_not_null())):
+        parts += of_decisions(decided, population.known)
     if not parts:
-        parts = [counts.select(KEYS).with_columns(statistic=pl.lit("none"), value=pl.lit(None, dtype=pl.Float64))]
-    table = pl.concat(parts, how="diagonal").join(counts, on=KEYS, how="full", coalesce=True)
+        parts = [counts.select(KEYS).with_columns(statistic=pl.lit("none"), value=None, low=None, high=None)]
+    table = pl.concat(parts, how="vertical_relaxed").join(counts, on=KEYS, how="full", coalesce=True)
     usable = pl.col("value").is_not_null() & pl.col("value").is_not_nan()
     table = table.with_columns(
         value=pl.when(usable).then(pl.col("value")),
-        low=pl.when(usable).then(pl.col("low")) if "low" in table.columns else None,
-        high=pl.when(usable).then(pl.col("high")) if "high" in table.columns else None,
+        low=pl.when(usable).then(pl.col("low")).fill_nan(None),
+        high=pl.when(usable).then(pl.col("high")).fill_nan(None),
         status=pl.when(usable)
         .then(pl.lit("ok"))
         .otherwise(pl.when(waiting).then(pl.lit("not_asked")).otherwise(pl.lit("failed"))),
@@ -57,52 +73,78 @@ def scores(trials: pl.DataFrame) -> pl.DataFrame:
     return conform(table.drop("waiting"), SCORES).sort(*KEYS, "statistic")
 
 
-def auroc(ranked: pl.DataFrame) -> pl.DataFrame:
-    positive = pl.col("expected")
-    table = ranked.group_by(KEYS).agg(
-        n1=positive.sum().cast(pl.Float64),
-        n0=(~positive).sum().cast(pl.Float64),
-        ranks=pl.col("rank").filter(positive).sum(),
-    )
-    n1, n0, a = pl.col("n1"), pl.col("n0"), pl.col("value")
-    table = table.with_columns(value=(pl.col("ranks") - n1 * (n1 + 1) / 2) / (n1 * n0))
-    q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
-    error = ((a * (1 - a) + (n1 - 1) * (q1 - a * a) + (n0 - 1) * (q2 - a * a)) / (n1 * n0)).clip(0).sqrt()
-    return table.select(
-        *KEYS,
-        pl.lit("auroc").alias("statistic"),
-        "value",
-        low=(a - Z * error).clip(0, 1),
-        high=(a + Z * error).clip(0, 1),
-    )
+class Answered:
+    """Answered trials as arrays, those of one subject together."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        """
+        Args:
+            frame: sorted by KEYS, with the columns that `Population.place` adds.
+        """
+        new = frame.select((pl.struct(KEYS) != pl.struct(KEYS).shift(1)).fill_null(True)).to_series().to_numpy()
+        self.subjects = frame.filter(new).select(KEYS)
+        self.group = np.cumsum(new) - 1
+        self.positive = frame["expected"].to_numpy()
+        self.alike = np.ones(len(frame))
+        self.by_decile = weights(frame, self.group)
+        self.rate = frame.filter(new)["rate"].to_numpy()
+        unknown = -1 - np.arange(len(frame))
+        context = frame["context"].to_numpy().astype(float)
+        self.within = Clusters.of(
+            self.group, np.where(np.isnan(context), unknown, context).astype(np.int64), len(self.subjects)
+        )
+
+    def tables(self, results: list[Result]) -> list[pl.DataFrame]:
+        return [
+            self.subjects.with_columns(statistic=pl.lit(name), value=value, low=low, high=high)
+            for name, value, (low, high) in results
+        ]
 
 
-def balanced_accuracy(decided: pl.DataFrame) -> pl.DataFrame:
-    positive, right = pl.col("expected"), pl.col("expected") == pl.col("predicted")
-    table = decided.group_by(KEYS).agg(
-        n1=positive.sum(), n0=(~positive).sum(), hits=(right & positive).sum(), passes=(right & ~positive).sum()
-    )
-    table = table.with_columns(p1=pl.col("hits") / pl.col("n1"), p0=pl.col("passes") / pl.col("n0"))
-    table = table.with_columns(*wilson("p1", "n1"), *wilson("p0", "n0"), value=(pl.col("p1") + pl.col("p0")) / 2)
-    below = ((pl.col("p1") - pl.col("p1_low")) ** 2 + (pl.col("p0") - pl.col("p0_low")) ** 2).sqrt() / 2
-    above = ((pl.col("p1_high") - pl.col("p1")) ** 2 + (pl.col("p0_high") - pl.col("p0")) ** 2).sqrt() / 2
-    return table.select(
-        *KEYS,
-        pl.lit("balanced_accuracy").alias("statistic"),
-        "value",
-        low=pl.col("value") - below,
-        high=pl.col("value") + above,
-    )
+def of_ranking(frame: pl.DataFrame, weighted: bool) -> list[pl.DataFrame]:
+    trials, values = Answered(frame), frame["probability"].to_numpy()
+    results: list[Result] = []
+    for suffix, weight in (("", trials.alike), ("_weighted", trials.by_decile))[: 1 + weighted]:
+        ranking = Ranking.of(trials.positive, values, weight, trials.group, trials.within)
+        results += [(f"auroc{suffix}", *ranking.auroc()), (f"auprc{suffix}", *ranking.auprc())]
+    return trials.tables(results)
 
 
-def wilson(share: str, count: str) -> list[pl.Expr]:
-    p, n = pl.col(share), pl.col(count)
-    middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = (Z / (1 + Z**2 / n)) * (p * (1 - p) / n + Z**2 / (4 * n**2)).sqrt()
-    return [(middle - half).alias(f"{share}_low"), (middle + half).alias(f"{share}_high")]
+def of_decisions(frame: pl.DataFrame, weighted: bool) -> list[pl.DataFrame]:
+    trials = Answered(frame)
+    positive, group, within = trials.positive, trials.group, trials.within
+    right = frame["predicted"].to_numpy() == positive
+    n1, n0 = (per(group, kind.astype(float), within.n) for kind in (positive, ~positive))
+    results: list[Result] = []
+    for suffix, weight in (("", trials.alike), ("_weighted", trials.by_decile))[: 1 + weighted]:
+        hits, passes = (Share.of(right, kind, weight, group, within) for kind in (positive, ~positive))
+        figures = {f"balanced_accuracy{suffix}": balanced_accuracy, f"f1{suffix}": f1_of(n1, n0)}
+        if suffix and not np.isnan(trials.rate).any():
+            figures["precision_at_rate"] = precision_at(trials.rate)
+        for name, figure in figures.items():
+            results.append((name, figure(hits.value, passes.value), square_and_add(figure, hits, passes, within)))
+    return trials.tables(results)
 
 
-def f1(decided: pl.DataFrame) -> pl.DataFrame:
-    positive, predicted = pl.col("expected"), pl.col("predicted")
-    hits, wrong = (positive & predicted).sum(), (positive != predicted).sum()
-    return decided.group_by(KEYS).agg(statistic=pl.lit("f1").first(), value=2 * hits / (2 * hits + wrong))
+def balanced_accuracy(p1: np.ndarray, p0: np.ndarray) -> np.ndarray:
+    return (p1 + p0) / 2
+
+
+def f1_of(n1: np.ndarray, n0: np.ndarray) -> Figure:
+    """F1 of so many positives and negatives."""
+
+    def figure(p1: np.ndarray, p0: np.ndarray) -> np.ndarray:
+        hits, wrong = np.nan_to_num(n1 * p1), np.nan_to_num(n0 * (1 - p0))
+        return over(2 * hits, hits + wrong + n1)
+
+    return figure
+
+
+def precision_at(rate: np.ndarray) -> Figure:
+    """Precision where this share of windows are positives."""
+
+    def figure(p1: np.ndarray, p0: np.ndarray) -> np.ndarray:
+        hits, wrong = rate * p1, (1 - rate) * (1 - p0)
+        return np.where(np.isnan(hits + wrong), np.nan, over(hits, hits + wrong, 0.0))
+
+    return figure
