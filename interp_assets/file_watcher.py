@@ -19,6 +19,7 @@ from interp_assets.dagster_assets import asset_key, materialization_metadata
 from interp_assets.due import DATA_VERSION_TAG, is_read, recorded_versions
 from interp_assets.freshness import Freshness, partition_label
 from interp_assets.job import make_partition
+from interp_assets.models_read import sae_files as files_of_layer
 from interp_assets.study import Study
 from resources.errors import NotNow, UnusableInput
 from resources.loaded_models import LoadedModels
@@ -82,7 +83,7 @@ class Watch:
 
     def _layer(self, layer: str, recorded: str | None) -> None:
         asset = self.freshness.assets["sae_weights"]
-        files = self.study.layer(layer).location.files()
+        files = files_of_layer(self.study, self.study.layer(layer))
         if all(map(self._is_known, files)):
             _, reasons = self.freshness.own_state(asset, layer)
             stored = self.freshness.current(asset.name, layer)

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from interp_assets.asset import Asset
 from interp_assets.budget import Purse
 from interp_assets.graph import assets_of
-from interp_assets.models_read import engine_model_files, engine_read
+from interp_assets.models_read import control_read, engine_model_files, engine_read, sae_files, tokenizer_files
 from interp_assets.partitions import layers_touched, partitions_of, partitions_read
 from interp_assets.study import Study
 from interp_assets.tables import NOT_CONTENT
@@ -135,7 +135,10 @@ class Freshness:
     def _fingerprint(self, asset: Asset, key: str | None) -> Fingerprint:
         parts: dict[str, Any] = {"code": asset.code_version, "settings": asset.settings, "files": {}, "inputs": {}}
         if asset.per_layer:
-            parts["settings"] = asset.settings | {"hookpoint": self.study.layer(str(key)).hookpoint}
+            layer = self.study.layer(str(key))
+            parts["settings"] = asset.settings | {"hookpoint": layer.hookpoint}
+            if reads_sae(asset):
+                parts["settings"] |= control_read(self.study, layer)
         for name, files in self.outside_files(asset, key).items():
             parts["files"][name] = self.content(files)
         for read in asset.reads:
@@ -163,12 +166,15 @@ class Freshness:
 
     def outside_files(self, asset: Asset, key: str | None) -> dict[str, list[Path]]:
         found = {name: files if isinstance(files, list) else [files] for name, files in asset.files.items()}
+        layers = layers_touched(self.study, asset, key)
         # Whoever reads the hash of an SAE reads its weights too, and they must be those that were hashed.
-        if asset.name == "sae_weights" or any(read.asset == "sae_weights" for read in asset.reads):
-            layers = layers_touched(self.study, asset, key)
+        if reads_sae(asset):
             for layer in layers:
                 name = "sae" if len(layers) == 1 else f"sae {layer}"
-                found[name] = self.study.layer(layer).location.files()
+                found[name] = sae_files(self.study, self.study.layer(layer))
+        # Of a model without its trained weights only its settings are read.
+        if "subject_model" in found and any(self.study.layer(layer).untrained is not None for layer in layers):
+            found["subject_model"] = tokenizer_files(self.study)
         return {
             name: existing for name, files in found.items() if (existing := [file for file in files if file.is_file()])
         }
@@ -248,6 +254,10 @@ class Freshness:
     def recorded(self, asset: Asset, key: str | None) -> bool:
         """Whether the study has come to what is stored for the settings of now."""
         return self.store.pointer(self.study.name, asset.name, key) == self.fingerprint(asset, key).value
+
+
+def reads_sae(asset: Asset) -> bool:
+    return asset.name == "sae_weights" or any(read.asset == "sae_weights" for read in asset.reads)
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -6,24 +6,28 @@ code that makes an asset stands in `<stage>/assets.py`.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from interp_assets.asset import EXAMPLE_COLUMNS, TRIAL_COLUMNS, Asset, Read
 from interp_assets.explanations.wording import system_message
 from interp_assets.models_read import (
     engine_files,
     engines_read,
     hub_name,
+    model_files,
     subject_files,
     tokenizer_files,
     tokenizer_read,
 )
 from interp_assets.scores.graph import score_assets
-from interp_assets.settings import JudgeScorer, LlmExplainer
+from interp_assets.settings import JudgeScorer, LlmExplainer, SimilarText
 from interp_assets.study import Study
 
 
 def assets_of(study: Study) -> dict[str, Asset]:
     """The assets of a study by name, in topological order."""
-    subject = subject_files(study)
+    subject, by_text = subject_files(study), similar_text_of(study)
     asked = sorted({e.engine for e in study.explainers.values() if isinstance(e, LlmExplainer)})
     corpus_file = study.path(study.corpus.path)
     found = [
@@ -86,6 +90,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
             pool="gpu",
             in_process=True,
         ),
+        *text_index_asset(study),
         Asset(
             name="examples",
             group="examples",
@@ -94,9 +99,13 @@ def assets_of(study: Study) -> dict[str, Asset]:
             reads=(
                 Read("activation_cache", "activations"),
                 Read("corpus", "corpus", ("tokens",)),
-                *((Read("sae_weights", "files", ("sha256",)),) if study.examples.test.negatives == "neighbour" else ()),
+                *((Read("sae_weights", "files", ("sha256",)),) if reads_directions(study) else ()),
+                *((Read("text_index", "windows"),) if by_text else ()),
             ),
-            settings={"examples": study.examples.identity()},
+            settings={"examples": study.examples.identity()} | embedder_read(study, by_text),
+            files=embedder_files(study, by_text),
+            # Neurons have their directions in the subject model.
+            in_process=by_text is not None or (reads_directions(study) and study.controls.neurons is not None),
         ),
         Asset(
             name="explanations",
@@ -184,6 +193,55 @@ def assets_of(study: Study) -> dict[str, Asset]:
         )
     )
     return {asset.name: asset for asset in found}
+
+
+def similar_text_of(study: Study) -> SimilarText | None:
+    """The settings of the text index, where a test negative comes from it."""
+    return study.examples.similar_text if "similar_text" in study.examples.test.kinds else None
+
+
+def embedder_read(study: Study, settings: SimilarText | None) -> dict[str, Any]:
+    """How texts become vectors, but for the embedder's files."""
+    if settings is None:
+        return {}
+    return {"embedder": hub_name(study, settings.model), "tokenizer": tokenizer_read(study), "bos": study.corpus.bos}
+
+
+def embedder_files(study: Study, settings: SimilarText | None) -> dict[str, list[Path]]:
+    if settings is None:
+        return {}
+    return {"embedder": model_files(study, settings.model), "tokenizer": tokenizer_files(study)}
+
+
+def text_index_asset(study: Study) -> list[Asset]:
+    settings = similar_text_of(study)
+    if settings is None:
+        return []
+    return [
+        Asset(
+            name="text_index",
+            group="examples",
+            code_version="1",
+            description="Embeddings of windows of the corpus, in which negatives that read alike are looked up.",
+            reads=(Read("corpus", "corpus", ("tokens",)),),
+            settings={
+                "similar_text": settings.identity(),
+                "window": study.examples.window,
+                "seed": study.examples.seed,
+            }
+            | embedder_read(study, settings),
+            files=embedder_files(study, settings),
+            scope="corpus",
+            kinds=("torch", "parquet"),
+            pool="gpu",
+            in_process=True,
+        )
+    ]
+
+
+def reads_directions(study: Study) -> bool:
+    """Whether neighbours are found by the SAE's weights."""
+    return "neighbour" in study.examples.test.kinds and study.examples.test.neighbour_by != "cooccurrence"
 
 
 def shows_promoted(study: Study) -> bool:

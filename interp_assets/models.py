@@ -9,7 +9,7 @@ from interp_assets.api_keys import key_of
 from interp_assets.budget import Purse
 from interp_assets.freshness import Freshness
 from interp_assets.job import Job
-from interp_assets.settings import EmbeddingScorer, Engine, LocalModel, OpenAIEngine, VllmEngine
+from interp_assets.settings import EmbedderSettings, Engine, LocalModel, OpenAIEngine, SimilarText, VllmEngine
 from interp_assets.study import Study
 from resources.errors import NotNow
 from resources.language_models.logged import LoggedEngine
@@ -21,13 +21,19 @@ if TYPE_CHECKING:
     from resources.text_embedder import TextEmbedder
 
 
-def subject_model(study: Study, models: LoadedModels) -> SubjectModel:
+def subject_model(study: Study, models: LoadedModels, untrained: int | None = None) -> SubjectModel:
+    """
+    Args:
+        untrained: seed of fresh weights that stand in place of the trained ones.
+    """
     from resources.subject_model import SubjectModel
 
     settings = study.subject_model
     path = study.local_folder(settings.path) or settings.path
-    identity = ("subject", str(path), settings.revision, settings.dtype, settings.device)
-    return models.get(identity, lambda: SubjectModel(path, settings.revision, settings.dtype, settings.device))
+    identity = ("subject", str(path), settings.revision, settings.dtype, settings.device, untrained)
+    return models.get(
+        identity, lambda: SubjectModel(path, settings.revision, settings.dtype, settings.device, untrained)
+    )
 
 
 def engine(job: Job, name: str) -> LoggedEngine:
@@ -97,7 +103,7 @@ def check_package(name: str, settings: Engine) -> None:
         )
 
 
-def embedder(study: Study, settings: EmbeddingScorer, models: LoadedModels) -> TextEmbedder:
+def embedder(study: Study, settings: EmbedderSettings | SimilarText, models: LoadedModels) -> TextEmbedder:
     from resources.text_embedder import TextEmbedder
 
     path = study.local_folder(settings.model) or settings.model

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from interp_assets.settings import EmbeddingScorer, InterventionScorer, JudgeScorer, LocalModel, Scorer
+from interp_assets.layers import Layer
+from interp_assets.settings import EmbedderSettings, InterventionScorer, LocalModel, Scorer
 from interp_assets.study import Study
 from resources.language_models.protocol import CODE_VERSIONS
+from resources.sparse_autoencoders.controls import NeuronsOf
 from resources.tokenizers import load_tokenizer
 
 WEIGHTS = (".safetensors", ".bin")
@@ -29,6 +31,19 @@ def model_files(study: Study, path: str) -> list[Path]:
 
 def subject_files(study: Study) -> list[Path]:
     return model_files(study, study.subject_model.path)
+
+
+def sae_files(study: Study, layer: Layer) -> list[Path]:
+    """The files of a layer's SAE; for neurons those of the model that they belong to."""
+    return subject_files(study) if isinstance(layer.location, NeuronsOf) else layer.location.files()
+
+
+def control_read(study: Study, layer: Layer) -> dict[str, Any]:
+    """What decides a control beside files; nothing for an SAE of the study."""
+    found = layer.control_read()
+    if isinstance(layer.location, NeuronsOf):
+        found["subject_model"] = study.subject_model.identity() | hub_name(study, study.subject_model.path)
+    return found
 
 
 def tokenizer_read(study: Study) -> dict[str, Any]:
@@ -78,16 +93,16 @@ def engines_asked(scorer: Scorer) -> tuple[str, ...]:
     """The engines that a scorer asks, by name."""
     if isinstance(scorer, InterventionScorer):
         return tuple(dict.fromkeys((scorer.explainer, scorer.scorer)))
-    return (scorer.engine,) if isinstance(scorer, JudgeScorer) else ()
+    return () if isinstance(scorer, EmbedderSettings) else (scorer.engine,)
 
 
 def model_read(study: Study, scorer: Scorer) -> dict[str, Any]:
-    if isinstance(scorer, EmbeddingScorer):
+    if isinstance(scorer, EmbedderSettings):
         return {"embedder": hub_name(study, scorer.model)}
     return engines_read(study, engines_asked(scorer))
 
 
 def scorer_files(study: Study, scorer: Scorer) -> dict[str, list[Path]]:
-    if isinstance(scorer, EmbeddingScorer):
+    if isinstance(scorer, EmbedderSettings):
         return {"embedder": model_files(study, scorer.model)}
     return engine_files(study, engines_asked(scorer))

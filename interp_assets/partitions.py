@@ -19,7 +19,7 @@ def layer_pairs(study: Study) -> list[tuple[str, str]]:
     """The pairs that are matched: those that the study lists, or else every two adjacent layers.
 
     Adjacent are layers that differ in one number only (layers.8 and layers.9; layers.8.mlp and layers.9.mlp) with none
-    of the study between them.
+    of the study between them. Controls are matched with nothing.
     """
     if study.alignment is None:
         return []
@@ -27,6 +27,8 @@ def layer_pairs(study: Study) -> list[tuple[str, str]]:
         return list(study.alignment.pairs)
     families: dict[str, list[tuple[int, str]]] = {}
     for layer in study.layers:
+        if layer.control is not None:
+            continue
         number = re.search(r"(?<=\.)\d+", layer.key)
         if number is not None:
             family = f"{layer.key[: number.start()]}#{layer.key[number.end() :]}"

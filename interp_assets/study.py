@@ -13,25 +13,31 @@ import yaml
 from pydantic import ValidationError
 
 from interp_assets.api_keys import place_of_key
+from interp_assets.layers import CONTROLS, Layer, control_layers
 from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
 from interp_assets.settings import (
     Alignment,
     Automation,
     Budget,
+    Controls,
     Corpus,
-    EmbeddingScorer,
+    EmbedderSettings,
     Engine,
     Examples,
     Explainer,
+    ExplanationScorer,
     JudgeScorer,
     LocalModel,
+    NegativeKind,
     OpenAIEngine,
     ProofOfLoad,
     SaeSource,
     Scorers,
     Settings,
     SubjectModel,
+    WindowScorer,
     identity,
+    kinds_in,
     operational,
 )
 from resources.sparse_autoencoders.locate import SaeLocation, UnknownSae, locate
@@ -45,14 +51,6 @@ def studies_folder() -> Path:
     return Path(os.environ.get("INTERP_STUDIES", PROJECT / "studies")).resolve()
 
 
-class Layer(Settings):
-    """One SAE of the study: its partition key, where it reads in the subject model, and where its weights lie."""
-
-    key: str = operational()
-    hookpoint: str = identity()
-    location: SaeLocation = operational()
-
-
 class Study(Settings):
     name: str = identity(allowed="letters, digits and underscores", pattern=r"^[A-Za-z0-9_]+$")
     "The file's name when left out."
@@ -60,6 +58,7 @@ class Study(Settings):
     "Folder for tables; studies that share it share their caches."
     subject_model: SubjectModel = identity()
     saes: tuple[SaeSource, ...] = identity(min_length=1)
+    controls: Controls = identity(Controls())
     corpus: Corpus = identity()
     proof_of_load: ProofOfLoad = identity(ProofOfLoad())
     examples: Examples = identity(Examples())
@@ -90,7 +89,14 @@ class Study(Settings):
                 return layer
         raise StudyError(f"{self.name} has no layer {key!r}; {listed(layer.key for layer in self.layers)}")
 
-    def explainers_of(self, scorer: EmbeddingScorer | JudgeScorer) -> tuple[str, ...]:
+    def negatives_of(self, scorer: WindowScorer) -> tuple[NegativeKind, ...]:
+        """The kinds of negatives that a scorer asks about."""
+        drawn = self.examples.test.kinds
+        if scorer.negatives is not None:
+            return kinds_in(scorer.negatives)
+        return ("random",) if "random" in drawn else drawn
+
+    def explainers_of(self, scorer: ExplanationScorer) -> tuple[str, ...]:
         return scorer.explainers if scorer.explainers is not None else tuple(self.explainers)
 
 
@@ -122,6 +128,8 @@ def load_study(file: str | Path) -> Study:
         check_requests(study)
         check_files(study)
         study = study.model_copy(update={"layers": find_layers(study)})
+        study = study.model_copy(update={"layers": (*study.layers, *find_controls(study))})
+        check_keys(study)
         check_pairs(study)
         return study
     except ValidationError as error:
@@ -157,7 +165,10 @@ def read_yaml(file: Path) -> Any:
 
 
 def check_names(study: Study) -> None:
-    """Engines and explainers that are referred to exist."""
+    """Engines and explainers that are referred to exist; labels are free."""
+    for i, source in enumerate(study.saes):
+        if source.label in CONTROLS:
+            raise StudyError(f"saes[{i}].label: {source.label!r} names a control; take a label that is none of them")
     for section, settings in (("explainers", study.explainers), ("scorers", study.scorers.chosen())):
         for name, item in settings.items():
             for key in ("engine", "explainer", "scorer"):
@@ -180,10 +191,17 @@ def check_bounds(study: Study) -> None:
             wanted, drawn = getattr(scorer, kind, 0), getattr(study.examples.test, kind)
             if wanted > drawn:
                 raise StudyError(f"scorers.{name}.{kind}: {wanted} is more than examples.test.{kind}, {drawn}")
+        if isinstance(scorer, WindowScorer):
+            check_negatives(study, name, scorer)
         if isinstance(scorer, JudgeScorer) and scorer.sequential and scorer.protocol != "single":
             raise StudyError(
                 f"scorers.{name}.sequential: it needs protocol single, where each answer stands for itself"
             )
+    if "similar_text" in study.examples.test.kinds and study.examples.similar_text is None:
+        raise StudyError(
+            "examples.similar_text: missing; negatives of the kind similar_text need an embedder there, "
+            "as in {model: owner/model, windows: 20000}"
+        )
     length = study.corpus.context_length
     if study.examples.window > length:
         raise StudyError(f"examples.window: {study.examples.window} is more than corpus.context_length, {length}")
@@ -191,9 +209,27 @@ def check_bounds(study: Study) -> None:
     if intervention is not None and intervention.prompt_tokens > length:
         tokens = intervention.prompt_tokens
         raise StudyError(f"scorers.intervention.prompt_tokens: {tokens} is more than corpus.context_length, {length}")
+    if intervention is not None and intervention.zero_ablation and study.controls.neurons is not None:
+        raise StudyError(
+            "scorers.intervention.zero_ablation: neurons can be strengthened, not taken away; "
+            "set it to false or leave out controls.neurons"
+        )
     if study.corpus.tokens < length:
         tokens = study.corpus.tokens
         raise StudyError(f"corpus.tokens: {tokens} is less than one context of corpus.context_length, {length}")
+
+
+def check_negatives(study: Study, name: str, scorer: WindowScorer) -> None:
+    """A scorer asks about negatives that are drawn, and about no more of them than there are."""
+    test, wanted = study.examples.test, study.negatives_of(scorer)
+    if missing := [kind for kind in wanted if kind not in test.kinds]:
+        drawn = listed(test.kinds)
+        raise StudyError(f"scorers.{name}.negatives: {missing[0]!r} is not under examples.test.negatives; {drawn}")
+    if scorer.non_activating > (drawn_of := test.drawn_of(wanted)):
+        raise StudyError(
+            f"scorers.{name}.non_activating: {scorer.non_activating} is more than the {drawn_of} of kind "
+            f"{', '.join(wanted)} that examples.test.non_activating, {test.non_activating}, leaves for each latent"
+        )
 
 
 def check_addresses(study: Study) -> None:
@@ -232,8 +268,11 @@ def check_files(study: Study) -> None:
     for name, engine in study.engines.items():
         if isinstance(engine, LocalModel):
             models.append((f"engines.{name}.path", engine.path))
-    if study.scorers.embedding is not None:
-        models.append(("scorers.embedding.model", study.scorers.embedding.model))
+    for name, scorer in study.scorers.chosen().items():
+        if isinstance(scorer, EmbedderSettings):
+            models.append((f"scorers.{name}.model", scorer.model))
+    if study.examples.similar_text is not None:
+        models.append(("examples.similar_text.model", study.examples.similar_text.model))
     for key, value in models:
         if study.local_folder(value) is None and (looks_local(value) or value.count("/") != 1):
             folder = study.path(value)
@@ -260,14 +299,25 @@ def find_layers(study: Study) -> tuple[Layer, ...]:
         for hookpoint, place in wanted_saes(f"saes[{i}].hookpoints", source, found):
             key = f"{hookpoint}@{source.label}" if source.label else hookpoint
             layers.append(Layer(key=key, hookpoint=hookpoint, location=place))
-    keys = [layer.key for layer in layers]
-    if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-        raise StudyError(f"saes: {doubled[0]} appears twice; give one of the sources a label")
     return tuple(layers)
 
 
+def find_controls(study: Study) -> list[Layer]:
+    named = study.controls.untrained.saes if study.controls.untrained else None
+    folder = study.path(named) if named else None
+    if folder is not None and not folder.exists():
+        raise StudyError(f"controls.untrained.saes: {named}: no such folder ({folder})")
+    return control_layers(study.controls, study.layers, folder)
+
+
+def check_keys(study: Study) -> None:
+    keys = [layer.key for layer in study.layers]
+    if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise StudyError(f"saes: {doubled[0]} appears twice; give one of the sources a label")
+
+
 def check_pairs(study: Study) -> None:
-    known = [layer.key for layer in study.layers]
+    known = [layer.key for layer in study.layers if layer.control is None]
     for i, pair in enumerate((study.alignment.pairs if study.alignment else None) or ()):
         for key in pair:
             if key not in known:

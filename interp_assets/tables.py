@@ -57,9 +57,9 @@ EXAMPLES: Schema = {
     "latent": U32,
     "example": U32,  # number within latent, purpose and sign; test examples in the order in which scorers take them
     "purpose": TEXT,  # explain | test
-    "kind": TEXT,  # activating | random | neighbour
+    "kind": TEXT,  # activating | random | neighbour | similar_text
     "neighbour": U32,  # which similar latent fires here
-    "neighbour_by": TEXT,
+    "neighbour_by": TEXT,  # decoder_cosine | encoder_cosine | cooccurrence
     "decile": I8,  # 0 weakest .. 9 strongest of the latent's windows, by peak activation
     "context": U32,
     "start": U16,
@@ -69,6 +69,9 @@ EXAMPLES: Schema = {
     "status": TEXT,  # ok | too_few_examples | dead
     "reason": TEXT,
 }
+
+# Windows of the corpus, sorted by context and start, by what they say.
+TEXT_INDEX: Schema = {"context": U32, "start": U16, "vector": pl.List(F32)}
 
 # One row for each latent of the SAE: what it takes to know whether its examples still hold.
 EXAMPLE_LATENTS: Schema = {
@@ -93,6 +96,9 @@ EXPLANATIONS: Schema = {
     "inputs_hash": U64,
 }
 
+NO_EXPLAINER = "none"
+"Stands as the explainer where no explanation is read."
+
 TRIALS: Schema = {
     "latent": U32,
     "explainer": TEXT,
@@ -100,7 +106,7 @@ TRIALS: Schema = {
     "example": U32,
     "expected": BOOL,
     "marked": pl.List(BOOL),
-    "probability": F64,  # of Yes; for the embedding score the cosine
+    "probability": F64,  # of Yes; embedding, example_embedding: cosine; surprisal: log ratio in nats
     "predicted": BOOL,
     "status": TEXT,  # ok | failed | not_asked (the budget was reached) | left_out
     "reason": TEXT,
@@ -121,11 +127,42 @@ CALIBRATION: Schema = {
     "chosen": BOOL,
 }
 
+# `probability` = log_likelihood - unrelated_log_likelihood, all in nats, summed over the text's tokens.
+SURPRISAL_TRIALS: Schema = {
+    **TRIALS,
+    "log_likelihood": F64,  # of the text behind the explanation
+    "unrelated_log_likelihood": F64,  # behind a description that says nothing
+}
+
+# One row for each test window; the lists have one entry for each token that is shown, so none for BOS.
+SIMULATION_TRIALS: Schema = {
+    **TRIALS,
+    "predicted_activations": pl.List(F32),  # 0..10
+    "activations": pl.List(F32),  # what the latent did
+}
+
+# One row for each text that was written; `predicted` says whether the latent fires on it.
+GENERATION_TRIALS: Schema = {
+    **TRIALS,
+    "text": TEXT,
+    "max_activation": F32,
+    "share_of_maximum": F32,  # of the latent's strongest activation on the corpus
+}
+
+# One row for each prompt: `predicted` says whether the intruder was found, `probability` what was given to it.
+INTRUDER_TRIALS: Schema = {
+    **TRIALS,
+    "place": U32,  # of the intruder, from 1
+    "chosen": U32,
+}
+
 SCORES: Schema = {
     "latent": U32,
     "explainer": TEXT,
     "control": TEXT,
-    "statistic": TEXT,  # auroc, balanced_accuracy ...: `scores.statistics` says what each is; intervention: nats
+    # auroc, balanced_accuracy ...: `scores.statistics` says what each is; the modules of other methods what theirs are:
+    # pearson, ev; generation_rate, strength; accuracy, chance; nats
+    "statistic": TEXT,
     "condition": TEXT,  # sequential: trials were asked until the interval was narrow enough; intervention: as in EFFECTS
     "value": F64,
     "low": F64,

@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from resources.errors import NotNow, UnusableInput
+from resources.sparse_autoencoders.controls import Neurons
 from resources.tokenizers import not_usable
+
+DOWN_PROJECTIONS = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h")
+"The MLP's last linear map below a decoder layer: Llama and its kin, GPT-2, GPT-NeoX."
 
 
 class NoSuchHookpoint(UnusableInput):
@@ -57,6 +61,23 @@ def load_language_model(path: str | Path, revision: str | None, dtype: str, devi
     return model.to(place).eval()
 
 
+def fresh_language_model(path: str | Path, revision: str | None, dtype: str, device: str, seed: int) -> Any:
+    """The model as its makers' code initialises it, from its settings alone; the same for a seed on every device.
+
+    Raises:
+        UnusableInput: no settings of a causal language model that transformers knows lie there.
+    """
+    place = pick_device(device)
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:
+        raise not_usable(path, "causal language model", error) from None
+    return model.to(place, getattr(torch, dtype)).eval()
+
+
 @dataclass(frozen=True)
 class PromotedTokens:
     """Output tokens whose logits a direction moves most; tensors [directions, n], strongest first."""
@@ -68,13 +89,22 @@ class PromotedTokens:
 
 
 class SubjectModel:
-    def __init__(self, path: str | Path, revision: str | None, dtype: str, device: str) -> None:
+    def __init__(
+        self, path: str | Path, revision: str | None, dtype: str, device: str, untrained: int | None = None
+    ) -> None:
         """
+        Args:
+            untrained: seed of fresh weights that stand in place of the trained ones.
+
         Raises:
             UnusableInput: no complete causal language model that transformers can read lies there.
         """
         self.device = pick_device(device)
-        self.model = load_language_model(path, revision, dtype, device)
+        self.model = (
+            load_language_model(path, revision, dtype, device)
+            if untrained is None
+            else fresh_language_model(path, revision, dtype, device, untrained)
+        )
         self.modules = {name: module for name, module in self.model.base_model.named_modules() if name}
 
     def check_hookpoint(self, hookpoint: str) -> None:
@@ -93,6 +123,29 @@ class SubjectModel:
         there = [name for name in self.modules if name.startswith(prefix) and name.count(".") == depth]
         shown = ", ".join(there[:6] + (["..."] if len(there) > 7 else []) + there[max(6, len(there) - 1) :])
         raise NoSuchHookpoint(f"the subject model has no module {path!r}; at that place there are: {shown}")
+
+    def down_projection(self, layer: str) -> str:
+        """The path of the MLP's last linear map in a decoder layer such as layers.10.
+
+        Raises:
+            NoSuchHookpoint: there is none of a known name.
+        """
+        for name in DOWN_PROJECTIONS:
+            if f"{layer}.{name}" in self.modules:
+                return f"{layer}.{name}"
+        known = ", ".join(DOWN_PROJECTIONS)
+        raise NoSuchHookpoint(f"the subject model has no MLP of a known form in {layer}; known are: {known}")
+
+    def neurons(self, layer: str, top: int) -> Neurons:
+        """The MLP neurons of a decoder layer, all but the `top` largest of a token zeroed.
+
+        Raises:
+            NoSuchHookpoint: there are none of a known form.
+        """
+        module = self.modules[self.down_projection(layer)]
+        weight = module.weight.detach().float()
+        # torch's Linear holds [out, in], the Conv1D of GPT-2 [in, out].
+        return Neurons(weight.T if isinstance(module, torch.nn.Linear) else weight, top)
 
     def same_place_elsewhere(self, hookpoint: str) -> list[str]:
         """The same module of other layers, 1, 2, 4 and 8 before and behind; none where the path has no layer number."""

@@ -41,10 +41,12 @@ CUT_OFF = {
     "interp_assets.graph",
     "interp_assets.scores.graph",
     "interp_assets.study",
+    "interp_assets.layers",
     "interp_assets.settings",
     "interp_assets.setting_errors",
     "interp_assets.explanations.wording",
     "interp_assets.scores.wording",
+    "interp_assets.scores.wording_of_others",
     "interp_assets.scores.intervention.wording",
 }
 VERSION = "CODE_VERSION"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from interp_assets.activations import assets
+from interp_assets import layer_sae
 from interp_assets.freshness import Freshness
 from interp_assets.study import load_study
 from resources.errors import UnusableInput
@@ -92,7 +92,7 @@ def world(two_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         sources.append({"path": f"{label}/{hookpoint}", "hookpoints": [hookpoint], "label": label})
     changed(root / "study.yaml", {"saes": sources}, "study.yaml")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assets, "read_sae", forgets_b_dec)
+        patch.setattr(layer_sae, "read_sae", forgets_b_dec)
         make(root, "activation_cache", GOOD)
     return root
 

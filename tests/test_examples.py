@@ -12,7 +12,7 @@ from interp_assets.activations import cache_file
 from interp_assets.activations.cache_file import CacheReader
 from interp_assets.examples.drawing import draw_examples
 from interp_assets.examples.draws import PICK_WINDOW, SPLIT_CONTEXT, keyed
-from interp_assets.examples.negatives import decoder_neighbours
+from interp_assets.examples.negatives import nearest_rows
 from interp_assets.settings import Examples, ExplainExamples, TestExamples
 from tests.synthetic_cache import CONTEXTS, LATENTS, LENGTH, firings, tokens, write_cache
 
@@ -34,7 +34,7 @@ def cache(dense: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> CacheR
 def neighbours() -> np.ndarray:
     import torch
 
-    return decoder_neighbours(torch.randn(LATENTS, 12, generator=torch.Generator().manual_seed(0)), count=5)
+    return nearest_rows(torch.randn(LATENTS, 12, generator=torch.Generator().manual_seed(0)), count=5)
 
 
 def settings(
@@ -196,5 +196,5 @@ def test_neighbours_are_the_nearest_by_cosine() -> None:
     unit = (rows / rows.norm(dim=1, keepdim=True)).numpy()
     similar = unit @ unit.T
     np.fill_diagonal(similar, -9)
-    got = decoder_neighbours(rows, count=4, rows_per_block=7)
+    got = nearest_rows(rows, count=4, rows_per_block=7)
     np.testing.assert_array_equal(got, np.argsort(-similar, axis=1)[:, :4])

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from interp_assets.freshness import Freshness
-from interp_assets.job import COMPUTES, load_stage
+from interp_assets.job import COMPUTES, load_stage, make_partition
 from interp_assets.partitions import partitions_of
 from interp_assets.settings import Settings, mark
 from interp_assets.study import Layer, load_study
 from tests.changed_study import IDENTITY, OPERATIONAL, changed
 from tests.conftest import make_all
+from tests.oracle import OracleModels
 from tests.tiny import make_embedder
 
 
@@ -27,7 +28,12 @@ def file(complete_file: Path) -> Path:
     engines |= {"served": {"kind": "openai", "base_url": "https://host/v1", "model": "small"}}
     engines |= {"local": {"kind": "vllm", "path": "./model"}}
     asked = {f"explainers.{name}": {"kind": "llm", "engine": name} for name in ("served", "local")}
-    base = changed(complete_file, {"engines": engines, **asked}, "marks.yaml")
+    drawn = {"examples.test.non_activating": 20, "examples.test.negatives": ["random", "similar_text"]}
+    drawn |= {"examples.similar_text": {"model": "./embedder", "windows": 200}}
+    base = changed(complete_file, {"engines": engines, **asked, **drawn}, "marks.yaml")
+    shutil.rmtree(root / "embedder")
+    make_embedder(root / "embedder")
+    make_partition(load_study(base), "text_index", None, OracleModels())
     for name in ("model", "embedder", "saes"):
         shutil.copytree(root / name, root / "moved" / name)
     shutil.copy(root / "corpus.parquet", root / "moved")
@@ -52,7 +58,7 @@ def fingerprints(file: Path) -> dict[str, str]:
 
 def test_operational_settings_never_change_a_fingerprint(file: Path) -> None:
     before = fingerprints(file)
-    assert len(before) == 11
+    assert len(before) == 17
     for key, value in OPERATIONAL.items():
         assert fingerprints(changed(file, {key: value})) == before, key
 
@@ -64,14 +70,16 @@ def test_identity_settings_change_fingerprints(file: Path) -> None:
         assert [name for name in before if after[name] != before[name]], key
 
 
-TESTED_ON_WINDOWS = {"scores/embedding", "scores/detection", "scores/fuzzing"}
+TESTED_ON_WINDOWS = {
+    f"scores/{method}" for method in ("embedding", "detection", "fuzzing", "surprisal", "example_embedding")
+}
 "They weigh trials by the share of windows on which a latent fires."
 
 
 @pytest.mark.parametrize(
     ("key", "reached"),
     [
-        ("examples.window", {"examples", "scores/intervention", *TESTED_ON_WINDOWS}),
+        ("examples.window", {"text_index", "examples", "scores/intervention", *TESTED_ON_WINDOWS}),
         ("corpus.tokens", {"corpus"}),
         ("proof_of_load.max_fvu", {"activation_cache"}),
         ("explainers.quotes.words", {"explanations"}),
@@ -85,12 +93,17 @@ def test_a_setting_reaches_those_who_read_it(file: Path, key: str, reached: set[
     assert {name for name in before if after[name] != before[name]} == reached
 
 
-BACK = {"examples.test.negatives": "random"} | {f"scorers.{m}.explainers": None for m in ("detection", "fuzzing")}
+ASK_THE_ORACLE = ("detection", "fuzzing", "surprisal", "simulation", "generation")
+"Which knows what to make of explanations of its own alone."
+BACK = {"examples.test.negatives": "random"} | {f"scorers.{m}.explainers": None for m in ASK_THE_ORACLE}
 "Where the study that is watched has the other value already."
 
 
 ONLY_SHOWN = {("examples", "corpus.bos"), ("examples", "subject_model.revision")}
 "Read to show some examples as text, not to make the table."
+ON_WINDOWS = ("embedding", "detection", "fuzzing", "surprisal", "simulation", "intruder", "example_embedding")
+IN_THE_TABLE = {(f"scores/{method}", "examples.test.negatives") for method in ON_WINDOWS}
+"Says which kinds there are to choose from; the examples table holds these kinds, so it changes with them."
 
 
 def settings_objects(settings: Settings, key: str = "") -> Iterator[tuple[str, Settings]]:
@@ -109,8 +122,13 @@ def test_what_a_stage_reads_is_in_its_fingerprint(file: Path, monkeypatch: pytes
     """Every identity setting that is looked at while an asset is made must change that asset's fingerprint."""
     shutil.rmtree(file.parent / "embedder")
     make_embedder(file.parent / "embedder")
-    only_llm = {f"scorers.{method}.explainers": ["llm"] for method in ("detection", "fuzzing")}
-    changes = {"storage": "watched", "examples.test.negatives": "neighbour", **only_llm}
+    only_llm = {f"scorers.{method}.explainers": ["llm"] for method in ASK_THE_ORACLE}
+    changes = {
+        "storage": "watched",
+        "examples.test.non_activating": 30,
+        "examples.test.negatives": ["random", "neighbour", "similar_text"],
+        **only_llm,
+    }
     study = load_study(changed(file, changes, "watched.yaml"))
     keys = {id(settings): key for key, settings in settings_objects(study)}
     read: dict[str, set[str]] = {}
@@ -145,7 +163,7 @@ def test_what_a_stage_reads_is_in_its_fingerprint(file: Path, monkeypatch: pytes
     for key in sorted(set.union(*read.values()) & set(IDENTITY) - {"name"}):
         after = fingerprints(changed(study.file, {key: BACK.get(key, IDENTITY[key])}))
         overlooked = [asset for asset in read if key in read[asset] and after[asset] == before[asset]]
-        assert not [asset for asset in overlooked if (asset, key) not in ONLY_SHOWN], key
+        assert not [asset for asset in overlooked if (asset, key) not in ONLY_SHOWN | IN_THE_TABLE], key
 
 
 def test_the_name_of_a_hub_model_decides_the_corpus(file: Path) -> None:

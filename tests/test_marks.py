@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from interp_assets.settings import Settings, identity, mark
+from interp_assets.settings import Controls, Settings, identity, mark
 from interp_assets.study import Layer, Study
 from tests.changed_study import IDENTITY, OPERATIONAL
 
@@ -43,7 +43,7 @@ def unmarked(model: type[Settings]) -> list[str]:
 def leaves(model: type[Settings], key: str = "") -> Iterator[tuple[str, str | None]]:
     """Every setting that holds a value, by its dotted key, with its mark."""
     for name, field in model.model_fields.items():
-        if field.exclude:
+        if field.exclude or field.annotation is Controls:  # they decide layers of their own: tried in test_controls
             continue
         full = f"{key}.{name}" if key else name
         inner = settings_in(field.annotation)

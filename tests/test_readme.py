@@ -30,12 +30,16 @@ def commands(block: str) -> list[str]:
     return [line for line in lines if line]
 
 
+LATER = [command for block in BLOCKS[2:] for command in commands(block)]
+"What the README says can be done with a study that has been run."
+
+
 def test_every_command_of_the_readme_is_run_somewhere() -> None:
     ci = (PROJECT / ".ci" / "run").read_text()
     own = commands(BLOCKS[1])
     for command in [command for block in BLOCKS for command in commands(block)]:
         by_ci = command in ci
-        by_test = command == "make ui" or command in own or command in commands(BLOCKS[2])
+        by_test = command == "make ui" or command in own or command in LATER
         assert by_ci or by_test, command
     assert len(own) <= 15
 
@@ -49,7 +53,7 @@ def test_ones_own_study_in_the_readmes_words(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     environment = os.environ | {"INTERP_STUDIES": str(studies), "DAGSTER_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    copy, *rest = commands(BLOCKS[1]) + commands(BLOCKS[2])
+    copy, *rest = commands(BLOCKS[1]) + LATER
     assert copy == "cp studies/smollm2_demo.yaml studies/mine.yaml"
     write_study(studies / "mine.yaml", name="mine", **changes)
     printed: dict[str, str] = {}

@@ -23,7 +23,7 @@ def refusal(file: Path) -> str:
     return message.removeprefix(f"{file}: ")
 
 
-KEYS = "name, storage, subject_model, saes, corpus, proof_of_load, examples, engines, explainers, scorers, alignment, budget, automation"
+KEYS = "name, storage, subject_model, saes, controls, corpus, proof_of_load, examples, engines, explainers, scorers, alignment, budget, automation"
 CORPUS_KEYS = "path, split, column, tokens, context_length, bos, separator"
 SAE_LIST = "it must be a list of mappings with the keys path, format, hookpoints, label, not empty"
 LATENTS = "it must be a whole number, at least 1, or a list of whole numbers, at least 0, not empty, or 'all'"
@@ -33,7 +33,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"corpora": {}}, f"corpora: unknown key; there are: {KEYS}"),
     ({"layers": []}, f"layers: unknown key; there are: {KEYS}"),
     ({"corpus.token": 5}, f"corpus.token: unknown key; there are: {CORPUS_KEYS}"),
-    ({"examples.test.negative": "random"}, "examples.test.negative: unknown key; there are: activating, non_activating, negatives"),
+    ({"examples.test.negative": "random"}, "examples.test.negative: unknown key; there are: activating, non_activating, negatives, neighbour_by"),
     ({"explainers.quotes.engine": "oracle"}, "explainers.quotes.engine: unknown key; there are: kind, words, phrases"),
     (
         {"explainers.llm.temperature": 1},
@@ -42,7 +42,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"engines.oracle.size": 1}, "engines.oracle.size: unknown key; there are: kind, path, revision, dtype, chat_template, price, device, batch_size"),
     ({"saes.0.place": "x"}, "saes[0].place: unknown key; there are: path, format, hookpoints, label"),
-    ({"scorers.simulation": {}}, "scorers.simulation: unknown key; there are: embedding, detection, fuzzing, intervention"),
+    ({"scorers.guessing": {}}, "scorers.guessing: unknown key; there are: embedding, detection, fuzzing, surprisal, simulation, generation, intervention, intruder, example_embedding"),
+    ({"scorers.surprisal.engine": "nobody"}, "scorers.surprisal.engine: 'nobody' is not under engines; there are: oracle"),
+    ({"scorers.simulation.activating": 500}, "scorers.simulation.activating: 500 is more than examples.test.activating, 10"),
+    ({"scorers.example_embedding.model": "../nowhere"}, "scorers.example_embedding.model: ../nowhere: no such folder ({there}), and not a hub name like owner/model"),
     ({"alignment": {"pairs": [["embed_tokens", "layers.7"]]}}, "alignment.pairs[0]: no layer 'layers.7'; there are: embed_tokens"),
     # what is missing
     ({"saes": LEFT_OUT}, f"saes: missing; {SAE_LIST}"),

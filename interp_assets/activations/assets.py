@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import torch
 
 from interp_assets.activations import sae_files
 from interp_assets.activations.cache_file import CacheReader, CacheWriter
-from interp_assets.activations.harvest import LayerPass, harvest
+from interp_assets.activations.harvest import LayerPass, activations_at, harvest
 from interp_assets.activations.plots import firing_rate_histogram
 from interp_assets.activations.statistics import latent_statistics as compute_statistics
 from interp_assets.carry_over import inputs_hash, still_hold, without
 from interp_assets.corpus.contexts import tokens_matrix
 from interp_assets.job import Inputs, Job, Metadata, computes
+from interp_assets.layer_sae import sae_of, subject_of
 from interp_assets.models import subject_model
 from interp_assets.progress import Progress
+from interp_assets.study import Study
 from interp_assets.tables import LATENT_STATISTICS, conform
 from resources.content_hash import mixed
 from resources.errors import UnusableInput
+from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
+from resources.sparse_autoencoders.controls import Neurons, NeuronsOf, RandomSae
 from resources.sparse_autoencoders.read import read_sae
-from resources.subject_model import pick_device
+from resources.subject_model import SubjectModel
 from resources.tokenizers import load_tokenizer
 
 assert sae_files  # imported for what it registers
@@ -30,8 +36,22 @@ assert sae_files  # imported for what it registers
 def activation_cache(jobs: list[Job]) -> dict[str | None, Metadata | UnusableInput]:
     study = jobs[0].study
     tokens = tokens_matrix(jobs[0].input("corpus").read("corpus", ["tokens"]))
-    passes = [layer_pass(job) for job in jobs]
-    subject = subject_model(study, jobs[0].models)
+    found: dict[str | None, Metadata | UnusableInput] = {}
+    # The untrained model comes first, so that the trained one is in memory for what follows.
+    for untrained in sorted({job.study.layer(job.layer).untrained for job in jobs}, key=lambda seed: seed is None):
+        passes = [layer_pass(job, tokens) for job in jobs if job.study.layer(job.layer).untrained == untrained]
+        try:
+            subject = subject_model(study, jobs[0].models, untrained)
+            harvest_all(study, subject, tokens, passes)
+        except UnusableInput as error:
+            found |= {one.key: error for one in passes}
+        else:
+            found |= {one.key: one.failure or cache_metadata(one, tokens) for one in passes}
+    return found
+
+
+def harvest_all(study: Study, subject: SubjectModel, tokens: np.ndarray, passes: list[LayerPass]) -> None:
+    """One pass over the corpus for all layers of one subject."""
     name = f"activation_cache[{', '.join(one.key for one in passes)}]"
     try:
         with Progress(name, tokens.size, "tokens") as progress:
@@ -48,18 +68,36 @@ def activation_cache(jobs: list[Job]) -> dict[str | None, Metadata | UnusableInp
         for one in passes:
             if one.writer is not None:
                 one.writer.close()
-    return {one.key: one.failure or cache_metadata(one, tokens) for one in passes}
 
 
-def layer_pass(job: Job) -> LayerPass:
+def layer_pass(job: Job, tokens: np.ndarray) -> LayerPass:
     layer = job.study.layer(job.layer)
+
+    def load_sae(subject: SubjectModel) -> SparseAutoencoder | Neurons:
+        sae = sae_of(job.study, layer, job.models)
+        if isinstance(layer.location, RandomSae) and layer.location.k is None:
+            k = mean_l0_of(job.study, layer.location, layer.hookpoint, subject, tokens)
+            return replace(layer.location, k=k).drawn(subject.device)
+        return sae
+
     return LayerPass(
         key=layer.key,
         hookpoint=layer.hookpoint,
         published_l0=layer.location.published_l0(),
-        load_sae=lambda: read_sae(layer.location, pick_device(job.study.subject_model.device)),
+        load_sae=load_sae,
         writer_for=lambda n_latents: CacheWriter(job.draft, n_latents),
+        of_neurons=isinstance(layer.location, NeuronsOf),
+        blocking=layer.control is None,
     )
+
+
+def mean_l0_of(study: Study, random: RandomSae, hookpoint: str, subject: SubjectModel, tokens: np.ndarray) -> int:
+    """How many latents of the real SAE fire on a token, on the tokens of the proof of load; at least 1."""
+    few = tokens[: max(1, study.proof_of_load.tokens // tokens.shape[1])]
+    skip, batch_tokens = 1 if study.corpus.bos else 0, study.subject_model.batch_tokens
+    x = activations_at(subject, few, [hookpoint], skip, batch_tokens)[hookpoint]
+    firing = read_sae(random.real, subject.device).encode(x).activations > 0
+    return max(1, round(float(firing.sum(1).float().mean())))
 
 
 def cache_metadata(one: LayerPass, tokens: np.ndarray) -> Metadata:
@@ -85,7 +123,7 @@ def latent_statistics(job: Job) -> Metadata:
     study = job.study
     cache = CacheReader(job.input("activation_cache"))
     tokens = tokens_matrix(job.input("corpus").read("corpus", ["tokens"]))
-    sae = read_sae(study.layer(job.layer).location, pick_device(study.subject_model.device))
+    sae = sae_of(study, study.layer(job.layer), job.models)
     wanted = pl.DataFrame({"inputs_hash": statistics_inputs(job, cache, sae.W_dec)}).with_row_index("latent")
     kept = still_hold(job.earlier(), "statistics", wanted, LATENT_STATISTICS)
     new = without(wanted, kept)
@@ -120,7 +158,7 @@ def statistics_inputs(inputs: Inputs, cache: CacheReader, W_dec: torch.Tensor) -
 def promoted_columns(job: Job, directions: torch.Tensor) -> dict[str, pl.Series]:
     """Promoted and suppressed tokens of each decoder direction, where the SAE writes into the residual stream."""
     study, layer = job.study, job.study.layer(job.layer)
-    subject = subject_model(study, job.models)
+    subject = subject_of(study, layer, job.models)
     if directions.shape[1] != subject.model.config.get_text_config().hidden_size or layer.hookpoint.endswith(":in"):
         return {}
     path = study.local_folder(study.subject_model.path) or study.subject_model.path

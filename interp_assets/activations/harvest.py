@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from interp_assets.activations.cache_file import CacheWriter, Entries
-from interp_assets.activations.proof_of_load import compare_layers, prove
+from interp_assets.activations.proof_of_load import ProofFailed, compare_layers, prove
 from interp_assets.progress import Progress
 from interp_assets.settings import ProofOfLoad
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder, TopActivations
+from resources.sparse_autoencoders.controls import Neurons
 from resources.subject_model import SubjectModel, context_batches
 
 TOKENS_TO_COMPARE = 1_024
@@ -29,10 +30,14 @@ class LayerPass:
     key: str
     hookpoint: str
     published_l0: float | None
-    load_sae: Callable[[], SparseAutoencoder]
+    load_sae: Callable[[SubjectModel], SparseAutoencoder | Neurons]
     writer_for: Callable[[int], CacheWriter]
     "Gives the writer, once the number of latents is known."
-    sae: SparseAutoencoder | None = None
+    of_neurons: bool = False
+    "The hookpoint is a decoder layer; what goes into the down projection of its MLP is read."
+    blocking: bool = True
+    "Whether a failed proof of load stops it. For controls it is recorded: they are not meant to explain much."
+    sae: SparseAutoencoder | Neurons | None = None
     writer: CacheWriter | None = None
     proof: dict[str, Any] | None = None
     failure: UnusableInput | None = None
@@ -57,8 +62,10 @@ def harvest(
     skip = 1 if bos else 0
     for layer in layers:
         with failing_alone(layer):
+            if layer.of_neurons:
+                layer.hookpoint = f"{subject.down_projection(layer.hookpoint)}:in"
             subject.check_hookpoint(layer.hookpoint)
-            layer.sae = layer.load_sae()
+            layer.sae = layer.load_sae(subject)
     prove_all(subject, tokens[: max(1, limits.tokens // tokens.shape[1])], layers, skip, batch_tokens, limits)
     for batch in context_batches(tokens, batch_tokens):
         running = [layer for layer in layers if layer.failure is None]
@@ -104,8 +111,8 @@ def prove_all(
     sound = [layer for layer in layers if layer.failure is None]
     own = activations_at(subject, tokens, [layer.hookpoint for layer in sound], skip, batch_tokens)
     few = tokens[: max(1, TOKENS_TO_COMPARE // tokens.shape[1])]
-    others = [name for layer in sound for name in subject.same_place_elsewhere(layer.hookpoint)]
-    wanted = [layer.hookpoint for layer in sound] + others if limits.compare_layers else []
+    compared = [layer.hookpoint for layer in sound if layer.blocking and limits.compare_layers]
+    wanted = compared + [name for hookpoint in compared for name in subject.same_place_elsewhere(hookpoint)]
     elsewhere = activations_at(subject, few, wanted, skip, batch_tokens)
     with Progress("proof of load", len(sound), "layers") as progress:
         for layer in sound:
@@ -118,8 +125,13 @@ def prove_one(
 ) -> None:
     with failing_alone(layer):
         assert layer.sae is not None
-        layer.proof = prove(layer.sae, own[layer.hookpoint], layer.hookpoint, layer.published_l0, limits)
-        if limits.compare_layers:
+        try:
+            layer.proof = prove(layer.sae, own[layer.hookpoint], layer.hookpoint, layer.published_l0, limits)
+        except ProofFailed as failed:
+            if layer.blocking or not failed.measured:
+                raise
+            layer.proof = failed.details["proof"] | {"would_fail": str(failed)}
+        if limits.compare_layers and layer.blocking:
             names = [layer.hookpoint, *subject.same_place_elsewhere(layer.hookpoint)]
             compare_layers(layer.sae, layer.hookpoint, {name: elsewhere[name] for name in names}, layer.proof)
         layer.writer = layer.writer_for(layer.sae.n_latents)

@@ -15,6 +15,7 @@ from torch import Tensor
 from interp_assets.settings import ProofOfLoad
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
+from resources.sparse_autoencoders.controls import Neurons
 
 MASSIVE = 10.0
 """Tokens whose norm is this many times the median are left out of the FVU that is judged: a handful of them can hold
@@ -29,6 +30,8 @@ class ProofFailed(UnusableInput):
     def __init__(self, message: str, proof: dict[str, Any]) -> None:
         super().__init__(f"proof of load: {message}")
         self.details = {"proof": proof}
+        self.measured = "fvu" in proof
+        "False where the shapes or numbers are such that nothing can be computed."
 
 
 def typical(x: Tensor) -> Tensor:
@@ -38,14 +41,14 @@ def typical(x: Tensor) -> Tensor:
     return x[norms <= MASSIVE * norms.median()]
 
 
-def unexplained(sae: SparseAutoencoder, x: Tensor) -> float:
+def unexplained(sae: SparseAutoencoder | Neurons, x: Tensor) -> float:
     """FVU = sum ||x - x'||^2 / sum ||x - mean(x)||^2 over x [tokens, d_in]."""
     error = (x - sae.decode(sae.encode(x))).square().sum()
     return float(error / (x - x.mean(0)).square().sum())
 
 
 def prove(
-    sae: SparseAutoencoder, x: Tensor, hookpoint: str, published_l0: float | None, limits: ProofOfLoad
+    sae: SparseAutoencoder | Neurons, x: Tensor, hookpoint: str, published_l0: float | None, limits: ProofOfLoad
 ) -> dict[str, Any]:
     """Measure an SAE on activations x [tokens, d_in]; BOS left out. Returns what was measured, plain numbers.
 
@@ -89,7 +92,9 @@ def prove(
     return proof
 
 
-def compare_layers(sae: SparseAutoencoder, hookpoint: str, places: dict[str, Tensor], proof: dict[str, Any]) -> None:
+def compare_layers(
+    sae: SparseAutoencoder | Neurons, hookpoint: str, places: dict[str, Tensor], proof: dict[str, Any]
+) -> None:
     """Add to a proof how well the SAE explains the same module of other layers.
 
     Args:

@@ -8,6 +8,7 @@ import polars as pl
 from interp_assets.alignment.matching import match
 from interp_assets.job import Job, Metadata, computes
 from interp_assets.partitions import layers_of_pair
+from resources.sparse_autoencoders.locate import SaeLocation
 from resources.sparse_autoencoders.read import read_sae
 
 
@@ -17,7 +18,9 @@ def layer_matching(job: Job) -> Metadata:
     assert settings is not None
     directions, latents = [], []
     for layer in layers_of_pair(job.study, str(job.key)):
-        sae = read_sae(job.study.layer(layer).location)
+        location = job.study.layer(layer).location
+        assert isinstance(location, SaeLocation), "controls are matched with nothing"
+        sae = read_sae(location)
         weights = sae.W_dec if settings.similarity == "decoder" else sae.W_enc
         directions.append(weights.float().numpy())
         statistics = job.input("latent_statistics", layer).read("statistics", ["latent", "dead"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,18 @@ import polars as pl
 from interp_assets.activations.cache_file import CacheReader
 from interp_assets.carry_over import inputs_hash
 from interp_assets.corpus.contexts import tokens_matrix
+from interp_assets.examples import text_index
+from interp_assets.examples.cooccurrence import cooccurring
 from interp_assets.examples.drawing import asked_latents, count_windows, draw_examples, window_shape
-from interp_assets.examples.negatives import decoder_neighbours
+from interp_assets.examples.negatives import NEIGHBOURS, nearest_rows
 from interp_assets.examples.rendering import Rendering
 from interp_assets.job import Inputs, Job, Metadata, computes
+from interp_assets.layer_sae import sae_of
+from interp_assets.models import embedder
 from interp_assets.progress import Progress
 from interp_assets.settings import Examples
 from interp_assets.tables import EXAMPLE_LATENTS, EXAMPLES, conform
 from resources.content_hash import mixed
-from resources.sparse_autoencoders.read import read_sae
 from resources.table_store import Partition
 
 
@@ -27,9 +31,7 @@ def examples(job: Job) -> Metadata:
     settings = job.study.examples
     cache = CacheReader(job.input("activation_cache"))
     tokens = tokens_matrix(job.input("corpus").read("corpus", ["tokens"]))
-    neighbours = None
-    if settings.test.negatives == "neighbour":
-        neighbours = decoder_neighbours(read_sae(job.study.layer(job.layer).location).W_dec)
+    neighbours = neighbours_of(job, cache, tokens) if "neighbour" in settings.test.kinds else None
     hashes = latent_inputs(job, settings, cache.entries_hash, neighbours)
     earlier = job.earlier()
     same = unchanged(earlier, hashes)
@@ -46,6 +48,8 @@ def examples(job: Job) -> Metadata:
     again[kept["latent"].unique().to_numpy()] = False
     with Progress(job.label, int(again.sum()), "latents") as progress:
         drawn = draw_examples(cache, tokens, settings, neighbours, progress.advance, counted=counted, wanted=again)
+    if "similar_text" in settings.test.kinds:
+        drawn = pl.concat([drawn, similar_text_rows(job, drawn, cache, tokens)])
     table = pl.concat([kept, drawn]).sort("latent", maintain_order=True)
     job.draft.write("examples", table)
     latents = {"windows": counted.windows, "smaller_side": counted.smaller_side, "inputs_hash": hashes}
@@ -63,6 +67,34 @@ def examples(job: Job) -> Metadata:
     }
 
 
+def neighbours_of(job: Job, cache: CacheReader, tokens: np.ndarray) -> np.ndarray:
+    """The latents most similar to each by the study's measure, nearest first; int64 [n_latents, NEIGHBOURS]."""
+    by = job.study.examples.test.neighbour_by
+    if by == "cooccurrence":
+        contexts, length = tokens.shape
+        return cooccurring(cache, contexts, length, NEIGHBOURS)[0]
+    sae = sae_of(job.study, job.study.layer(job.layer), job.models)
+    return nearest_rows(sae.W_dec if by == "decoder" else sae.W_enc.T)
+
+
+def similar_text_rows(job: Job, drawn: pl.DataFrame, cache: CacheReader, tokens: np.ndarray) -> pl.DataFrame:
+    """Negatives of the kind similar_text for the latents that were drawn."""
+    settings, rendering = job.study.examples, Rendering.of(job.study)
+    numbers = settings.test.numbers("similar_text")
+    if settings.similar_text is None or not len(numbers) or not (drawn["purpose"] == "explain").any():
+        return pl.DataFrame(schema=EXAMPLES)
+    model = embedder(job.study, settings.similar_text, job.models)
+    index = text_index.TextIndex.of(job.input("text_index"))
+
+    def embed(windows: Sequence[Sequence[int]]) -> np.ndarray:
+        texts = rendering.texts(windows)
+        with Progress(f"{job.label}: explain windows", model.new(texts), "texts") as progress:
+            return model.embed(texts, progress.advance)
+
+    found = text_index.similar_negatives(drawn, len(numbers), index, embed, cache, tokens, settings.seed)
+    return found.with_columns(example=pl.col("example") * numbers.step + numbers.start)
+
+
 def latent_inputs(
     inputs: Inputs, settings: Examples, entries_hash: np.ndarray, neighbours: np.ndarray | None
 ) -> np.ndarray:
@@ -71,7 +103,9 @@ def latent_inputs(
     Which latents are wanted is left out: it decides whether a latent is there, not what is drawn for it.
     """
     basis = inputs_hash(
-        settings.identity() | {"latents": None}, inputs.input("corpus").tables["corpus"]["columns"]["tokens"]
+        settings.identity() | {"latents": None},
+        inputs.input("corpus").tables["corpus"]["columns"]["tokens"],
+        *([inputs.input("text_index").content_hash] if "similar_text" in settings.test.kinds else []),
     )
     hashes = mixed(entries_hash ^ np.uint64(basis))
     if neighbours is not None:

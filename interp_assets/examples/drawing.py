@@ -54,7 +54,7 @@ def draw_examples(
 
     Args:
         tokens: uint32 [contexts, context_length], the corpus of the cache.
-        neighbours: int64 [n_latents, count], nearest first; where test negatives come from neighbours.
+        neighbours: int64 [n_latents, count], nearest first; where test negatives come from neighbours. Those by text are drawn in `text_index`.
         counted: what `count_windows` gave.
         wanted: bool [n_latents]; only rows of these latents, of all when left out.
 
@@ -173,26 +173,37 @@ def draw_block(
         group = np.searchsorted(chosen, windows.latent[at])
         taken, turn = sample(sampler, n, explain.pool, group, windows.peak[at], decile[at], priority[at])
         drawn.append(Drawn(windows.take(at[taken]), turn, purpose, "activating", decile=decile[at[taken]]))
-    if test.non_activating and neighbours is not None and pools is not None:
-        picked, neighbour, number = neighbour_negatives(
-            chosen, test.non_activating, neighbours, pools, lookup, settings.seed
-        )
-        drawn.append(Drawn(picked, number, "test", "neighbour", neighbour=neighbour))
-    elif test.non_activating:
-        picked, number = random_negatives(chosen, test.non_activating, lookup, settings.seed)
-        drawn.append(Drawn(picked, number, "test", "random"))
-    rows = pl.concat([refused, *map(as_frame, drawn)], how="diagonal").sort("latent", maintain_order=True)
+    for kind in test.kinds:
+        numbers = test.numbers(kind)
+        if not len(numbers):
+            continue
+        if kind == "neighbour":
+            assert neighbours is not None and pools is not None
+            picked, neighbour, rank = neighbour_negatives(
+                chosen, len(numbers), neighbours, pools, lookup, settings.seed
+            )
+            drawn.append(Drawn(picked, np.array(numbers)[rank], "test", kind, neighbour=neighbour))
+        elif kind == "random":
+            picked, rank = random_negatives(chosen, len(numbers), lookup, settings.seed)
+            drawn.append(Drawn(picked, np.array(numbers)[rank], "test", kind))
+    by = NEIGHBOUR_BY[test.neighbour_by]
+    rows = pl.concat([refused, *(as_frame(each, by) for each in drawn)], how="diagonal").sort(
+        "latent", maintain_order=True
+    )
     return conform(with_text(rows, tokens, lookup), EXAMPLES)
 
 
-def as_frame(drawn: Drawn) -> pl.DataFrame:
+NEIGHBOUR_BY = {"decoder": "decoder_cosine", "encoder": "encoder_cosine", "cooccurrence": "cooccurrence"}
+
+
+def as_frame(drawn: Drawn, neighbour_by: str) -> pl.DataFrame:
     columns = {"latent": drawn.windows.latent.astype(np.uint32), "example": drawn.example}
     columns |= {"context": drawn.windows.context, "start": drawn.windows.start, "peak_activation": drawn.windows.peak}
     columns |= {"decile": drawn.decile} if drawn.decile is not None else {}
     columns |= {"neighbour": drawn.neighbour} if drawn.neighbour is not None else {}
     frame = pl.DataFrame(columns)
     if drawn.neighbour is not None:
-        frame = frame.with_columns(neighbour_by=pl.lit("decoder_cosine"))
+        frame = frame.with_columns(neighbour_by=pl.lit(neighbour_by))
     return frame.with_columns(purpose=pl.lit(drawn.purpose), kind=pl.lit(drawn.kind), status=pl.lit("ok"))
 
 

@@ -90,14 +90,14 @@ def repeats(row: np.ndarray, window: np.ndarray) -> np.ndarray:
     return again
 
 
-def decoder_neighbours(W_dec: Tensor, count: int = NEIGHBOURS, rows_per_block: int = 1024) -> np.ndarray:
-    """The latents with the most similar decoder rows by cosine, nearest first; int64 [latents, count], itself left out.
+def nearest_rows(rows: Tensor, count: int = NEIGHBOURS, rows_per_block: int = 1024) -> np.ndarray:
+    """The latents with the most similar rows [latents, d] by cosine, nearest first; int64 [latents, count], itself left out.
 
     Computed in blocks of rows: the similarity of all pairs never exists.
     """
     import torch
 
-    rows = torch.nn.functional.normalize(W_dec.float(), dim=1)
+    rows = torch.nn.functional.normalize(rows.float(), dim=1)
     found = []
     for start in range(0, len(rows), rows_per_block):
         similar = rows[start : start + rows_per_block] @ rows.T

@@ -10,7 +10,7 @@ from scipy import stats
 
 from interp_assets.report.headline import HEADLINE, OF_A_CONTROL, headlines
 from interp_assets.scores.intervals import Z
-from interp_assets.tables import SCORE_REPORT, conform
+from interp_assets.tables import NO_EXPLAINER, SCORE_REPORT, conform
 
 
 def summarise(scores: pl.DataFrame) -> pl.DataFrame:
@@ -69,7 +69,7 @@ class Difference(NamedTuple):
         return self.low > 0
 
     def sentence(self) -> str:
-        name = f"{self.method} of {self.explainer} explanations on {self.layer}"
+        name = f"{scored(self.method, self.explainer)} on {self.layer}"
         numbers = f"{self.mean:+.3f} (95 % interval {self.low:+.3f} to {self.high:+.3f}, {self.n_latents} latents)"
         control = "shuffled control" if self.control == "shuffled" else f"control {self.control}"
         if self.n_latents < 2:
@@ -77,6 +77,11 @@ class Difference(NamedTuple):
         if self.above_control:
             return f"{name}: above the {control} by {numbers}."
         return f"{name} is not above its {control}: the difference is {numbers}. It shows nothing about these explanations."
+
+
+def scored(method: str, explainer: str) -> str:
+    """What a method scored, in words."""
+    return f"{method} without explanation" if explainer == NO_EXPLAINER else f"{method} of {explainer} explanations"
 
 
 def against_control(scores: pl.DataFrame) -> list[Difference]:
@@ -95,8 +100,8 @@ def against_control(scores: pl.DataFrame) -> list[Difference]:
         if not len(difference):
             continue
         error = Z * difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.nan
-        mean, names = float(difference.mean()), (layer, "shuffled", method, explainer)
-        found.append(Difference(*map(str, names), statistic, len(difference), mean, mean - error, mean + error))
+        mean, names = float(difference.mean()), (str(layer), "shuffled", str(method), str(explainer), statistic)
+        found.append(Difference(*names, len(difference), mean, mean - error, mean + error))
     return found
 
 

@@ -8,6 +8,7 @@ operational because files enter by their content.
 from interp_assets.settings.alignment import Alignment
 from interp_assets.settings.automation import Automation, is_cron
 from interp_assets.settings.base import Dtype, Settings, device, identity, mark, operational
+from interp_assets.settings.controls import Controls, NeuronsControl, RandomControl, UntrainedControl
 from interp_assets.settings.engines import (
     Budget,
     Engine,
@@ -17,16 +18,32 @@ from interp_assets.settings.engines import (
     TransformersEngine,
     VllmEngine,
 )
-from interp_assets.settings.examples import Examples, ExplainExamples, NegativeKind, Sampler, TestExamples
+from interp_assets.settings.examples import (
+    Examples,
+    ExplainExamples,
+    NegativeKind,
+    Sampler,
+    SimilarText,
+    TestExamples,
+    kinds_in,
+)
 from interp_assets.settings.explainers import Explainer, ExtractiveExplainer, LlmExplainer
 from interp_assets.settings.scorers import (
+    EmbedderSettings,
     EmbeddingScorer,
+    ExampleEmbeddingScorer,
+    ExplanationScorer,
+    GenerationScorer,
     InterventionScorer,
+    IntruderScorer,
     JudgeScorer,
     PromptSizes,
     Scorer,
     Scorers,
     Sequential,
+    SimulationScorer,
+    SurprisalScorer,
+    WindowScorer,
 )
 from interp_assets.settings.subject import Corpus, ProofOfLoad, SaeSource, SubjectModel
 
@@ -34,36 +51,50 @@ __all__ = [
     "Alignment",
     "Automation",
     "Budget",
+    "Controls",
     "Corpus",
     "Dtype",
+    "EmbedderSettings",
     "EmbeddingScorer",
     "Engine",
+    "ExampleEmbeddingScorer",
     "Examples",
     "ExplainExamples",
     "Explainer",
+    "ExplanationScorer",
     "ExtractiveExplainer",
+    "GenerationScorer",
     "InterventionScorer",
+    "IntruderScorer",
     "JudgeScorer",
     "LlmExplainer",
     "LocalModel",
     "NegativeKind",
+    "NeuronsControl",
     "OpenAIEngine",
     "Price",
     "PromptSizes",
     "ProofOfLoad",
+    "RandomControl",
     "SaeSource",
     "Sampler",
     "Scorer",
     "Scorers",
     "Sequential",
     "Settings",
+    "SimilarText",
+    "SimulationScorer",
     "SubjectModel",
+    "SurprisalScorer",
     "TestExamples",
     "TransformersEngine",
+    "UntrainedControl",
     "VllmEngine",
+    "WindowScorer",
     "device",
     "identity",
     "is_cron",
+    "kinds_in",
     "mark",
     "operational",
 ]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from interp_assets.settings.base import Settings, identity
+from interp_assets.settings.base import Dtype, Settings, device, identity, operational
 
 Sampler = Literal["top", "top_pool", "random", "quantiles", "mixture"]
-NegativeKind = Literal["random", "neighbour"]
+NegativeKind = Literal["random", "neighbour", "similar_text"]
+NegativeKinds = NegativeKind | Annotated[tuple[NegativeKind, ...], Field(min_length=1)]
+"One kind, or several."
 Count = Annotated[int, Field(ge=1)]
 LatentNumbers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+
+def kinds_in(negatives: NegativeKinds) -> tuple[NegativeKind, ...]:
+    return (negatives,) if isinstance(negatives, str) else tuple(dict.fromkeys(negatives))
 
 
 class ExplainExamples(Settings):
@@ -27,8 +34,35 @@ class TestExamples(Settings):
     activating: int = identity(100, ge=1)
     "Spread evenly over the ten deciles of peak activation."
     non_activating: int = identity(100, ge=0)
-    negatives: NegativeKind = identity("random")
-    "random: windows without the latent. neighbour: windows on which a latent with a similar decoder fires."
+    negatives: NegativeKinds = identity("random")
+    """random: windows without the latent. neighbour: windows on which a similar latent fires. similar_text: those that read
+    most like the windows on which it fires. The latent is silent on all of them; several kinds are dealt out evenly."""
+    neighbour_by: Literal["decoder", "encoder", "cooccurrence"] = identity("decoder")
+    "Similar by cosine of decoder or encoder directions, or by the share of positions at which both fire."
+
+    @property
+    def kinds(self) -> tuple[NegativeKind, ...]:
+        return kinds_in(self.negatives)
+
+    def drawn_of(self, kinds: Sequence[NegativeKind]) -> int:
+        """How many windows of some kinds are drawn for a latent, where it has that many."""
+        return sum(len(self.numbers(kind)) for kind in kinds)
+
+    def numbers(self, kind: NegativeKind) -> range:
+        """The example numbers that windows of a kind get: kinds take turns."""
+        return range(self.kinds.index(kind), self.non_activating, len(self.kinds))
+
+
+class SimilarText(Settings):
+    """An index of windows of the corpus by what they say, for negatives of the kind similar_text."""
+
+    model: str = operational()
+    "A sentence-transformers folder or hub name."
+    dtype: Dtype = identity("float32")
+    device: str = device()
+    windows: int = identity(20_000, ge=1)
+    "How many windows of the corpus are embedded, at most; a keyed draw decides which."
+    batch_size: int = operational(64, ge=1)
 
 
 class Examples(Settings):
@@ -43,4 +77,6 @@ class Examples(Settings):
     "All, a number (drawn by a keyed hash from those with enough windows) or a list of latents."
     explain: ExplainExamples = identity(ExplainExamples())
     test: TestExamples = identity(TestExamples())
+    similar_text: SimilarText | None = identity(None, where_set=True)
+    "Needed where a test negative is of the kind similar_text."
     seed: int = identity(0)

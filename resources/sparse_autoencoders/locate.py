@@ -48,6 +48,17 @@ class SaeLocation(NamedTuple):
         except (KeyError, TypeError, ValueError) as error:
             raise UnknownSae(f"{self.folder / CONFIG}: no number of latents ({error})") from None
 
+    def declared_inputs(self) -> int:
+        """How many dimensions the settings promise to read.
+
+        Raises:
+            UnknownSae: they promise no number.
+        """
+        try:
+            return int(config_of(self.folder)["d_in"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnknownSae(f"{self.folder / CONFIG}: no number of dimensions, d_in ({error})") from None
+
 
 def locate(root: Path, format: str = "auto") -> list[SaeLocation]:
     """Every SAE in or below a folder, by hookpoint.

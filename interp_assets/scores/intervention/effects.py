@@ -15,8 +15,9 @@ from interp_assets.scores.intervention.search import StrengthSearch
 from interp_assets.settings import InterventionScorer
 from interp_assets.settings.scorers import ZERO_ABLATION
 from resources import interventions
-from resources.interventions import Added, Change, TakenAway
+from resources.latent_changes import Added, Change, TakenAway
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
+from resources.sparse_autoencoders.controls import Neurons
 from resources.subject_model import SubjectModel
 
 Ids = list[int]
@@ -59,7 +60,7 @@ class Setup:
     """What the effects of a layer's latents are found with."""
 
     subject: SubjectModel
-    sae: SparseAutoencoder
+    sae: SparseAutoencoder | Neurons
     hookpoint: str
     tokens: np.ndarray
     "uint32 [contexts, context_length]"
@@ -117,6 +118,7 @@ def added_effects(setup: Setup, latents: Sequence[Prompts], begin_at: dict[int, 
 def ablated_effects(setup: Setup, latents: Sequence[Prompts]) -> list[Effect]:
     batch = Batch(setup, latents, with_firing=True)
     none = Added(batch.per_row([0.0] * len(latents)), setup.sae.W_dec[batch.row_latents])
+    assert isinstance(setup.sae, SparseAutoencoder), "a study that takes latents away has no neurons"
     taken = TakenAway(setup.sae, batch.row_latents)
     clean, logits = batch.run.next_token(none), batch.run.next_token(taken)
     effects = [Effect(each.latent, ZERO_ABLATION) for each in latents]

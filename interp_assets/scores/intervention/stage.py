@@ -13,8 +13,9 @@ from interp_assets.corpus.contexts import tokens_matrix
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations.prompts import read_reply
 from interp_assets.job import Job, Metadata, failed_rows, not_asked
+from interp_assets.layer_sae import sae_of, subject_of
 from interp_assets.metering import meter
-from interp_assets.models import engine, subject_model
+from interp_assets.models import engine
 from interp_assets.progress import Progress
 from interp_assets.scores.intervention.effects import Effect, Setup, find_effects
 from interp_assets.scores.intervention.explaining import request
@@ -25,8 +26,6 @@ from interp_assets.settings import InterventionScorer
 from interp_assets.tables import EFFECTS, INTERVENTION_TRIALS, PASSAGES, conform
 from resources.language_models.protocol import require
 from resources.language_models.structured import generate
-from resources.sparse_autoencoders.read import read_sae
-from resources.subject_model import pick_device
 
 EFFECT = ["latent", "condition", "inputs_hash"]
 Row = dict[str, Any]
@@ -69,7 +68,8 @@ def all_effects(job: Job, settings: InterventionScorer) -> tuple[pl.DataFrame, p
     latents = latents_to_change(cache, tokens, study.examples, settings.latents)
     # A change as large as the latent's own largest activation moves most models by some tenths of a nat.
     strengths = {latent: strongest[latent] for latent in latents}
-    sae = read_sae(study.layer(job.layer).location, pick_device(study.subject_model.device))
+    layer = study.layer(job.layer)
+    sae = sae_of(study, layer, job.models)
     wanted = effects_wanted(job, settings, cache, sae.W_dec, strengths)
     kept = still_hold(job.earlier(), "effects", wanted, EFFECTS, job.retrying)
     new = without(wanted, kept)["latent"].unique(maintain_order=True).to_list()
@@ -85,9 +85,9 @@ def all_effects(job: Job, settings: InterventionScorer) -> tuple[pl.DataFrame, p
             refused += [{**reason, "condition": condition} for condition in settings.conditions]
     if prompts:
         setup = Setup(
-            subject_model(study, job.models),
+            subject_of(study, layer, job.models),
             sae,
-            study.layer(job.layer).hookpoint,
+            layer.hookpoint,
             tokens,
             next(iter(rendering.hidden), None),
             settings,

@@ -1,0 +1,126 @@
+"""Layers of a study: an SAE at a hookpoint, or a control subject beside one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict
+
+from interp_assets.setting_errors import StudyError, listed
+from interp_assets.settings import (
+    Controls,
+    NeuronsControl,
+    RandomControl,
+    Settings,
+    UntrainedControl,
+    identity,
+    operational,
+)
+from resources.sparse_autoencoders.controls import NeuronsOf, RandomSae
+from resources.sparse_autoencoders.locate import SaeLocation, UnknownSae, locate
+
+CONTROLS = tuple(Controls.model_fields)
+"What stands behind the @ of a control's key; no SAE may be labelled so."
+
+
+class Layer(Settings):
+    """One subject of the study: its partition key, where it reads in the subject model, and where its weights lie."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    key: str = operational()
+    hookpoint: str = identity()
+    location: SaeLocation | RandomSae | NeuronsOf = operational()
+    control: str | None = identity(None)
+    "Which control it is; None for an SAE of the study."
+    untrained: int | None = identity(None)
+    "Seed of the subject model's weights where they are not the trained ones."
+
+    def control_read(self) -> dict[str, Any]:
+        """What decides a control beside files, as plain values; nothing for an SAE of the study."""
+        if self.control is None:
+            return {}
+        described = {} if isinstance(self.location, SaeLocation) else self.location.described()
+        return {"control": {"kind": self.control, "untrained": self.untrained} | described}
+
+
+def control_layers(controls: Controls, layers: Sequence[Layer], folder: Path | None) -> list[Layer]:
+    """The layers that the controls of a study add to those of its SAEs.
+
+    Args:
+        folder: of SAEs trained on the untrained model, where the study names one.
+
+    Raises:
+        StudyError: a control is wanted where there can be none.
+    """
+    found: list[Layer] = []
+    for name, control in controls.chosen().items():
+        for layer in wanted_layers(name, control, layers):
+            # A labelled SAE has controls of its own shape; what is in the model is there once.
+            label = layer.key.removeprefix(layer.hookpoint).removeprefix("@")
+            if isinstance(control, NeuronsControl):
+                place = str(decoder_layer(layer.hookpoint))
+                made = Layer(key=f"{place}@{name}", hookpoint=place, location=NeuronsOf(control.top), control=name)
+                if made in found:
+                    continue
+            else:
+                key = f"{layer.hookpoint}@{label}.{name}" if label else f"{layer.hookpoint}@{name}"
+                untrained = control.seed if isinstance(control, UntrainedControl) else None
+                location = sae_of_control(name, control, layer, folder)
+                made = Layer(key=key, hookpoint=layer.hookpoint, location=location, control=name, untrained=untrained)
+            found.append(made)
+    return found
+
+
+def wanted_layers(
+    name: str, control: RandomControl | NeuronsControl | UntrainedControl, layers: Sequence[Layer]
+) -> list[Layer]:
+    by_key = {layer.key: layer for layer in layers}
+    for key in control.layers or ():
+        if key not in by_key:
+            raise StudyError(f"controls.{name}.layers: no layer {key!r}; {listed(by_key)}")
+    chosen = [by_key[key] for key in control.layers or by_key]
+    if not isinstance(control, NeuronsControl):
+        return chosen
+    numbered = [layer for layer in chosen if decoder_layer(layer.hookpoint)]
+    if control.layers and len(numbered) < len(chosen):
+        wrong = next(layer.key for layer in chosen if layer not in numbered)
+        raise StudyError(
+            f"controls.neurons.layers: {wrong} lies in no numbered decoder layer, so it has no MLP neurons"
+        )
+    return numbered
+
+
+def decoder_layer(hookpoint: str) -> str | None:
+    """`layers.10` of `layers.10.self_attn.o_proj:in`; None where a path has no number."""
+    found = re.match(r"[^:]*?\.\d+(?=[.:]|$)", hookpoint)
+    return found[0] if found else None
+
+
+def sae_of_control(
+    name: str, control: RandomControl | UntrainedControl, layer: Layer, folder: Path | None
+) -> SaeLocation | RandomSae:
+    real = layer.location
+    assert isinstance(real, SaeLocation)
+    try:
+        if isinstance(control, UntrainedControl) and folder is not None:
+            there = {place.hookpoint: place for place in locate(folder)}
+            if layer.hookpoint not in there:
+                places = listed(place for place in there if place)
+                raise StudyError(f"controls.untrained.saes: no SAE for {layer.hookpoint!r} in {folder}; {places}")
+            return there[layer.hookpoint]
+        published = real.published_l0()
+        k = control.k or (round(published) if published else None)
+        drawn = RandomSae(real.declared_latents(), real.declared_inputs(), k, control.seed, layer.hookpoint, real)
+    except UnknownSae as error:
+        raise StudyError(f"controls.{name}: {error}") from None
+    if k is None and isinstance(control, UntrainedControl):
+        raise StudyError(
+            f"controls.{name}.k: missing; the SAE of {layer.key} is not TopK, so say how many latents fire on a token"
+        )
+    if k is not None and not 1 <= k <= drawn.n_latents:
+        raise StudyError(f"controls.{name}.k: {k} is not within 1 and {drawn.n_latents}, the latents of {layer.key}")
+    return drawn
