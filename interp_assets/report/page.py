@@ -15,6 +15,7 @@ from interp_assets.report.evidence import Evidence, Tables
 from interp_assets.report.figures import decile_curves, scatter, score_distributions
 from interp_assets.report.gallery import best_and_worst, failures
 from interp_assets.report.headline import HEADLINE, STATISTICS, explained, headlines
+from interp_assets.report.summary import scored
 
 Rows = list[dict[str, Any]]
 
@@ -52,8 +53,7 @@ def sections(evidence: Evidence, tables: Tables) -> Rows:
         statistic = STATISTICS[HEADLINE.get(str(method), "auroc")]
         found.append(
             {
-                "method": method,
-                "explainer": explainer,
+                "title": scored(str(method), str(explainer)),
                 "statistic": statistic.title,
                 "picture": drawn(score_distributions(group, evidence.layers, statistic)),
                 "differences": [d for d in tables.differences if (d.method, d.explainer) == (method, explainer)],
