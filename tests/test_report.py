@@ -10,8 +10,14 @@ import pytest
 from scipy import stats
 
 from interp_assets.examples.rendering import Rendering
-from interp_assets.report.page import best_and_worst, render
-from interp_assets.report.summary import against_control, summarise
+from interp_assets.report.correlations import correlations, disagreements
+from interp_assets.report.costs import costs
+from interp_assets.report.deciles import by_decile
+from interp_assets.report.evidence import NO_TRIALS, Evidence, tables_of
+from interp_assets.report.page import render
+from interp_assets.report.summary import against_control, against_layers, summarise
+from interp_assets.settings.engines import Price
+from interp_assets.study import Study
 from interp_assets.tables import EXAMPLES, EXPLANATIONS, SCORES, conform
 from resources.table_store import Partition
 from tests.tiny import VOCABULARY, make_tokenizer
@@ -59,37 +65,26 @@ def test_difference_is_paired_by_latent() -> None:
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
-def test_a_score_that_shows_nothing_is_called_so() -> None:
+def test_a_score_that_shows_nothing_is_called_so(tiny: Study) -> None:
     above, flat = against_control(scores(0.2))[0], against_control(scores(0.0))[0]
     assert above.above_control
     assert "above the shuffled control by +0." in above.sentence()
     assert not flat.above_control
     assert "is not above its shuffled control" in flat.sentence()
-    assert "is not above its shuffled control" in page(scores(0.0))
-    assert "is not above its shuffled control" not in page(scores(0.2))
+    assert "is not above its shuffled control" in page(scores(0.0), tiny)
+    assert "is not above its shuffled control" not in page(scores(0.2), tiny)
 
 
-def page(table: pl.DataFrame, name: str = "study", text: str = "a word", word: str = "kaba") -> str:
+def page(table: pl.DataFrame, study: Study, name: str = "study", text: str = "a word", word: str = "kaba") -> str:
     rendering = Rendering(make_tokenizer([*VOCABULARY[:2], word, *VOCABULARY[3:]]))
-    examples = conform(
-        pl.DataFrame(
-            {
-                "latent": [0],
-                "kind": ["activating"],
-                "tokens": [[2, 3, 2]],
-                "activations": [[1.0, 0.0, 0.5]],
-                "peak_activation": [1.0],
-                "status": ["ok"],
-            }
-        ),
-        EXAMPLES,
-    )
-    explanations = conform(
-        pl.DataFrame({"latent": [0], "explainer": [text], "explanation": [text], "status": ["ok"]}), EXPLANATIONS
-    )
-    one = table.filter(pl.col("latent") == 0)
-    cards = best_and_worst(one, {"layers.3": explanations}, {"layers.3": examples}, rendering)
-    return render(name, ["layers.3"], table, {"layers.3": {text: 3}}, {f"examples[{text}]": text}, cards)
+    window = {"latent": 0, "kind": "activating", "tokens": [2, 3, 2], "activations": [1.0, 0.0, 0.5]}
+    examples = conform(pl.DataFrame([window | {"peak_activation": 1.0, "status": "ok"}]), EXAMPLES)
+    told = {"latent": 0, "explainer": text, "explanation": text, "status": "ok"}
+    explanations = conform(pl.DataFrame([told]), EXPLANATIONS)
+    counts, problems = {"layers.3": {text: 3}}, {f"examples[{text}]": text}
+    one = {"layers.3": explanations}, {"layers.3": examples}
+    evidence = Evidence(name, ["layers.3"], table, NO_TRIALS, *one, counts, problems)
+    return render(evidence, tables_of(evidence, study), rendering)
 
 
 class Elements(HTMLParser):
@@ -108,11 +103,11 @@ class Elements(HTMLParser):
         self.text += data
 
 
-def test_hostile_text_is_shown_and_not_run() -> None:
+def test_hostile_text_is_shown_and_not_run(tiny: Study) -> None:
     """In the study's name, explanations, explainer names, reasons, count names, and in tokens of the corpus."""
-    harmless = Elements(page(scores(0.2)))
+    harmless = Elements(page(two_methods(0.9), tiny))
     word = HOSTILE.replace(" ", "/")
-    hostile = Elements(page(scores(0.2), HOSTILE, HOSTILE, word))
+    hostile = Elements(page(two_methods(0.9), tiny, HOSTILE, HOSTILE, word))
     assert hostile.tags == harmless.tags
     assert hostile.attributes == harmless.attributes
     assert hostile.text.count("<script>alert") >= 6
@@ -130,3 +125,92 @@ def test_the_page_needs_nothing_beside_it(tiny_tables: dict[str, Partition]) -> 
     report = tiny_tables["score_report"].read("report")
     assert set(report["method"]) == {"detection", "fuzzing"}
     assert set(report["control"]) == {"none", "shuffled"}
+
+
+def two_methods(rho: float, latents: int = 400) -> pl.DataFrame:
+    """Embedding and fuzzing scores of the same explanations, of this correlation; latent 0 is where they differ most."""
+    values = np.random.default_rng(5).multivariate_normal([0, 0], [[1, rho], [rho, 1]], latents)
+    values[0] = 9, -9
+    parts = []
+    for column, (method, statistic) in enumerate((("embedding", "auroc"), ("fuzzing", "balanced_accuracy"))):
+        frame = pl.DataFrame({"latent": np.arange(latents), "value": values[:, column] / 20 + 0.5})
+        frame = frame.with_columns(
+            explainer=pl.lit("llm"), control=pl.lit("none"), statistic=pl.lit(statistic), n_failed=0
+        )
+        parts.append(conform(frame, SCORES).with_columns(layer=pl.lit("layers.3"), method=pl.lit(method)))
+    return pl.concat(parts)
+
+
+def test_planted_correlations_are_found_as_scipy_finds_them() -> None:
+    for rho in (0.0, 0.7):
+        table = two_methods(rho).filter(pl.col("latent") > 0)
+        x, y = (table.filter(method=method)["value"].to_numpy() for method in ("embedding", "fuzzing"))
+        row = correlations(table).row(0, named=True)
+        assert row["spearman"] == pytest.approx(stats.spearmanr(x, y)[0])
+        low, high = stats.pearsonr(x, y).confidence_interval()
+        assert (row["pearson_low"], row["pearson_high"]) == pytest.approx((low, high))
+        assert row["pearson_low"] <= rho <= row["pearson_high"]
+        assert (row["spearman_low"] > 0) == (rho > 0)
+    assert correlations(two_methods(0.7, latents=3)).is_empty()
+
+
+def test_the_planted_disagreement_comes_first() -> None:
+    row = disagreements(two_methods(0.95)).row(0, named=True)
+    assert (row["latent"], row["highest"], row["lowest"], row["apart"]) == (0, "embedding", "fuzzing", 1.0)
+    assert disagreements(scores(0.2)).is_empty()
+
+
+def test_costs_add_up_to_the_sums_of_the_tables(tiny: Study, tiny_tables: dict[str, Partition]) -> None:
+    found = tiny_tables["score_report"].read("costs")
+    assert set(found["step"]) == {"explanations", "detection", "fuzzing"}
+    for step in found["step"]:
+        asset, table = ("explanations", "explanations") if step == "explanations" else (f"scores/{step}", "trials")
+        rows = tiny_tables[asset].read(table)
+        for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
+            assert found.filter(step=step)[name].sum() == rows[name].sum()
+    assert found["prompt_tokens"].sum() > 0
+    priced = tiny.model_copy(
+        update={
+            "engines": {"oracle": tiny.engines["oracle"].model_copy(update={"price": Price(input=2.0, output=4.0)})}
+        }
+    )
+    explanations = tiny_tables["explanations"].read("explanations").with_columns(layer=pl.lit("a"))
+    row = costs(priced, explanations, NO_TRIALS).row(0, named=True)
+    assert row["money"] == pytest.approx((2 * row["prompt_tokens"] + 4 * row["completion_tokens"]) / 1e6)
+
+
+def test_deciles_by_brute_force() -> None:
+    draw = np.random.default_rng(0)
+    names = {"layer": "a", "method": "embedding", "explainer": "llm", "control": "none", "status": "ok"}
+    rows = [
+        names | {"latent": 0, "example": i, "expected": kind, "probability": float(draw.integers(0, 9))}
+        for kind in (True, False)
+        for i in range(30)
+    ]
+    trials = pl.DataFrame(rows).with_columns(
+        pl.col("latent", "example").cast(pl.UInt32), predicted=pl.lit(None, pl.Boolean)
+    )
+    examples = pl.DataFrame({"layer": "a", "latent": 0, "example": range(30), "purpose": "test", "kind": "activating"})
+    examples = examples.with_columns(
+        pl.col("latent", "example").cast(pl.UInt32), decile=(pl.col("example") % 10).cast(pl.Int8)
+    )
+    negatives = trials.filter(~pl.col("expected"))["probability"].to_numpy()
+    for row in by_decile(trials, examples).iter_rows(named=True):
+        mine = trials.filter("expected", pl.col("example") % 10 == row["decile"])["probability"].to_numpy()[:, None]
+        assert row["value"] == pytest.approx(((mine > negatives) + (mine == negatives) / 2).mean())
+        assert row["n_trials"] == 3
+
+
+def test_a_control_layer_is_compared_with_the_layer_itself() -> None:
+    real, random = scores(0.2), scores(0.05).with_columns(layer=pl.lit("layers.3@random"))
+    wide = scores(0.0).with_columns(layer=pl.lit("layers.3@width16k"))
+    (found,) = against_layers(pl.concat([real, random, wide]))
+    x, y = (each.filter(control="none")["value"].to_numpy() for each in (real, random))
+    assert (found.layer, found.control) == ("layers.3", "layers.3@random")
+    assert found.mean == pytest.approx(x.mean() - y.mean())
+    assert found.high - found.low == pytest.approx(2 * stats.t.ppf(0.975, 59) * np.hypot(stats.sem(x), stats.sem(y)))
+
+
+def test_a_single_latent_and_no_scores_make_a_page(tiny: Study) -> None:
+    assert "No scores yet" in page(scores(0.2).clear(), tiny)
+    assert "too few latents to compare" in page(scores(0.2, latents=1), tiny)
