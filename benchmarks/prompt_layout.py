@@ -15,9 +15,9 @@ import polars as pl
 
 from benchmarks.measuring import quick, show
 from interp_assets.examples.rendering import Rendering
-from interp_assets.scores import detection, fuzzing
+from interp_assets.scores import fuzzing
 from interp_assets.scores.judging import requests
-from interp_assets.scores.trials import Subject, TestExample
+from interp_assets.scores.trials import Subject, TestExample, whole_texts
 from interp_assets.scores.wording import Wording, wording_of
 from interp_assets.settings import JudgeScorer
 from interp_assets.study import PROJECT
@@ -79,7 +79,7 @@ def subjects(latents: int, method: str = "detection") -> list[Subject]:
     found = []
     for latent, token in zip(range(latents), words_of_the_text(), strict=False):
         examples = examples_of(latent, token)
-        trials = detection.trials(examples)
+        trials = whole_texts(examples)
         if method == "fuzzing":
             trials = fuzzing.trials(latent, examples, TRIALS_OF_A_KIND, 0.3, set(), seed=0)
         around = [text().rendering.text(each.tokens[:16]) for each in examples[:1]]

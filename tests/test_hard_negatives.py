@@ -19,6 +19,7 @@ from interp_assets.examples.drawing import draw_examples
 from interp_assets.examples.text_index import TextIndex, sampled_windows, similar_negatives
 from interp_assets.freshness import Freshness
 from interp_assets.job import Inputs, make_partition
+from interp_assets.scores.methods import methods_of
 from interp_assets.scores.pending import pending
 from interp_assets.setting_errors import StudyError
 from interp_assets.settings import Examples, ExplainExamples, TestExamples
@@ -217,7 +218,9 @@ def test_each_scorer_asks_about_its_kinds(world: Path, hard: dict[str, Partition
     for method, wanted in expected.items():
         study = load_study(world)
         freshness = Freshness(study)
-        todo = pending(Inputs(study, freshness.assets[f"scores/{method}"], "embed_tokens", freshness), method)
+        todo = pending(
+            Inputs(study, freshness.assets[f"scores/{method}"], "embed_tokens", freshness), methods_of(study)[method]
+        )
         assert set(study.negatives_of(study.scorers.chosen()[method])) == wanted
         assert not len(todo.new), "what was made still holds"
         if method != "fuzzing":  # its wrong trials are activating examples

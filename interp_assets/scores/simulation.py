@@ -100,9 +100,8 @@ class Simulation(AskingMethod[SimulationScorer]):
             messages = (Message("system", SIMULATION_LIST), Message("user", question))
             yield GenerateRequest(messages, max_tokens_of(len(words)), constraint=list_form(len(words)))
             return
-        shared = SIMULATION_LAST_QUESTION.format(explanation=subject.explanation, text="{text}", token="").index(
-            "{text}"
-        )
+        before, _ = SIMULATION_LAST_QUESTION.split("{text}")
+        shared = len(before.format(explanation=subject.explanation))
         for place, word in enumerate(words, 1):
             text = " ".join(self.rendering.text(trial.tokens[:place]).split())
             question = SIMULATION_LAST_QUESTION.format(explanation=subject.explanation, text=text, token=word)
