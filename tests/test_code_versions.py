@@ -32,7 +32,6 @@ def versions() -> dict[str, str]:
         "saes": [{"path": "saes"}],
         "corpus": {"path": "some/text"},
         "engines": {"judge": {"kind": "transformers", "path": "some/judge"}},
-        "examples": {"test": {"negatives": "similar_text"}, "similar_text": {"model": "a/b"}},
         "explainers": {"llm": {"kind": "llm", "engine": "judge"}},
         "examples": {"similar_text": {"model": "a/b"}, "test": {"negatives": "similar_text"}},
         "alignment": {},
