@@ -71,3 +71,6 @@ EXAMPLE_COLUMNS = (
     "reason",
 )
 "What reads examples, reads of them."
+
+TRIAL_COLUMNS = ("latent", "explainer", "control", "example", "expected", "probability", "predicted", "status")
+"What reads trials, reads of them as content."

@@ -12,24 +12,23 @@ from interp_assets.api_keys import key_of
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations import pending as explaining
 from interp_assets.explanations.prompts import form_of, prompt
-from interp_assets.forecast import forecast, of_calibration
+from interp_assets.forecast import forecast, scoring_method
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
 from interp_assets.models import check_package, logged_engine
 from interp_assets.progress import Progress
-from interp_assets.scores import judging
 from interp_assets.scores.calibration import SINGLE, of_size
+from interp_assets.scores.judged import Judged
+from interp_assets.scores.methods import methods_of
 from interp_assets.scores.pending import pending
-from interp_assets.scores.trials import Subject, Trial
-from interp_assets.scores.wording import wording_of
-from interp_assets.settings import JudgeScorer, LlmExplainer, OpenAIEngine
+from interp_assets.scores.trials import Subject, TestExample
+from interp_assets.settings import LlmExplainer, OpenAIEngine
 from interp_assets.study import Study
-from resources.language_models.logged import LoggedEngine, request_key
-from resources.language_models.protocol import ChooseRequest, GenerateRequest
+from resources.language_models.logged import VERBS, LoggedEngine, request_key
+from resources.language_models.protocol import GenerateRequest, Request
 from resources.loaded_models import LoadedModels
 
 Role = Literal["explaining", "judging"]
-Asked = GenerateRequest | ChooseRequest
 
 SAMPLE = 20
 "Prompts."
@@ -59,7 +58,7 @@ def roles(study: Study, engine: str) -> list[Role]:
     found: list[Role] = []
     if any(isinstance(e, LlmExplainer) and e.engine == engine for e in study.explainers.values()):
         found.append("explaining")
-    if any(isinstance(s, JudgeScorer) and s.engine == engine for s in study.scorers.chosen().values()):
+    if any(method.engine == engine for method in methods_of(study).values()):
         found.append("judging")
     return found
 
@@ -99,14 +98,17 @@ def measure(freshness: Freshness, models: LoadedModels, engine: str, role: Role)
     if not real:
         sample = made_up(freshness.study, engine, role)
     began = time.monotonic()
-    ask: Any = model.generate if isinstance(sample[0], GenerateRequest) else model.choose
+    refused = None
     with Progress(f"engine {engine} is {role}", len(sample), "prompts") as progress:
-        replies = ask(sample, lambda i, reply: progress.advance(1))
-    refused = next((reply.refused for reply in replies if reply.refused), None)
+        for kind in dict.fromkeys(map(type, sample)):
+            ask: Any = getattr(model, VERBS[kind])
+            mine = [request for request in sample if isinstance(request, kind)]
+            replies = ask(mine, lambda i, reply: progress.advance(1))
+            refused = refused or next((reply.refused for reply in replies if reply.refused), None)
     return Speed(role, len(sample), real, time.monotonic() - began, *model.made[1:], refused)
 
 
-def new_requests(freshness: Freshness, model: LoggedEngine, engine: str, role: Role) -> Iterator[Asked]:
+def new_requests(freshness: Freshness, model: LoggedEngine, engine: str, role: Role) -> Iterator[Request]:
     """Requests of the study that can be built now and have no reply in the log yet."""
     for state in asked_in(freshness, engine, role):
         if state.due_now:
@@ -126,7 +128,7 @@ def asked_in(freshness: Freshness, engine: str, role: Role) -> Iterator[Partitio
             yield state
 
 
-def requests_of(inputs: Inputs, engine: str) -> Iterator[Asked]:
+def requests_of(inputs: Inputs, engine: str) -> Iterator[Request]:
     study, rendering = inputs.study, Rendering.of(inputs.study)
     if inputs.asset.group == "explanations":
         todo = explaining.pending(inputs)
@@ -134,17 +136,12 @@ def requests_of(inputs: Inputs, engine: str) -> Iterator[Asked]:
             if isinstance(explainer, LlmExplainer) and explainer.engine == engine:
                 yield from explaining.requests(inputs, explainer, todo.latents(name), todo.windows, rendering)
         return
-    method = inputs.asset.name.split("/")[1]
-    scorer = study.scorers.chosen()[method]
-    if not isinstance(scorer, JudgeScorer):
-        return
-    if scorer.list_sizes:
-        scorer, _ = of_calibration(inputs, method, scorer)
-    subjects = pending(inputs, method, scorer).subjects
-    yield from judging.requests(subjects, wording_of(method, scorer), scorer, rendering, study.examples.seed)
+    method, _ = scoring_method(inputs)
+    if method is not None:
+        yield from method.requests(pending(inputs, method).subjects)
 
 
-def made_up(study: Study, engine: str, role: Role) -> list[Asked]:
+def made_up(study: Study, engine: str, role: Role) -> list[Request]:
     """Prompts of the study's form and length, for when its own cannot be built yet; new ones each time."""
     rendering, length = Rendering.of(study), study.examples.window
 
@@ -165,10 +162,19 @@ def made_up(study: Study, engine: str, role: Role) -> list[Asked]:
             messages = prompt(windows, None, explainer, rendering)
             found.append(GenerateRequest(messages, explainer.max_tokens, constraint=form_of(explainer)))
         return [*found]
-    scorers = study.scorers.chosen().items()
-    method, scorer = next((m, s) for m, s in scorers if isinstance(s, JudgeScorer) and s.engine == engine)
-    # Where the size of prompts is to be found, single ones are asked first.
-    scorer = of_size(scorer, SINGLE) if scorer.list_sizes else scorer
-    count = SAMPLE * (1 if scorer.protocol == "single" else scorer.list_size)
-    subject = Subject(0, "sample", "none", SENTENCE * 2, [Trial(i, True, window()) for i in range(count)])
-    return [*judging.requests([subject], wording_of(method, scorer), scorer, rendering, study.examples.seed)]
+    method = next(method for method in methods_of(study).values() if method.engine == engine)
+    if isinstance(method, Judged) and method.settings.list_sizes:
+        # Single prompts are asked first.
+        method = type(method)(study, of_size(method.settings, SINGLE))
+
+    def examples() -> Iterator[TestExample]:
+        for number in range(SAMPLE):
+            # Every second one is active, each at another place.
+            active = [float(number % 2 == 0 and place == number % length) for place in range(length)]
+            yield TestExample(number, window(), active, number % 2 == 0)
+
+    subjects = (
+        Subject(latent, "sample", "none", SENTENCE + rendering.text(window()), method.trials(latent, [*examples()]))
+        for latent in range(SAMPLE * SAMPLE)
+    )
+    return [*islice((request for subject in subjects for request in method.requests([subject])), SAMPLE)]

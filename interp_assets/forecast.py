@@ -6,20 +6,23 @@ Builds the very requests that the stage would ask, and looks them up in the repl
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interp_assets.asset import Asset
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
 from interp_assets.models_read import engine_tokenizer
-from interp_assets.settings import InterventionScorer, JudgeScorer, LlmExplainer, LocalModel
+from interp_assets.settings import InterventionScorer, LlmExplainer, LocalModel
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
-from resources.language_models.logged import LoggedEngine, Request, request_key
-from resources.language_models.protocol import GenerateRequest, LanguageModel, LikelihoodRequest
+from resources.language_models.logged import LoggedEngine, request_key
+from resources.language_models.protocol import GenerateRequest, LanguageModel, LikelihoodRequest, Request
 from resources.sparse_autoencoders.locate import UnknownSae
-from resources.tokenizers import count_tokens, prompt_texts
+from resources.tokenizers import count_tokens, request_texts
+
+if TYPE_CHECKING:
+    from interp_assets.scores.method import Method
 
 TOKENS_OF_A_MARKED_TOKEN = 3
 "A window's token is rarely more than one of the engine's, and its marks two more."
@@ -86,52 +89,47 @@ def of_explanations(inputs: Inputs, engine: str | None) -> Forecast:
 
 
 def of_scores(inputs: Inputs, engine: str | None) -> Forecast:
-    from interp_assets.scores.judging import requests
     from interp_assets.scores.pending import pending
-    from interp_assets.scores.wording import wording_of
 
-    study, method = inputs.study, inputs.asset.name.split("/")[1]
-    scorer = study.scorers.chosen()[method]
-    if isinstance(scorer, InterventionScorer):
-        # What is asked depends on what the subject model does.
+    method, tried = scoring_method(inputs)
+    if method is None:
+        # What is asked about interventions depends on what the subject model does.
         return at_most(inputs, engine)
-    tried: list[Request] = []
-    if isinstance(scorer, JudgeScorer) and scorer.list_sizes:
-        scorer, tried = of_calibration(inputs, method, scorer)
-    todo = pending(inputs, method, scorer)
+    todo = pending(inputs, method)
     total = Forecast(todo.new["latent"].n_unique())
-    if not isinstance(scorer, JudgeScorer) or engine not in (None, scorer.engine):
+    if method.engine is None or engine not in (None, method.engine):
         return total
     total += Forecast(0, replies_reused=len(calls_behind(todo.kept_trials)))
-    wording, rendering = wording_of(method, scorer), Rendering.of(study)
-    asked = [*tried, *requests(todo.subjects, wording, scorer, rendering, study.examples.seed)]
+    asked = [*tried, *method.requests(todo.subjects)]
     if not asked:
         return total
-    most = of_requests(inputs, scorer.engine, asked)
-    # How many of them are asked, their answers decide.
-    return total + (replace(most, exact=False) if scorer.sequential or tried else most)
+    most = of_requests(inputs, method.engine, asked)
+    return total + replace(most, exact=most.exact and method.exact and not tried)
 
 
-def of_calibration(inputs: Inputs, method: str, scorer: JudgeScorer) -> tuple[JudgeScorer, list[Request]]:
-    """The scorer as calibration leaves it, where all answers to it lie in the log; else what it will ask, and single
-    prompts, which are the most that can come of it."""
-    from interp_assets.scores.calibration import SINGLE, calibrate, of_size, sizes_tried
-    from interp_assets.scores.judging import requests
+def scoring_method(inputs: Inputs) -> tuple[Method[Any] | None, list[Request]]:
+    """How an asset scores, and what is asked to find that out; None for what follows no common pattern.
+
+    A judge stands as calibration leaves it, where all answers to that lie in the log; else with single prompts, which
+    are the most that can come of it.
+    """
+    from interp_assets.scores.calibration import of_size, sizes_tried
+    from interp_assets.scores.judged import Judged
+    from interp_assets.scores.methods import methods_of
     from interp_assets.scores.pending import calibrators
-    from interp_assets.scores.wording import wording_of
 
-    assert scorer.list_sizes is not None
-    some = calibrators(inputs, method, scorer.list_sizes.latents)
-    wording, rendering, seed = wording_of(method, scorer), Rendering.of(inputs.study), inputs.study.examples.seed
+    method = methods_of(inputs.study).get(inputs.asset.name.split("/")[1])
+    if not isinstance(method, Judged) or method.settings.list_sizes is None:
+        return method, []
+    some = calibrators(inputs, method, method.settings.list_sizes.latents)
     if inputs.log.file.exists():
-        found = calibrate(
-            some, wording, scorer, only_logged(inputs, scorer.engine), rendering, seed, lambda count: None
-        )
+        found = method.calibrate(some, only_logged(inputs, method.engine), lambda count: None)
         if found.complete:
-            return found.settings, []
-    sizes = [of_size(scorer, size) for size in sizes_tried(scorer) if size != SINGLE]
-    tried: list[Request] = [request for each in sizes for request in requests(some, wording, each, rendering, seed)]
-    return of_size(scorer, SINGLE), tried
+            return type(method)(inputs.study, found.settings), []
+    single, *lists = (
+        type(method)(inputs.study, of_size(method.settings, size)) for size in sizes_tried(method.settings)
+    )
+    return single, [request for each in lists for request in each.requests(some)]
 
 
 def only_logged(inputs: Inputs, name: str) -> LoggedEngine:
@@ -151,23 +149,28 @@ def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecas
     by_key = {request_key(identity, request): request for request in requests}
     found = inputs.log.look_up(list(by_key)) if inputs.log.file.exists() else {}
     new = [request for key, request in by_key.items() if key not in found]
-    prompts = [request.messages for request in new if not isinstance(request, LikelihoodRequest)]
     tokenizer = engine_tokenizer(inputs.study, engine)
     exact = tokenizer is not None
     if tokenizer is not None:
         template = settings.chat_template if isinstance(settings, LocalModel) else {}
-        tokens = sum(count_tokens(tokenizer, prompt_texts(tokenizer, prompts, template)))
+        tokens = sum(count_tokens(tokenizer, request_texts(tokenizer, new, template)))
     else:
-        characters = sum(len(message.content) for messages in prompts for message in messages)
+        characters = sum(map(characters_of, new))
         tokens = -(-characters // CHARACTERS_OF_A_TOKEN)
     replies = sum(request.max_tokens for request in new if isinstance(request, GenerateRequest))
     cost = settings.price.of(tokens, 0, replies) if settings.price else 0.0
     return Forecast(0, len(new), len(requests) - len(new), tokens, cost, exact)
 
 
+def characters_of(request: Request) -> int:
+    if isinstance(request, LikelihoodRequest):
+        return len(request.text) + len(request.continuation)
+    return sum(len(message.content) for message in request.messages)
+
+
 def at_most(inputs: Inputs, engine: str | None) -> Forecast:
     """An upper bound from the settings alone, for a partition whose inputs are made first."""
-    from interp_assets.scores.judging import max_tokens_of
+    from interp_assets.scores.methods import methods_of
 
     study = inputs.study
     latents = most_latents(study, inputs.asset, inputs.layer)
@@ -180,23 +183,21 @@ def at_most(inputs: Inputs, engine: str | None) -> Forecast:
                 calls = least(explainer.latents, latents)
                 total += bound(study, explainer.engine, calls, tokens, explainer.max_tokens)
         return total
-    scorer = study.scorers.chosen()[inputs.asset.name.split("/")[1]]
-    if isinstance(scorer, InterventionScorer):
+    scored_by = inputs.asset.name.split("/")[1]
+    if isinstance(scorer := study.scorers.chosen()[scored_by], InterventionScorer):
         return of_interventions(study, scorer, latents, engine)
-    if not isinstance(scorer, JudgeScorer) or engine not in (None, scorer.engine):
+    method = methods_of(study)[scored_by]
+    if method.engine is None or engine not in (None, method.engine):
         return total
-    for name in study.explainers_of(scorer):
-        explained = least(getattr(study.explainers[name], "latents", None), latents)
-        subjects = None if explained is None else explained * (2 if scorer.shuffled_control else 1)
-        trials = scorer.activating + scorer.non_activating
-        # Where the size of prompts is to be found, single ones are the most that can come of it.
-        sizes = {1: subjects} if scorer.protocol == "single" or scorer.list_sizes else {scorer.list_size: subjects}
-        if scorer.list_sizes:
-            sizes |= dict.fromkeys(scorer.list_sizes.candidates, least(scorer.list_sizes.latents, explained))
-        for size, judged in sizes.items():
-            calls = None if judged is None else judged * -(-trials // size)
-            reply = 0 if size == 1 else max_tokens_of(size)
-            total += bound(study, scorer.engine, calls, TOKENS_AROUND + 600 + size * window, reply)
+    controls = 2 if getattr(scorer, "shuffled_control", False) else 1
+    for name in method.explainers or [None]:
+        explained = latents if name is None else least(getattr(study.explainers[name], "latents", None), latents)
+        for most in method.most():
+            subjects = explained if explained is None else explained * controls
+            asked = subjects if most.subjects is None else least(most.subjects, explained)
+            calls = None if asked is None else asked * most.calls
+            tokens = TOKENS_AROUND + 600 + most.windows * window
+            total += bound(study, method.engine, calls, tokens, most.reply_tokens)
     return total
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from interp_assets.asset import EXAMPLE_COLUMNS, Asset, Read
+from interp_assets.asset import EXAMPLE_COLUMNS, TRIAL_COLUMNS, Asset, Read
 from interp_assets.explanations.wording import system_message
 from interp_assets.models_read import (
     engine_files,
@@ -163,14 +163,18 @@ def assets_of(study: Study) -> dict[str, Asset]:
             name="score_report",
             group="report",
             code_version="2",
-            description="Scores of all layers and methods beside their controls: one page, one table.",
+            description="Scores of all layers and methods beside their controls: one page, and the tables behind it.",
             reads=tuple(
                 [
                     Read("latent_statistics", "statistics"),
                     Read("examples", "examples"),
                     Read("explanations", "explanations"),
                 ]
-                + [Read(f"scores/{method}", "scores") for method in study.scorers.chosen()]
+                + [
+                    Read(f"scores/{method}", *read)
+                    for method in study.scorers.chosen()
+                    for read in (("scores",), ("trials", TRIAL_COLUMNS))
+                ]
                 + [
                     Read(f"scores/{method}", "calibration")
                     for method, scorer in study.scorers.chosen().items()

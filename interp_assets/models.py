@@ -9,7 +9,7 @@ from interp_assets.api_keys import key_of
 from interp_assets.budget import Purse
 from interp_assets.freshness import Freshness
 from interp_assets.job import Job
-from interp_assets.settings import EmbeddingScorer, Engine, LocalModel, OpenAIEngine, SimilarText, VllmEngine
+from interp_assets.settings import EmbedderSettings, Engine, LocalModel, OpenAIEngine, SimilarText, VllmEngine
 from interp_assets.study import Study
 from resources.errors import NotNow
 from resources.language_models.logged import LoggedEngine
@@ -103,7 +103,7 @@ def check_package(name: str, settings: Engine) -> None:
         )
 
 
-def embedder(study: Study, settings: EmbeddingScorer | SimilarText, models: LoadedModels) -> TextEmbedder:
+def embedder(study: Study, settings: EmbedderSettings | SimilarText, models: LoadedModels) -> TextEmbedder:
     from resources.text_embedder import TextEmbedder
 
     path = study.local_folder(settings.model) or settings.model

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from interp_assets.layers import Layer
-from interp_assets.settings import EmbeddingScorer, InterventionScorer, JudgeScorer, LocalModel, Scorer
+from interp_assets.settings import EmbedderSettings, InterventionScorer, LocalModel, Scorer
 from interp_assets.study import Study
 from resources.language_models.protocol import CODE_VERSIONS
 from resources.sparse_autoencoders.controls import NeuronsOf
@@ -93,16 +93,16 @@ def engines_asked(scorer: Scorer) -> tuple[str, ...]:
     """The engines that a scorer asks, by name."""
     if isinstance(scorer, InterventionScorer):
         return tuple(dict.fromkeys((scorer.explainer, scorer.scorer)))
-    return (scorer.engine,) if isinstance(scorer, JudgeScorer) else ()
+    return () if isinstance(scorer, EmbedderSettings) else (scorer.engine,)
 
 
 def model_read(study: Study, scorer: Scorer) -> dict[str, Any]:
-    if isinstance(scorer, EmbeddingScorer):
+    if isinstance(scorer, EmbedderSettings):
         return {"embedder": hub_name(study, scorer.model)}
     return engines_read(study, engines_asked(scorer))
 
 
 def scorer_files(study: Study, scorer: Scorer) -> dict[str, list[Path]]:
-    if isinstance(scorer, EmbeddingScorer):
+    if isinstance(scorer, EmbedderSettings):
         return {"embedder": model_files(study, scorer.model)}
     return engine_files(study, engines_asked(scorer))

@@ -21,11 +21,11 @@ from interp_assets.settings import (
     Budget,
     Controls,
     Corpus,
-    EmbeddingScorer,
+    EmbedderSettings,
     Engine,
     Examples,
     Explainer,
-    InterventionScorer,
+    ExplanationScorer,
     JudgeScorer,
     LocalModel,
     NegativeKind,
@@ -35,6 +35,7 @@ from interp_assets.settings import (
     Scorers,
     Settings,
     SubjectModel,
+    WindowScorer,
     identity,
     kinds_in,
     operational,
@@ -88,14 +89,14 @@ class Study(Settings):
                 return layer
         raise StudyError(f"{self.name} has no layer {key!r}; {listed(layer.key for layer in self.layers)}")
 
-    def negatives_of(self, scorer: EmbeddingScorer | JudgeScorer) -> tuple[NegativeKind, ...]:
+    def negatives_of(self, scorer: WindowScorer) -> tuple[NegativeKind, ...]:
         """The kinds of negatives that a scorer asks about."""
         drawn = self.examples.test.kinds
         if scorer.negatives is not None:
             return kinds_in(scorer.negatives)
         return ("random",) if "random" in drawn else drawn
 
-    def explainers_of(self, scorer: EmbeddingScorer | JudgeScorer) -> tuple[str, ...]:
+    def explainers_of(self, scorer: ExplanationScorer) -> tuple[str, ...]:
         return scorer.explainers if scorer.explainers is not None else tuple(self.explainers)
 
 
@@ -190,7 +191,7 @@ def check_bounds(study: Study) -> None:
             wanted, drawn = getattr(scorer, kind, 0), getattr(study.examples.test, kind)
             if wanted > drawn:
                 raise StudyError(f"scorers.{name}.{kind}: {wanted} is more than examples.test.{kind}, {drawn}")
-        if not isinstance(scorer, InterventionScorer):
+        if isinstance(scorer, WindowScorer):
             check_negatives(study, name, scorer)
         if isinstance(scorer, JudgeScorer) and scorer.sequential and scorer.protocol != "single":
             raise StudyError(
@@ -218,7 +219,7 @@ def check_bounds(study: Study) -> None:
         raise StudyError(f"corpus.tokens: {tokens} is less than one context of corpus.context_length, {length}")
 
 
-def check_negatives(study: Study, name: str, scorer: EmbeddingScorer | JudgeScorer) -> None:
+def check_negatives(study: Study, name: str, scorer: WindowScorer) -> None:
     """A scorer asks about negatives that are drawn, and about no more of them than there are."""
     test, wanted = study.examples.test, study.negatives_of(scorer)
     if missing := [kind for kind in wanted if kind not in test.kinds]:
@@ -267,8 +268,9 @@ def check_files(study: Study) -> None:
     for name, engine in study.engines.items():
         if isinstance(engine, LocalModel):
             models.append((f"engines.{name}.path", engine.path))
-    if study.scorers.embedding is not None:
-        models.append(("scorers.embedding.model", study.scorers.embedding.model))
+    for name, scorer in study.scorers.chosen().items():
+        if isinstance(scorer, EmbedderSettings):
+            models.append((f"scorers.{name}.model", scorer.model))
     if study.examples.similar_text is not None:
         models.append(("examples.similar_text.model", study.examples.similar_text.model))
     for key, value in models:

@@ -96,6 +96,9 @@ EXPLANATIONS: Schema = {
     "inputs_hash": U64,
 }
 
+NO_EXPLAINER = "none"
+"Stands as the explainer where no explanation is read."
+
 TRIALS: Schema = {
     "latent": U32,
     "explainer": TEXT,
@@ -103,7 +106,7 @@ TRIALS: Schema = {
     "example": U32,
     "expected": BOOL,
     "marked": pl.List(BOOL),
-    "probability": F64,  # of Yes; for the embedding score the cosine
+    "probability": F64,  # of Yes; embedding, example_embedding: cosine; surprisal: log ratio in nats
     "predicted": BOOL,
     "status": TEXT,  # ok | failed | not_asked (the budget was reached) | left_out
     "reason": TEXT,
@@ -124,11 +127,42 @@ CALIBRATION: Schema = {
     "chosen": BOOL,
 }
 
+# `probability` = log_likelihood - unrelated_log_likelihood, all in nats, summed over the text's tokens.
+SURPRISAL_TRIALS: Schema = {
+    **TRIALS,
+    "log_likelihood": F64,  # of the text behind the explanation
+    "unrelated_log_likelihood": F64,  # behind a description that says nothing
+}
+
+# One row for each test window; the lists have one entry for each token that is shown, so none for BOS.
+SIMULATION_TRIALS: Schema = {
+    **TRIALS,
+    "predicted_activations": pl.List(F32),  # 0..10
+    "activations": pl.List(F32),  # what the latent did
+}
+
+# One row for each text that was written; `predicted` says whether the latent fires on it.
+GENERATION_TRIALS: Schema = {
+    **TRIALS,
+    "text": TEXT,
+    "max_activation": F32,
+    "share_of_maximum": F32,  # of the latent's strongest activation on the corpus
+}
+
+# One row for each prompt: `predicted` says whether the intruder was found, `probability` what was given to it.
+INTRUDER_TRIALS: Schema = {
+    **TRIALS,
+    "place": U32,  # of the intruder, from 1
+    "chosen": U32,
+}
+
 SCORES: Schema = {
     "latent": U32,
     "explainer": TEXT,
     "control": TEXT,
-    "statistic": TEXT,  # auroc, balanced_accuracy ...: `scores.statistics` says what each is; intervention: nats
+    # auroc, balanced_accuracy ...: `scores.statistics` says what each is; the modules of other methods what theirs are:
+    # pearson, ev; generation_rate, strength; accuracy, chance; nats
+    "statistic": TEXT,
     "condition": TEXT,  # sequential: trials were asked until the interval was narrow enough; intervention: as in EFFECTS
     "value": F64,
     "low": F64,
@@ -192,8 +226,66 @@ SCORE_REPORT: Schema = {
     "mean_low": F64,
     "mean_high": F64,
     "median": F64,
+    "median_low": F64,
+    "median_high": F64,
     "lower_quartile": F64,
     "upper_quartile": F64,
+}
+
+# Beside the report, one table behind each part of the page.
+DIFFERENCES: Schema = {
+    "layer": TEXT,
+    "control": TEXT,  # shuffled, or the layer of a control subject
+    "method": TEXT,
+    "explainer": TEXT,
+    "statistic": TEXT,
+    "n_latents": U32,
+    "mean": F64,
+    "low": F64,
+    "high": F64,
+}
+CORRELATIONS: Schema = {
+    "score": TEXT,  # a method, with its condition where it has several
+    "other": TEXT,
+    "n_latents": U32,
+    "pearson": F64,
+    "pearson_low": F64,
+    "pearson_high": F64,
+    "spearman": F64,
+    "spearman_low": F64,
+    "spearman_high": F64,
+}
+COSTS: Schema = {
+    "step": TEXT,  # explanations, or a scoring method; its controls included
+    "explainer": TEXT,
+    "latents": U32,
+    "calls": U32,
+    "prompt_tokens": U64,
+    "cached_tokens": U64,  # of the prompt tokens
+    "completion_tokens": U64,
+    "money": F64,  # at the study's prices; null where its engine has none
+}
+BY_DECILE: Schema = {
+    "method": TEXT,
+    "explainer": TEXT,
+    "control": TEXT,
+    "decile": I8,
+    "statistic": TEXT,
+    "n_latents": U32,
+    "n_trials": U32,
+    "value": F64,
+    "low": F64,
+    "high": F64,
+}
+OUTCOMES: Schema = {
+    "method": TEXT,
+    "explainer": TEXT,
+    "control": TEXT,
+    "trials": U32,
+    "ok": U32,
+    "failed": U32,
+    "not_asked": U32,
+    "left_out": U32,
 }
 
 

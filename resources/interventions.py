@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,59 +21,11 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from resources.forward_hooks import changed, layers_below, seeing, standing_in
-from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
+from resources.latent_changes import Change
 from resources.subject_model import SubjectModel
 
 PADDED_TO = 8
 "Tokens."
-
-
-class Change(Protocol):
-    """What is done to some rows, at every position from the last of the prompt on."""
-
-    def of(self, x: Tensor) -> Tensor:
-        """What is added to what the SAE writes to, float32 [rows, d_out].
-
-        The SAE's reconstruction is never put in place of anything: what it fails to reconstruct stays as it is.
-
-        Args:
-            x: what the SAE reads, [rows, d_in].
-        """
-
-    def rows(self, which: Tensor) -> Change: ...
-
-
-@dataclass(frozen=True)
-class Added:
-    """A constant is added to the activation of one latent of each row."""
-
-    strengths: Tensor
-    "float32 [rows]"
-    directions: Tensor
-    "float32 [rows, d_out], decoder rows of the latents"
-
-    def of(self, x: Tensor) -> Tensor:
-        return self.strengths[:, None] * self.directions
-
-    def rows(self, which: Tensor) -> Added:
-        return Added(self.strengths[which], self.directions[which])
-
-
-@dataclass(frozen=True)
-class TakenAway:
-    """The activation of one latent of each row is set to zero."""
-
-    sae: SparseAutoencoder
-    latents: Tensor
-    "int64 [rows]"
-
-    def of(self, x: Tensor) -> Tensor:
-        top = self.sae.encode(x)
-        activation = torch.where(top.indices == self.latents[:, None], top.activations, 0).sum(1)
-        return -activation[:, None] * self.sae.W_dec[self.latents]
-
-    def rows(self, which: Tensor) -> TakenAway:
-        return TakenAway(self.sae, self.latents[which])
 
 
 class Slots(DynamicLayer):

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resources.errors import NotNow, UnusableInput
+from resources.language_models.protocol import LikelihoodRequest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from resources.language_models.protocol import Message
+    from resources.language_models.protocol import Message, Request
 
 
 def do_without_torch() -> None:
@@ -73,6 +74,19 @@ def prompt_texts(
     chats = [[{"role": message.role, "content": message.content} for message in each] for each in prompts]
     more = chat_template or {}
     return [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **more) for chat in chats]
+
+
+def request_texts(
+    tokenizer: Any, requests: Sequence[Request], chat_template: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Of each request all that a model reads: the prompt, or the text and what is to continue it."""
+    found = []
+    for request in requests:
+        if isinstance(request, LikelihoodRequest):
+            found.append((tokenizer.bos_token or "") + request.text + request.continuation)
+        else:
+            found += prompt_texts(tokenizer, [request.messages], chat_template)
+    return found
 
 
 def token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:

@@ -46,6 +46,7 @@ CUT_OFF = {
     "interp_assets.setting_errors",
     "interp_assets.explanations.wording",
     "interp_assets.scores.wording",
+    "interp_assets.scores.wording_of_others",
     "interp_assets.scores.intervention.wording",
 }
 VERSION = "CODE_VERSION"

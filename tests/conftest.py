@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from tests import interruptions
 from tests.changed_study import changed
 from tests.commands import end_all
 from tests.interruptions import Story
+from tests.methods_study import ADDED
 from tests.oracle import OracleModels
 from tests.planted_effects import INTERVENTION
 from tests.tiny import make_sae, make_study
@@ -64,7 +66,12 @@ def complete_file(tiny_file: Path, tiny_tables: dict[str, Partition], tmp_path_f
     shutil.copytree(tiny_file.parent, root)
     make_sae(root / "saes", "layers.0")
     shutil.copytree(root / "model", root / "embedder")
-    additions = {"explainers.quotes": {"kind": "extractive"}, "scorers.embedding": {"model": "./embedder"}}
+    additions: dict[str, Any] = {
+        "explainers.quotes": {"kind": "extractive"},
+        "scorers.embedding": {"model": "./embedder"},
+    }
+    additions |= {f"scorers.{method}": settings for method, settings in ADDED.items()}
+    additions["scorers.intruder"] = {"engine": "oracle", "activating": 10, "non_activating": 10, "shown": 2}
     additions["scorers.intervention"] = INTERVENTION | {"latents": 2, "target_kl": [0.01, 0.1]}
     return changed(root / "study.yaml", additions, "study.yaml")
 

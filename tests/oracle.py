@@ -2,7 +2,9 @@
 
 It explains a latent by the words that are marked in every excerpt, and judges a text by whether the explained word is
 in it (detection) or is exactly what is marked (fuzzing). It explains an effect by the token that rises most often, and
-finds that explanation the more probable the more often its word stands in a passage.
+finds that explanation the more probable the more often its word stands in a passage. A text is the more probable the
+more of its words an explanation named. It foresees activation on the explained word and nowhere else, and finds the one
+text that lacks a word which all others have. It writes texts that hold the explained word.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from resources.language_models.protocol import (
     silent,
 )
 from resources.loaded_models import LoadedModels
+from tests.tiny import VOCABULARY
 
 MARKED = re.compile(r"<<(.+?)>>")
 
@@ -63,6 +66,12 @@ class OracleEngine:
             first = Counter(re.findall(r"^More probable: '([^']*)'", asked, flags=re.MULTILINE))
             return json.dumps({"explanation": f"the word {first.most_common(1)[0][0].strip()}"})
         explanation = asked.split("\n")[0]
+        if "Tokens:\n" in asked:
+            tokens = [json.loads(word) for word in re.findall(r"^\d+\. (.*)$", asked, flags=re.MULTILINE)]
+            return json.dumps({"activations": [10 * self.fits(explanation, token) for token in tokens]})
+        if asked.endswith(" texts."):
+            (word, *_), count = explanation.split("the word ")[1].split(" or "), int(asked.split()[-2])
+            return json.dumps({"texts": [f"{VOCABULARY[2 + place]} {word}" for place in range(count)]})
         texts = re.findall(r"^Text \d+: (.*)$", asked, flags=re.MULTILINE)
         return json.dumps({"answers": [int(self.fits(explanation, text)) for text in texts]})
 
@@ -78,11 +87,25 @@ class OracleEngine:
         for i, request in enumerate(requests):
             asked = request.messages[-1].content
             self.prompts.append(asked)
-            explanation, text = re.findall(r"^(?:Description|Text): (.*)$", asked, flags=re.MULTILINE)
-            yes = self.fits(explanation, text)
-            replies.append(Chosen((-0.1, -3.0) if yes else (-3.0, -0.1), Usage(len(asked), 0, 0)))
+            chosen = self.chosen(asked, len(request.choices))
+            logs = tuple(-0.1 if place == chosen else -3.0 for place in range(len(request.choices)))
+            replies.append(Chosen(logs, Usage(len(asked), 0, 0)))
             arrived(i, replies[i])
         return replies
+
+    def chosen(self, asked: str, choices: int) -> int:
+        """The place of the choice that it gives most probability to."""
+        if "Odd one out:" in asked:
+            texts = [set(text.split()) for text in re.findall(r"^Text \d+: (.*)$", asked, flags=re.MULTILINE)]
+            return max(
+                range(choices),
+                key=lambda place: len(set.intersection(*texts[:place], *texts[place + 1 :]) - texts[place]),
+            )
+        explanation, text = re.findall(r"^(?:Description|Text): (.*)$", asked, flags=re.MULTILINE)
+        if "Last token: " in asked:
+            (token,) = re.findall(r"^Last token: (.*)$", asked, flags=re.MULTILINE)
+            return 10 * self.fits(explanation, json.loads(token))
+        return 0 if self.fits(explanation, text) else 1
 
     def log_likelihood(
         self, requests: Sequence[LikelihoodRequest], arrived: Callable[[int, Likelihood], None] = silent
@@ -90,12 +113,21 @@ class OracleEngine:
         replies = []
         for i, request in enumerate(requests):
             self.prompts.append(request.text)
-            passage, _, question = request.text.rpartition("\n\n")
-            assert question.endswith('"')
-            word = request.continuation.removeprefix("the word ")
-            replies.append(Likelihood(passage.split().count(word) - 10.0, 3, Usage(len(request.text), 0, 0)))
+            found = self.overlap(request.text, request.continuation)
+            replies.append(Likelihood(found, 3, Usage(len(request.text), 0, 0)))
             arrived(i, replies[i])
         return replies
+
+    def overlap(self, text: str, continuation: str) -> float:
+        """log p: of a text behind a description, or of an explanation behind a passage."""
+        passage, _, question = text.rpartition("\n\n")
+        if question.startswith("Description: "):
+            words = continuation.split()
+            named = question.splitlines()[0].removeprefix("Description: ").removeprefix("the word ").split(" or ")
+            return float(sum(word in named for word in words) - 3 * len(words))
+        assert question.endswith('"')
+        word = continuation.removeprefix("the word ")
+        return passage.split().count(word) - 10.0
 
 
 class OracleModels(LoadedModels):

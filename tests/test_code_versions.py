@@ -32,14 +32,16 @@ def versions() -> dict[str, str]:
         "saes": [{"path": "saes"}],
         "corpus": {"path": "some/text"},
         "engines": {"judge": {"kind": "transformers", "path": "some/judge"}},
-        "examples": {"test": {"negatives": "similar_text"}, "similar_text": {"model": "a/b"}},
         "explainers": {"llm": {"kind": "llm", "engine": "judge"}},
+        "examples": {"similar_text": {"model": "a/b"}, "test": {"negatives": "similar_text"}},
         "alignment": {},
         "scorers": {
             "embedding": {"model": "a/b"},
             "detection": {"engine": "judge"},
             "fuzzing": {"engine": "judge"},
+            **{name: {"engine": "judge"} for name in ("surprisal", "simulation", "generation", "intruder")},
             "intervention": {"explainer": "judge", "scorer": "judge"},
+            "example_embedding": {"model": "a/b"},
         },
     }
     study = Study.model_validate({**settings, "file": PROJECT / "studies" / "everything.yaml", "root": PROJECT})

@@ -58,7 +58,7 @@ def fingerprints(file: Path) -> dict[str, str]:
 
 def test_operational_settings_never_change_a_fingerprint(file: Path) -> None:
     before = fingerprints(file)
-    assert len(before) == 12
+    assert len(before) == 17
     for key, value in OPERATIONAL.items():
         assert fingerprints(changed(file, {key: value})) == before, key
 
@@ -70,7 +70,9 @@ def test_identity_settings_change_fingerprints(file: Path) -> None:
         assert [name for name in before if after[name] != before[name]], key
 
 
-TESTED_ON_WINDOWS = {"scores/embedding", "scores/detection", "scores/fuzzing"}
+TESTED_ON_WINDOWS = {
+    f"scores/{method}" for method in ("embedding", "detection", "fuzzing", "surprisal", "example_embedding")
+}
 "They weigh trials by the share of windows on which a latent fires."
 
 
@@ -91,13 +93,16 @@ def test_a_setting_reaches_those_who_read_it(file: Path, key: str, reached: set[
     assert {name for name in before if after[name] != before[name]} == reached
 
 
-BACK = {"examples.test.negatives": "random"} | {f"scorers.{m}.explainers": None for m in ("detection", "fuzzing")}
+ASK_THE_ORACLE = ("detection", "fuzzing", "surprisal", "simulation", "generation")
+"Which knows what to make of explanations of its own alone."
+BACK = {"examples.test.negatives": "random"} | {f"scorers.{m}.explainers": None for m in ASK_THE_ORACLE}
 "Where the study that is watched has the other value already."
 
 
 ONLY_SHOWN = {("examples", "corpus.bos"), ("examples", "subject_model.revision")}
 "Read to show some examples as text, not to make the table."
-IN_THE_TABLE = {(f"scores/{method}", "examples.test.negatives") for method in ("embedding", "detection", "fuzzing")}
+ON_WINDOWS = ("embedding", "detection", "fuzzing", "surprisal", "simulation", "intruder", "example_embedding")
+IN_THE_TABLE = {(f"scores/{method}", "examples.test.negatives") for method in ON_WINDOWS}
 "Says which kinds there are to choose from; the examples table holds these kinds, so it changes with them."
 
 
@@ -115,7 +120,9 @@ def settings_objects(settings: Settings, key: str = "") -> Iterator[tuple[str, S
 
 def test_what_a_stage_reads_is_in_its_fingerprint(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every identity setting that is looked at while an asset is made must change that asset's fingerprint."""
-    only_llm = {f"scorers.{method}.explainers": ["llm"] for method in ("detection", "fuzzing")}
+    shutil.rmtree(file.parent / "embedder")
+    make_embedder(file.parent / "embedder")
+    only_llm = {f"scorers.{method}.explainers": ["llm"] for method in ASK_THE_ORACLE}
     changes = {
         "storage": "watched",
         "examples.test.non_activating": 30,

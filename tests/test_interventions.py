@@ -15,7 +15,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForC
 from interp_assets.study import PROJECT
 from resources import interventions
 from resources.forward_hooks import at, changed, layers_below
-from resources.interventions import Added, Change, Prompts, TakenAway, run_prompts
+from resources.interventions import Prompts, run_prompts
+from resources.latent_changes import Added, Change, TakenAway
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder, TopActivations
 from resources.sparse_autoencoders.locate import locate
 from resources.sparse_autoencoders.read import read_sae

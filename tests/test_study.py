@@ -42,7 +42,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"engines.oracle.size": 1}, "engines.oracle.size: unknown key; there are: kind, path, revision, dtype, chat_template, price, device, batch_size"),
     ({"saes.0.place": "x"}, "saes[0].place: unknown key; there are: path, format, hookpoints, label"),
-    ({"scorers.simulation": {}}, "scorers.simulation: unknown key; there are: embedding, detection, fuzzing, intervention"),
+    ({"scorers.guessing": {}}, "scorers.guessing: unknown key; there are: embedding, detection, fuzzing, surprisal, simulation, generation, intervention, intruder, example_embedding"),
+    ({"scorers.surprisal.engine": "nobody"}, "scorers.surprisal.engine: 'nobody' is not under engines; there are: oracle"),
+    ({"scorers.simulation.activating": 500}, "scorers.simulation.activating: 500 is more than examples.test.activating, 10"),
     ({"alignment": {"pairs": [["embed_tokens", "layers.7"]]}}, "alignment.pairs[0]: no layer 'layers.7'; there are: embed_tokens"),
     # what is missing
     ({"saes": LEFT_OUT}, f"saes: missing; {SAE_LIST}"),

@@ -14,7 +14,7 @@ from resources.content_hash import mixed
 PICK_WINDOW, SPLIT_CONTEXT, PLACE_PEAK, DRAW_NEGATIVE, PICK_LATENT, SHUFFLE, PICK_NEGATIVE, PAIR_MARKS, CALIBRATE = (
     range(9)
 )
-PICK_PROMPT, WRITE_ON, INDEX_WINDOW = range(9, 12)
+PICK_PROMPT, WRITE_ON, INDEX_WINDOW, INTRUDE, INTRUDER_PLACE = range(9, 14)
 
 
 def keyed(seed: int, purpose: int, *names: np.ndarray | int) -> np.ndarray:

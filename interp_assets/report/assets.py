@@ -1,4 +1,4 @@
-"""score_report: all layers and methods beside their controls, as one page and one table."""
+"""score_report: all layers and methods beside their controls, as one page and the tables behind it."""
 
 from __future__ import annotations
 
@@ -7,39 +7,55 @@ import polars as pl
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import partition_label
 from interp_assets.job import Job, Metadata, computes
-from interp_assets.report.page import best_and_worst, render
-from interp_assets.report.summary import against_control, counts, summarise
+from interp_assets.report.evidence import OF_TRIALS, TRIALS_READ, Evidence, of_methods, tables_of
+from interp_assets.report.page import render
+from interp_assets.report.summary import counts
 from interp_assets.tables import SCORES
 from resources.table_store import Partition
 
 
 @computes("score_report")
 def score_report(job: Job) -> Metadata:
-    study = job.study
-    layers = [layer.key for layer in study.layers]
+    evidence = gathered(job)
+    tables = tables_of(evidence, job.study)
+    job.draft.write_text("page", "html", render(evidence, tables, Rendering.of(job.study)))
+    for name, frame in tables.frames().items():
+        job.draft.write(name, frame)
+    page = job.draft.folder / job.draft.tables["page"]["files"][0]
+    sentences = [difference.sentence() for difference in tables.differences]
+    return {
+        "page": {"path": str(page)},
+        "in_words": {"markdown": "\n".join(f"- {sentence}" for sentence in sentences) or "no scores"},
+        "layers_with_scores": len(set(evidence.scores["layer"])),
+        "problems": len(evidence.problems),
+    }
+
+
+def gathered(job: Job) -> Evidence:
+    """What there is: whatever failed or is missing is told, not waited for."""
+    study, layers = job.study, [layer.key for layer in job.study.layers]
     problems = {
         state.label: "; ".join(state.reasons)
         for state in job.freshness.states(until=job.asset.name)
         if state.state in ("failed", "blocked", "missing")
     }
 
-    def table(asset: str, layer: str, name: str) -> pl.DataFrame | None:
+    def table(asset: str, layer: str, name: str, columns: list[str] | None = None) -> pl.DataFrame | None:
         partition: Partition | None = job.freshness.current(asset, layer)
         if partition is None or partition_label(asset, layer) in problems or name not in partition.tables:
             return None
-        return partition.read(name)
+        return partition.read(name, columns)
 
-    scores, calibrations = [], []
+    scores, trials, calibrations = {}, {}, []
     for method in study.scorers.chosen():
         for layer in layers:
-            found = table(f"scores/{method}", layer, "scores")
-            if found is not None:
-                scores.append(found.with_columns(layer=pl.lit(layer), method=pl.lit(method)))
+            if (found := table(f"scores/{method}", layer, "scores")) is not None:
+                scores[method, layer] = found
+            if (asked := table(f"scores/{method}", layer, "trials", list(OF_TRIALS))) is not None:
+                trials[method, layer] = asked
             if (sizes := table(f"scores/{method}", layer, "calibration")) is not None:
                 told = sizes.drop("tokens_per_trial").to_dicts()
                 calibrations.append({"method": method, "layer": layer, "sizes": told})
-    empty = pl.DataFrame(schema={**SCORES, "layer": pl.String, "method": pl.String})
-    all_scores = pl.concat([empty, *scores])
     explanations = {
         layer: found for layer in layers if (found := table("explanations", layer, "explanations")) is not None
     }
@@ -48,16 +64,7 @@ def score_report(job: Job) -> Metadata:
         layer: counts(table("latent_statistics", layer, "statistics"), examples.get(layer), explanations.get(layer))
         for layer in layers
     }
-    shown = best_and_worst(all_scores, explanations, examples, Rendering.of(study))
-    job.draft.write_text(
-        "page", "html", render(study.name, layers, all_scores, layer_counts, problems, shown, calibrations)
+    all_scores, all_trials = of_methods(scores, SCORES), of_methods(trials, TRIALS_READ)
+    return Evidence(
+        study.name, layers, all_scores, all_trials, explanations, examples, layer_counts, problems, calibrations
     )
-    job.draft.write("report", summarise(all_scores))
-    page = job.draft.folder / job.draft.tables["page"]["files"][0]
-    sentences = [difference.sentence() for difference in against_control(all_scores)]
-    return {
-        "page": {"path": str(page)},
-        "in_words": {"markdown": "\n".join(f"- {sentence}" for sentence in sentences) or "no scores"},
-        "layers_with_scores": len(set(all_scores["layer"])),
-        "problems": len(problems),
-    }

@@ -2,144 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from interp_assets.examples.rendering import Rendering
-from interp_assets.report.figures import score_distributions
-from interp_assets.report.summary import HEADLINE, Difference, against_control, summarise
+from interp_assets.report.correlations import scored_by_both
+from interp_assets.report.costs import PER, per_latent
+from interp_assets.report.evidence import Evidence, Tables
+from interp_assets.report.figures import decile_curves, scatter, score_distributions
+from interp_assets.report.gallery import best_and_worst, failures
+from interp_assets.report.headline import HEADLINE, STATISTICS, explained, headlines
+from interp_assets.report.summary import scored
 
-SHOWN_LATENTS, SHOWN_EXAMPLES = 6, 4
-
-TITLES = {
-    "auroc": "AUROC",
-    "balanced_accuracy": "balanced accuracy",
-    "nats": "nats, all conditions",
-}
+Rows = list[dict[str, Any]]
 
 
-def render(
-    name: str,
-    layers: Sequence[str],
-    scores: pl.DataFrame,
-    layer_counts: dict[str, dict[str, int]],
-    problems: dict[str, str],
-    latents: list[dict[str, Any]],
-    calibrations: Sequence[dict[str, Any]] = (),
-) -> str:
-    """The page.
-
-    Args:
-        scores: `tables.SCORES` with columns layer and method.
-        layer_counts: for each layer, what `summary.counts` found.
-        problems: partitions that are missing or failed, and why.
-        latents: what `best_and_worst` found.
-        calibrations: method, layer and rows of `tables.CALIBRATION`, where prompt sizes were tried.
-    """
+def render(evidence: Evidence, tables: Tables, rendering: Rendering) -> str:
+    """The page."""
     environment = Environment(
         loader=PackageLoader("interp_assets.report", "templates"), autoescape=True, undefined=StrictUndefined
     )
-    differences = against_control(scores)
+    scores, shown = evidence.scores, (evidence.explanations, evidence.examples, rendering)
     return environment.get_template("report.html.j2").render(
-        name=name,
-        layers=layers,
-        calibrations=calibrations,
+        name=evidence.name,
+        layers=evidence.layers,
+        calibrations=evidence.calibrations,
         sequential=sorted(set(scores.filter(pl.col("condition") == "sequential")["method"])),
-        sections=sections(scores, list(layers), differences),
-        rows=summarise(scores).to_dicts(),
-        count_names=list(dict.fromkeys(key for found in layer_counts.values() for key in found)),
-        layer_counts=layer_counts,
-        problems=problems,
-        latents=latents,
+        sections=sections(evidence, tables),
+        deciles=decile_sections(tables.by_decile),
+        correlations=matrix(tables.correlations),
+        effects=against_fuzzing(scores),
+        failures=failures(scores, *shown),
+        rows=tables.report.to_dicts(),
+        outcomes=tables.outcomes.to_dicts(),
+        costs=per_latent(tables.costs),
+        per=PER,
+        count_names=list(dict.fromkeys(key for found in evidence.counts.values() for key in found)),
+        layer_counts=evidence.counts,
+        problems=evidence.problems,
+        latents=best_and_worst(scores, *shown),
     )
 
 
-def sections(scores: pl.DataFrame, layers: list[str], differences: list[Difference]) -> list[dict[str, Any]]:
+def sections(evidence: Evidence, tables: Tables) -> Rows:
     found = []
-    for (method, explainer), group in scores.group_by("method", "explainer", maintain_order=True):
-        statistic = HEADLINE.get(str(method), "auroc")
-        values = group.filter(pl.col("statistic") == statistic)
-        scale: dict[str, Any] = {"chance": 0.0, "limits": None} if statistic == "nats" else {}
+    for (method, explainer), group in headlines(evidence.scores).group_by("method", "explainer", maintain_order=True):
+        statistic = STATISTICS[HEADLINE.get(str(method), "auroc")]
         found.append(
             {
-                "method": method,
-                "explainer": explainer,
-                "statistic": TITLES.get(statistic, statistic),
-                "picture": Markup(score_distributions(values, layers, **scale)),  # noqa: S704 - drawn here, holds layer names only
-                "differences": [d for d in differences if (d.method, d.explainer) == (method, explainer)],
+                "title": scored(str(method), str(explainer)),
+                "statistic": statistic.title,
+                "picture": drawn(score_distributions(group, evidence.layers, statistic)),
+                "differences": [d for d in tables.differences if (d.method, d.explainer) == (method, explainer)],
             }
         )
     return found
 
 
-def best_and_worst(
-    scores: pl.DataFrame, explanations: dict[str, pl.DataFrame], examples: dict[str, pl.DataFrame], rendering: Rendering
-) -> list[dict[str, Any]]:
-    """The latents of highest and lowest score by the study's broadest method, with their strongest examples."""
-    # Intervention tests explanations of its own, which are not those that are shown here.
-    shown_here = (pl.col("method") != "intervention") & (pl.col("control") == "none")
-    real = scores.filter(shown_here & pl.col("value").is_not_null())
-    if real.is_empty():
-        return []
-    headline = pl.col("statistic") == pl.col("method").replace_strict(HEADLINE, default="auroc")
-    real = real.filter(headline)
-    broadest = real.group_by("method", "explainer").len().sort("len", "method", descending=[True, False]).row(0)
-    ranked = real.filter((pl.col("method") == broadest[0]) & (pl.col("explainer") == broadest[1]))
-    ranked = ranked.sort("value", "layer", "latent", descending=[True, False, False])
-    shown = [("best", ranked.head(SHOWN_LATENTS)), ("worst", ranked.tail(SHOWN_LATENTS).reverse())]
-    found = []
-    for title, rows in shown:
-        cards = [
-            card(row, explanations[row["layer"]], examples[row["layer"]], rendering)
-            for row in rows.iter_rows(named=True)
-        ]
-        found.append(
-            {
-                "title": f"The {title} {len(cards)} latents by {broadest[0]} of {broadest[1]} explanations",
-                "cards": cards,
-            }
+def drawn(picture: str) -> Markup:
+    """A picture as part of the page."""
+    return Markup(picture)  # noqa: S704 - drawn here; matplotlib escapes what text it holds
+
+
+def decile_sections(table: pl.DataFrame) -> Rows:
+    return [
+        {
+            "method": method,
+            "explainer": explainer,
+            "statistic": STATISTICS[str(statistic)].title,
+            "picture": drawn(decile_curves(rows, STATISTICS[str(statistic)])),
+        }
+        for (method, explainer, statistic), rows in table.group_by(
+            "method", "explainer", "statistic", maintain_order=True
         )
-    return found
+    ]
 
 
-def card(
-    score: dict[str, Any], explanations: pl.DataFrame, examples: pl.DataFrame, rendering: Rendering
-) -> dict[str, Any]:
-    latent = score["latent"]
-    mine = explanations.filter((pl.col("latent") == latent) & (pl.col("status") == "ok"))
-    strongest = examples.filter((pl.col("latent") == latent) & (pl.col("kind") == "activating")).sort(
-        "peak_activation", descending=True
-    )
-    windows = strongest.head(SHOWN_EXAMPLES).select("tokens", "activations", "peak_activation").iter_rows()
-    return {
-        "layer": score["layer"],
-        "latent": latent,
-        "value": score["value"],
-        "low": score["low"],
-        "high": score["high"],
-        "explanations": mine.select("explainer", "explanation").to_dicts(),
-        "examples": [
-            {"peak": peak, "text": highlighted(tokens, values, rendering)} for tokens, values, peak in windows
-        ],
-    }
+def matrix(correlations: pl.DataFrame) -> dict[str, Any]:
+    """Names, and for each pair of names what stands in its cell: Spearman above the diagonal, Pearson below."""
+    names = sorted(set(correlations["score"]) | set(correlations["other"]))
+    cells = {}
+    for row in correlations.iter_rows(named=True):
+        pair = names.index(row["score"]), names.index(row["other"])
+        for kind, place in (("spearman", pair), ("pearson", pair[::-1])):
+            r, low, high = (row[f"{kind}{part}"] for part in ("", "_low", "_high"))
+            cells[place] = {"kind": kind, "r": r, "low": low, "high": high, "n": row["n_latents"]}
+    return {"names": names, "cells": cells}
 
 
-def highlighted(tokens: Sequence[int], activations: Sequence[float], rendering: Rendering) -> Markup:
-    """A window with its tokens shaded by activation; the text itself is escaped."""
-    highest = max(activations) or 1.0
-    parts = []
-    for token, activation in zip(tokens, activations, strict=True):
-        text = "" if token in rendering.hidden else escape(rendering.word(token))
-        if activation > 0 and text:
-            parts.append(
-                Markup('<mark style="--a:{:.2f}" title="{:.3g}">{}</mark>').format(
-                    activation / highest, activation, text
-                )
-            )
-        else:
-            parts.append(Markup(text))  # noqa: S704 - escaped above
-    return Markup("").join(parts)
+def against_fuzzing(scores: pl.DataFrame) -> Rows:
+    """One scatter for each condition of the intervention, over latents with both scores."""
+    found, pictures = explained(scores), []
+    for condition in sorted(name for name in set(found["score"]) if name.startswith("intervention")):
+        pairs = scored_by_both(found, "fuzzing", condition)
+        if len(pairs) >= 2:
+            picture, fit = scatter(pairs["value"].to_numpy(), pairs["value_other"].to_numpy(), "fuzzing", condition)
+            pictures.append({"condition": condition, "n": len(pairs), "fit": fit, "picture": drawn(picture)})
+    return pictures

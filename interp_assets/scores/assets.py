@@ -2,50 +2,84 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
-from interp_assets.examples.rendering import Rendering
 from interp_assets.job import Job, Metadata, computes, failed_rows, not_asked
+from interp_assets.layer_sae import sae_of, subject_of
 from interp_assets.metering import meter
 from interp_assets.models import embedder, engine
 from interp_assets.progress import Progress
 from interp_assets.scores.cacheable import cacheable_share
-from interp_assets.scores.calibration import calibrate
-from interp_assets.scores.embedding import compare, distinct_texts
+from interp_assets.scores.comparing import Comparing
+from interp_assets.scores.detection import Detection
+from interp_assets.scores.embedding import Embedding
+from interp_assets.scores.example_embedding import ExampleEmbedding
+from interp_assets.scores.fuzzing import Fuzzing
+from interp_assets.scores.generation import Generation, add_activations, strongest_of, texts_of
 from interp_assets.scores.intervention.stage import write_tables
-from interp_assets.scores.judging import judge, requests
+from interp_assets.scores.intruder import Intruder
+from interp_assets.scores.judged import Judged
+from interp_assets.scores.method import AskingMethod, Method
 from interp_assets.scores.pending import KEYS, Pending, calibrators, pending
-from interp_assets.scores.population import Population
-from interp_assets.scores.sequential import anytime, judge_in_rounds
-from interp_assets.scores.statistics import scores
-from interp_assets.scores.wording import wording_of
-from interp_assets.settings import JudgeScorer
-from interp_assets.tables import SCORES, TRIALS, calls_behind, conform
+from interp_assets.scores.reading import strongest_on
+from interp_assets.scores.simulation import Simulation
+from interp_assets.scores.surprisal import Surprisal
+from interp_assets.tables import SCORES, calls_behind, conform
 
 
 @computes("scores/embedding")
 def embedding_scores(job: Job) -> Metadata:
-    settings = job.study.scorers.embedding
-    assert settings is not None
-    rendering = Rendering.of(job.study)
-    todo = pending(job, "embedding")
-    if not todo.subjects:
-        return finish(job, todo) | {"texts_embedded": 0}
-    model = embedder(job.study, settings, job.models)
-    new = model.new(distinct_texts(todo.subjects, settings.instruction, rendering))
-    with Progress(job.label, new, "texts") as progress:
-        compare(todo.subjects, settings.instruction, model, rendering, progress.advance)
-    return finish(job, todo) | {"texts_embedded": new}
+    return compared_scores(job, Embedding(job.study))
+
+
+@computes("scores/example_embedding")
+def example_embedding_scores(job: Job) -> Metadata:
+    return compared_scores(job, ExampleEmbedding(job.study))
 
 
 @computes("scores/detection")
 def detection_scores(job: Job) -> Metadata:
-    return judged_scores(job, "detection", job.study.scorers.detection)
+    return judged_scores(job, Detection(job.study))
 
 
 @computes("scores/fuzzing")
 def fuzzing_scores(job: Job) -> Metadata:
-    return judged_scores(job, "fuzzing", job.study.scorers.fuzzing)
+    return judged_scores(job, Fuzzing(job.study))
+
+
+@computes("scores/surprisal")
+def surprisal_scores(job: Job) -> Metadata:
+    return asked_scores(job, Surprisal(job.study))
+
+
+@computes("scores/simulation")
+def simulation_scores(job: Job) -> Metadata:
+    return asked_scores(job, Simulation(job.study))
+
+
+@computes("scores/generation")
+def generation_scores(job: Job) -> Metadata:
+    method, study, layer = Generation(job.study), job.study, job.study.layer(job.layer)
+    todo = pending(job, method)
+    ask_engine(job, method, todo)
+    if texts := texts_of(todo.subjects):
+        # Only now, so that neither model waits in memory for the other.
+        subject, sae = subject_of(study, layer, job.models), sae_of(study, layer, job.models)
+        tokenizer, length = method.rendering.tokenizer, study.corpus.context_length
+        batch = study.subject_model.batch_tokens
+        with Progress(f"{job.label} read", len(texts), "texts") as progress:
+            found = strongest_on(
+                texts, tokenizer, study.corpus.bos, length, subject, sae, layer.hookpoint, batch, progress.advance
+            )
+        add_activations(todo.subjects, found, strongest_of(job))
+    return finish(job, todo, method) | cacheable_share(study, method.engine, method.requests(todo.subjects))
+
+
+@computes("scores/intruder")
+def intruder_scores(job: Job) -> Metadata:
+    return asked_scores(job, Intruder(job.study))
 
 
 @computes("scores/intervention")
@@ -55,45 +89,59 @@ def intervention_scores(job: Job) -> Metadata:
     return write_tables(job, settings)
 
 
-def judged_scores(job: Job, method: str, settings: JudgeScorer | None) -> Metadata:
-    assert settings is not None
-    model, price = engine(job, settings.engine), job.study.engines[settings.engine].price
-    wording, rendering, seed = wording_of(method, settings), Rendering.of(job.study), job.study.examples.seed
-    calibration: Metadata = {}
-    if sizes := settings.list_sizes:
-        some = calibrators(job, method, sizes.latents)
-        total = sum(len(subject.trials) for subject in some) * (1 + len(set(sizes.candidates)))
-        with Progress(f"{job.label} prompt size", total, "trials", meter(model, price)) as progress:
-            found = calibrate(some, wording, settings, model, rendering, seed, progress.advance)
-        job.draft.write("calibration", found.table)
-        calibration = {"calibration": {"table": found.table.to_dicts()}}
-        settings = found.settings
-    todo = pending(job, method, settings)
+def compared_scores(job: Job, method: Comparing[Any]) -> Metadata:
+    todo = pending(job, method)
+    if not todo.subjects:
+        return finish(job, todo, method) | {"texts_embedded": 0}
+    model = embedder(job.study, method.settings, job.models)
+    new = model.new(method.texts(todo.subjects))
+    with Progress(job.label, new, "texts") as progress:
+        method.compare(todo.subjects, model, progress.advance)
+    return finish(job, todo, method) | {"texts_embedded": new}
+
+
+def judged_scores(job: Job, method: Judged) -> Metadata:
+    sizes = method.settings.list_sizes
+    if sizes is None:
+        return asked_scores(job, method)
+    model, price = engine(job, method.engine), job.study.engines[method.engine].price
+    some = calibrators(job, method, sizes.latents)
+    total = sum(len(subject.trials) for subject in some) * (1 + len(set(sizes.candidates)))
+    with Progress(f"{job.label} prompt size", total, "trials", meter(model, price)) as progress:
+        found = method.calibrate(some, model, progress.advance)
+    job.spent.add(model, price)
+    job.draft.write("calibration", found.table)
+    calibration = {"calibration": {"table": found.table.to_dicts()}}
+    return asked_scores(job, type(method)(job.study, found.settings)) | calibration
+
+
+def asked_scores(job: Job, method: AskingMethod[Any]) -> Metadata:
+    todo = pending(job, method)
+    ask_engine(job, method, todo)
+    return finish(job, todo, method) | cacheable_share(job.study, method.engine, method.requests(todo.subjects))
+
+
+def ask_engine(job: Job, method: AskingMethod[Any], todo: Pending) -> None:
+    model, price = engine(job, method.engine), job.study.engines[method.engine].price
     total = sum(len(subject.trials) for subject in todo.subjects)
-    ask = judge_in_rounds if settings.sequential else judge
     with Progress(job.label, total, "trials", meter(model, price)) as progress:
-        ask(todo.subjects, wording, settings, model, rendering, seed, progress.advance)
+        method.ask(todo.subjects, model, progress.advance)
     job.spent.add(model, price)
     job.spent.replies_reused += len(calls_behind(todo.kept_trials))
-    asked = requests(todo.subjects, wording, settings, rendering, seed)
-    shares = cacheable_share(job.study, settings.engine, asked)
-    return finish(job, todo, settings.sequential is not None) | calibration | shares
 
 
-def finish(job: Job, todo: Pending, in_rounds: bool = False) -> Metadata:
+def finish(job: Job, todo: Pending, method: Method[Any]) -> Metadata:
     rows = [row for subject in todo.subjects for row in subject.rows]
     # Without a single explanation the tables are empty: why is told in `explanations`.
-    made = pl.DataFrame(rows, schema=None if rows else TRIALS, infer_schema_length=None)
-    made = conform(made.drop("inputs_hash", strict=False), TRIALS).drop("inputs_hash")
+    made = pl.DataFrame(rows, schema=None if rows else method.schema, infer_schema_length=None)
+    made = conform(made.drop("inputs_hash", strict=False), method.schema).drop("inputs_hash")
     new_trials = made.join(todo.new, on=KEYS, how="left")
-    trials = pl.concat([todo.kept_trials, conform(new_trials, TRIALS)])
+    trials = pl.concat([todo.kept_trials, conform(new_trials, method.schema)])
     trials = trials.sort("explainer", "control", "latent", "expected", "example")
     # All anew, carried-over trials included: how often a latent fires may have changed though its windows have not.
-    table = scores(trials, Population.of(job, job.asset.name.split("/")[1])).drop("inputs_hash")
+    table = method.scores(job, todo, trials).drop("inputs_hash")
     hashes = trials.select(*KEYS, "inputs_hash").unique()
     table = conform(table.join(hashes, on=KEYS, how="left", maintain_order="left"), SCORES)
-    if in_rounds:
-        table = anytime(table, todo.subjects, todo.kept_scores)
     job.draft.write("trials", trials)
     job.draft.write("scores", table)
     means = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from interp_assets.models_read import engine_tokenizer
 from interp_assets.settings import LocalModel
@@ -10,19 +11,19 @@ from interp_assets.study import Study
 from resources.errors import NotNow, UnusableInput
 from resources.language_models.prefix_share import prefix_share
 from resources.language_models.prompts import Prompts
-from resources.language_models.protocol import ChooseRequest, GenerateRequest
+from resources.language_models.protocol import Request
 
 SAMPLE = 200
 "The first prompts of a layer: two latents of 100 examples, which takes a fraction of a second."
 
 
-def cacheable_share(study: Study, engine: str, requests: Iterable[ChooseRequest | GenerateRequest]) -> dict[str, float]:
+def cacheable_share(study: Study, engine: str, requests: Iterable[Request]) -> dict[str, float]:
     """Metadata; empty where nothing is asked or the engine's tokenizer is not on this machine.
 
     Args:
         requests: in the order in which they are asked; no more than SAMPLE are taken.
     """
-    settings, asked = study.engines[engine], [request for _, request in zip(range(SAMPLE), requests, strict=False)]
+    settings, asked = study.engines[engine], list(islice(requests, SAMPLE))
     if not asked or not isinstance(settings, LocalModel):
         return {}
     try:
@@ -30,5 +31,5 @@ def cacheable_share(study: Study, engine: str, requests: Iterable[ChooseRequest 
     except (NotNow, UnusableInput):
         # What was answered from the log needs no tokenizer, and no figure is worth a failure.
         return {}
-    found = prefix_share(prompts.of_messages(request.messages) for request in asked)
+    found = prefix_share(prompts.of_request(request) for request in asked)
     return {"cacheable_share": round(found.cacheable_share, 4)}

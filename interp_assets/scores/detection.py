@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from interp_assets.scores.trials import TestExample, Trial
+from interp_assets.scores.judged import Judged
+from interp_assets.scores.trials import TestExample, Trial, whole_texts
 
 
-def trials(examples: list[TestExample]) -> list[Trial]:
-    return [Trial(each.example, each.activating, each.tokens) for each in examples]
+class Detection(Judged):
+    name = "detection"
+    description = "Whether an LLM that reads the explanation can tell on which windows the latent is active."
+
+    def trials(self, latent: int, examples: list[TestExample]) -> list[Trial]:
+        return whole_texts(examples)

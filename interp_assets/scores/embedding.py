@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from interp_assets.examples.rendering import Rendering
+from interp_assets.scores.comparing import Comparing
 from interp_assets.scores.trials import Subject
-
-if TYPE_CHECKING:
-    from resources.text_embedder import TextEmbedder
-
-SUBJECTS_PER_CALL = 2_000
+from interp_assets.settings import EmbeddingScorer
 
 
-def distinct_texts(subjects: list[Subject], instruction: str, rendering: Rendering) -> list[str]:
-    """What has to be embedded: each distinct window and each explanation, once."""
-    windows = {tuple(trial.tokens) for subject in subjects for trial in subject.trials}
-    explanations = {instruction + subject.explanation for subject in subjects}
-    return sorted(set(rendering.texts(list(windows))) | explanations)
+class Embedding(Comparing[EmbeddingScorer]):
+    name = "embedding"
+    description = "How well a sentence embedder finds a latent's examples from its explanation. No LLM."
+    code_version = "2"
 
-
-def compare(
-    subjects: list[Subject],
-    instruction: str,
-    embedder: TextEmbedder,
-    rendering: Rendering,
-    advance: Callable[[int], None],
-) -> None:
-    """Record the cosine of each trial as its `probability`; nothing is predicted, AUROC needs no threshold."""
-    embedder.embed(distinct_texts(subjects, instruction, rendering), advance)
-    for start in range(0, len(subjects), SUBJECTS_PER_CALL):
-        for subject in subjects[start : start + SUBJECTS_PER_CALL]:
-            query = embedder.embed([instruction + subject.explanation])[0]
-            texts = rendering.texts([trial.tokens for trial in subject.trials])
-            cosines = embedder.embed(texts) @ query
-            for trial, cosine in zip(subject.trials, cosines.astype(np.float64), strict=True):
-                subject.record(trial, probability=float(cosine), status="ok")
+    def standing_for(self, subject: Subject) -> list[str]:
+        return [self.settings.instruction + subject.explanation]

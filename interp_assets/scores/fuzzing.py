@@ -8,14 +8,25 @@ thus show the very same patterns, equally often: where the marks stand, or how m
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from interp_assets.examples.draws import PAIR_MARKS, keyed
 from interp_assets.examples.rendering import marks_of
+from interp_assets.scores.judged import Judged
 from interp_assets.scores.trials import TestExample, Trial
 
 NO_ROOM = "no other activating test example is silent at all of these marks"
 UNPAIRED = "its marks cannot stand in another text, so they would give this right trial away"
+
+
+class Fuzzing(Judged):
+    name = "fuzzing"
+    description = "Whether an LLM that reads the explanation can tell rightly marked tokens from wrongly marked ones."
+
+    def trials(self, latent: int, examples: list[TestExample]) -> list[Trial]:
+        settings = self.settings
+        return trials(
+            latent, examples, settings.non_activating, settings.mark_threshold, self.rendering.hidden, self.seed
+        )
 
 
 def trials(
@@ -48,6 +59,8 @@ def dealt_marks(
     """Which example's marks each example gets: as many pairs as there can be, each pattern used at most once."""
     if not positives:
         return {}
+    from scipy.optimize import linear_sum_assignment  # loading it takes longer than what else a plan imports
+
     taken = np.array([each.activations for each in positives]) > 0
     taken |= np.isin(np.array([each.tokens for each in positives]), list(hidden))
     marks = np.array(patterns)

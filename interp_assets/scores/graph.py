@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from interp_assets.asset import EXAMPLE_COLUMNS, Asset, Read
+from typing import Any
+
+from interp_assets.asset import Asset, Read
 from interp_assets.models_read import (
     engines_asked,
     hub_name,
@@ -13,59 +15,58 @@ from interp_assets.models_read import (
     tokenizer_read,
 )
 from interp_assets.scores.intervention import wording
-from interp_assets.scores.wording import prompts_read
-from interp_assets.settings import InterventionScorer, JudgeScorer
+from interp_assets.scores.method import SAE, WINDOWS, Method
+from interp_assets.scores.methods import methods_of
+from interp_assets.scores.population import windows_per_context
+from interp_assets.settings import InterventionScorer
 from interp_assets.study import Study
 
 
 def score_assets(study: Study) -> list[Asset]:
+    methods = methods_of(study)
     found = []
-    descriptions = {
-        "embedding": "How well a sentence embedder finds a latent's examples from its explanation. No LLM.",
-        "detection": "Whether an LLM that reads the explanation can tell on which windows the latent is active.",
-        "fuzzing": "Whether an LLM that reads the explanation can tell rightly marked tokens from wrongly marked ones.",
-    }
-    for method, scorer in study.scorers.chosen().items():
+    for name, scorer in study.scorers.chosen().items():
         if isinstance(scorer, InterventionScorer):
             found.append(intervention(study, scorer))
-            continue
-        engines = engines_asked(scorer)
-        found.append(
-            Asset(
-                name=f"scores/{method}",
-                group="scores",
-                code_version="3" if engines else "2",
-                description=descriptions[method],
-                reads=(
-                    Read("explanations", "explanations", ("latent", "explainer", "explanation", "status")),
-                    Read("examples", "examples", (*EXAMPLE_COLUMNS, "decile")),
-                    Read("examples", "latents", ("latent", "windows")),
-                    Read("corpus", "corpus", ("context",)),
-                ),
-                settings={
-                    "scorer": scorer.identity(),
-                    "explainers": sorted(study.explainers_of(scorer)),
-                    "seed": study.examples.seed,
-                    "tokenizer": tokenizer_read(study),
-                    "bos": study.corpus.bos,
-                    "windows_per_context": windows_per_context(study),
-                }
-                | ({"prompts": prompts_read(method, scorer)} if isinstance(scorer, JudgeScorer) else {})
-                | model_read(study, scorer),
-                files={"tokenizer": tokenizer_files(study)} | scorer_files(study, scorer),
-                kinds=("llm", "polars") if engines else ("torch", "polars"),
-                pool="llm" if engines else "gpu",
-                engines=engines,
-                in_process=all(study.engines[name].in_process for name in engines),
-            )
-        )
+        else:
+            found.append(of_method(study, methods[name]))
     return found
 
 
-def windows_per_context(study: Study) -> int:
-    """How many windows a context is cut into; a centred window stands for its whole context."""
-    examples = study.examples
-    return study.corpus.context_length // examples.window if examples.placement == "aligned" else 1
+def of_method(study: Study, method: Method[Any]) -> Asset:
+    scorer = method.settings
+    settings: dict[str, Any] = {
+        "scorer": scorer.identity(),
+        "seed": study.examples.seed,
+        "tokenizer": tokenizer_read(study),
+        "bos": study.corpus.bos,
+    }
+    files = {"tokenizer": tokenizer_files(study)}
+    if WINDOWS in method.reads:
+        settings["windows_per_context"] = windows_per_context(study)
+    if method.explainers is not None:
+        settings["explainers"] = sorted(method.explainers)
+    if prompts := method.prompts():
+        settings["prompts"] = prompts
+    engines = engines_asked(scorer)
+    if SAE in method.reads:
+        settings["subject_model"] = study.subject_model.identity() | hub_name(study, study.subject_model.path)
+        # No text is read further than the corpus's contexts are long.
+        settings["context_length"] = study.corpus.context_length
+        files["subject_model"] = subject_files(study)
+    return Asset(
+        name=f"scores/{method.name}",
+        group="scores",
+        code_version=method.code_version,
+        description=method.description,
+        reads=method.reads,
+        settings=settings | model_read(study, scorer),
+        files=files | scorer_files(study, scorer),
+        kinds=("llm", "polars") if engines else ("torch", "polars"),
+        pool="llm" if engines else "gpu",
+        engines=engines,
+        in_process=SAE in method.reads or all(study.engines[name].in_process for name in engines),
+    )
 
 
 def intervention(study: Study, scorer: InterventionScorer) -> Asset:

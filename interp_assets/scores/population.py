@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from interp_assets.job import Inputs
-from interp_assets.scores.graph import windows_per_context
+from interp_assets.study import Study
+
+if TYPE_CHECKING:
+    from interp_assets.job import Inputs
 
 DECILES = 10
 NEGATIVES_ACTIVATE = ("fuzzing",)
 "Methods whose negatives are activating windows too, changed in some way."
 PLACED = {"context": pl.UInt32, "decile": pl.Int8, "windows": pl.UInt32, "rate": pl.Float64}
 EXAMPLE = {"latent": pl.UInt32, "example": pl.UInt32, "expected": pl.Boolean}
+
+
+def windows_per_context(study: Study) -> int:
+    """How many windows a context is cut into; a centred window stands for its whole context."""
+    examples = study.examples
+    return study.corpus.context_length // examples.window if examples.placement == "aligned" else 1
 
 
 @dataclass(frozen=True)

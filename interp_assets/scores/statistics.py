@@ -19,10 +19,12 @@ trials left out on purpose are not counted as failed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import polars as pl
 
-from interp_assets.scores.intervals import Bounds, Clusters, Figure, Share, over, per, square_and_add
+from interp_assets.scores.intervals import Bounds, Clusters, Figure, Share, over, per, square_and_add, wilson
 from interp_assets.scores.population import NOWHERE, Population, weights
 from interp_assets.scores.ranking import Ranking
 from interp_assets.tables import SCORES, conform
@@ -40,6 +42,29 @@ def scores(trials: pl.DataFrame, population: Population = NOWHERE) -> pl.DataFra
         population: where the trials' examples come from. Without it every trial counts as from a context of its own,
             and there is nothing weighted and nothing at the true rate.
     """
+
+    def statistics(kept: pl.DataFrame) -> list[pl.DataFrame]:
+        # In one order, so that sums come out the same to the last bit.
+        kept = population.place(kept).sort(*KEYS, "expected", "example")
+        parts = []
+        if len(ranked := kept.filter(pl.col("probability").is_not_null())):
+            parts += of_ranking(ranked, population.known)
+        if len(decided := kept.filter(pl.col("predicted").is_not_null())):
+            parts += of_decisions(decided, population.known)
+        return parts
+
+    return score_table(trials, statistics, "no answered trial of one of the two kinds")
+
+
+def score_table(
+    trials: pl.DataFrame, statistics: Callable[[pl.DataFrame], list[pl.DataFrame]], why_none: str
+) -> pl.DataFrame:
+    """The table `tables.SCORES`: each subject's statistics beside how many trials there are and how many failed.
+
+    Args:
+        statistics: makes of answered trials frames of KEYS, statistic, value, low and high.
+        why_none: what is said where a statistic has no value.
+    """
     counts = trials.group_by(KEYS).agg(
         n_trials=(pl.col("status") != "left_out").sum(),
         n_failed=(pl.col("status") == "failed").sum(),
@@ -47,14 +72,7 @@ def scores(trials: pl.DataFrame, population: Population = NOWHERE) -> pl.DataFra
     )
     waiting = pl.col("waiting")
     # A score of the trials that happened to be asked first would stand beside others of all trials.
-    kept = trials.filter((pl.col("status") == "ok") & ~(pl.col("status") == "not_asked").any().over(KEYS))
-    # In one order, so that sums come out the same to the last bit.
-    kept = population.place(kept).sort(*KEYS, "expected", "example")
-    parts = []
-    if len(ranked := kept.filter(pl.col("probability").is_not_null())):
-        parts += of_ranking(ranked, population.known)
-    if len(decided := kept.filter(pl.col("predicted").is_not_null())):
-        parts += of_decisions(decided, population.known)
+    parts = statistics(trials.filter((pl.col("status") == "ok") & ~(pl.col("status") == "not_asked").any().over(KEYS)))
     if not parts:
         parts = [counts.select(KEYS).with_columns(statistic=pl.lit("none"), value=None, low=None, high=None)]
     table = pl.concat(parts, how="vertical_relaxed").join(counts, on=KEYS, how="full", coalesce=True)
@@ -66,11 +84,16 @@ def scores(trials: pl.DataFrame, population: Population = NOWHERE) -> pl.DataFra
         status=pl.when(usable)
         .then(pl.lit("ok"))
         .otherwise(pl.when(waiting).then(pl.lit("not_asked")).otherwise(pl.lit("failed"))),
-        reason=pl.when(waiting)
-        .then(pl.lit(NOT_ASKED))
-        .otherwise(pl.when(~usable).then(pl.lit("no answered trial of one of the two kinds"))),
+        reason=pl.when(waiting).then(pl.lit(NOT_ASKED)).otherwise(pl.when(~usable).then(pl.lit(why_none))),
     )
     return conform(table.drop("waiting"), SCORES).sort(*KEYS, "statistic")
+
+
+def share(kept: pl.DataFrame, statistic: str) -> pl.DataFrame:
+    """The share of answered trials that are `predicted`, with Wilson's interval."""
+    table = kept.group_by(KEYS, maintain_order=True).agg(value=pl.col("predicted").mean(), n=pl.len())
+    low, high = wilson(table["value"].to_numpy(), table["n"].to_numpy())
+    return table.select(*KEYS, statistic=pl.lit(statistic), value="value", low=pl.Series(low), high=pl.Series(high))
 
 
 class Answered:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from interp_assets.examples.draws import SHUFFLE, keyed
-from interp_assets.job import Inputs
+
+if TYPE_CHECKING:
+    from interp_assets.job import Inputs
+
+Key = tuple[int, str, str]
+"latent, explainer, control"
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,17 @@ class Trial:
     "Why this trial is not asked."
 
 
+class Tested(NamedTuple):
+    """What is put to the test on a latent's examples."""
+
+    explanation: str = ""
+    "Empty where none is read."
+    query: Sequence[Sequence[int]] = ()
+    "Tokens of the windows that stand for the latent instead."
+    also: tuple[Any, ...] = ()
+    "What else decides its score: plain JSON values and bytes."
+
+
 @dataclass
 class Subject:
     """One explanation under test, on the trials of one latent."""
@@ -45,6 +61,8 @@ class Subject:
     explanation: str
     trials: list[Trial]
     rows: list[dict[str, Any]] = field(default_factory=list)
+    query: Sequence[Sequence[int]] = ()
+    "Tokens of the windows that stand for the latent where no explanation does."
 
     @property
     def group(self) -> str:
@@ -74,6 +92,11 @@ def test_examples(tests: pl.DataFrame) -> dict[int, list[TestExample]]:
 
 
 test_examples.__test__ = False  # type: ignore[attr-defined]
+
+
+def whole_texts(examples: list[TestExample]) -> list[Trial]:
+    """A trial of each example, nothing marked."""
+    return [Trial(each.example, each.activating, each.tokens) for each in examples]
 
 
 def explanations_under_test(

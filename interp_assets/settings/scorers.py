@@ -12,13 +12,19 @@ from interp_assets.settings.examples import NegativeKinds
 ListSize = Annotated[int, Field(ge=2)]
 
 
-class EmbeddingScorer(Settings):
-    """Cosine of explanation and example in the space of a sentence embedder; no LLM."""
+class EmbedderSettings(Settings):
+    """Which sentence embedder compares texts, and where it runs."""
 
     model: str = operational()
     "A sentence-transformers folder or hub name."
     dtype: Dtype = identity("float32")
     device: str = device()
+    batch_size: int = operational(64, ge=1)
+
+
+class EmbeddingScorer(EmbedderSettings):
+    """Cosine of explanation and example in the space of a sentence embedder; no LLM."""
+
     explainers: tuple[str, ...] | None = identity(None, min_length=1)
     activating: int = identity(10, ge=1)
     non_activating: int = identity(10, ge=1)
@@ -27,7 +33,19 @@ class EmbeddingScorer(Settings):
     shuffled_control: bool = identity(True)
     instruction: str = identity("")
     "Stands before each explanation; for embedders that were trained with a retrieval instruction."
-    batch_size: int = operational(64, ge=1)
+
+
+class ExampleEmbeddingScorer(EmbedderSettings):
+    """Cosine of examples and the mean of others of the same latent; needs no explanation, as a mark for those that do."""
+
+    examples: int = identity(10, ge=1)
+    "Of the examples that explainers see: so many, spread over their strengths, stand for the latent."
+    activating: int = identity(10, ge=1)
+    non_activating: int = identity(10, ge=1)
+    negatives: NegativeKinds | None = identity(None, where_set=True)
+    "Which of the negatives drawn are asked about; when left out random ones, or all where none are random."
+    shuffled_control: bool = identity(True)
+    "Also with the examples of another latent."
 
 
 class Sequential(Settings):
@@ -83,6 +101,59 @@ class JudgeScorer(Settings):
         return self.per_prompt
 
 
+class SurprisalScorer(Settings):
+    """How much an explanation raises the probability of examples, in nats, for a base model that continues text."""
+
+    engine: str = identity()
+    "Best a base model."
+    explainers: tuple[str, ...] | None = identity(None, min_length=1)
+    activating: int = identity(50, ge=1)
+    non_activating: int = identity(50, ge=1)
+    negatives: NegativeKinds | None = identity(None, where_set=True)
+    "Which of the negatives drawn are asked about; when left out random ones, or all where none are random."
+    shuffled_control: bool = identity(True)
+
+
+class SimulationScorer(Settings):
+    """A language model that reads the explanation foresees how active each token is, from 0 to 10."""
+
+    engine: str = identity()
+    explainers: tuple[str, ...] | None = identity(None, min_length=1)
+    mode: Literal["all_at_once", "token_by_token"] = identity("all_at_once")
+    """all_at_once: one prompt an example, answered by a list of numbers. token_by_token: one prompt a token, answered
+    by the probabilities of the numbers, whose expectation is taken; finer, and costlier by the length of a window."""
+    activating: int = identity(10, ge=1)
+    non_activating: int = identity(10, ge=0)
+    negatives: NegativeKinds | None = identity(None, where_set=True)
+    "Which of the negatives drawn are asked about; when left out random ones, or all where none are random."
+    shuffled_control: bool = identity(True)
+
+
+class GenerationScorer(Settings):
+    """A language model writes texts that the explanation fits; on how many of them does the latent fire?"""
+
+    engine: str = identity()
+    explainers: tuple[str, ...] | None = identity(None, min_length=1)
+    texts: int = identity(10, ge=1)
+    max_tokens: int = identity(1000, ge=16)
+    "Of the reply that holds all texts of one explanation."
+    shuffled_control: bool = identity(True)
+
+
+class IntruderScorer(Settings):
+    """A language model finds among examples of a latent the one on which it is silent; no explanation is read."""
+
+    engine: str = identity()
+    shown: int = identity(4, ge=2, le=8)
+    "Activating examples in one prompt, beside one intruder; chance is 1 / (shown + 1)."
+    activating: int = identity(40, ge=2)
+    "Each is shown once, so that there are activating / shown prompts of a latent."
+    non_activating: int = identity(10, ge=1)
+    "Each is the intruder once; there are no more prompts than these."
+    negatives: NegativeKinds | None = identity(None, where_set=True)
+    "Which of the negatives drawn are asked about; when left out random ones, or all where none are random."
+
+
 class InterventionScorer(Settings):
     """What changing a latent does to what the model writes, and whether an explanation of that effect foresees it."""
 
@@ -118,14 +189,27 @@ class InterventionScorer(Settings):
 
 ZERO_ABLATION = "zero_ablation"
 
-Scorer = EmbeddingScorer | JudgeScorer | InterventionScorer
+ExplanationScorer = EmbeddingScorer | JudgeScorer | SurprisalScorer | SimulationScorer | GenerationScorer
+"Scorers that test explanations of the study's explainers."
+
+WindowScorer = (
+    EmbeddingScorer | JudgeScorer | SurprisalScorer | SimulationScorer | IntruderScorer | ExampleEmbeddingScorer
+)
+"Scorers that look at test windows, on which a latent is active or not."
+
+Scorer = ExplanationScorer | InterventionScorer | IntruderScorer | ExampleEmbeddingScorer
 
 
 class Scorers(Settings):
     embedding: EmbeddingScorer | None = identity(None)
     detection: JudgeScorer | None = identity(None)
     fuzzing: JudgeScorer | None = identity(None)
+    surprisal: SurprisalScorer | None = identity(None)
+    simulation: SimulationScorer | None = identity(None)
+    generation: GenerationScorer | None = identity(None)
     intervention: InterventionScorer | None = identity(None)
+    intruder: IntruderScorer | None = identity(None)
+    example_embedding: ExampleEmbeddingScorer | None = identity(None)
 
     def chosen(self) -> dict[str, Scorer]:
         return {name: scorer for name in type(self).model_fields if (scorer := getattr(self, name)) is not None}

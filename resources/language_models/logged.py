@@ -23,12 +23,12 @@ from resources.language_models.protocol import (
     LanguageModel,
     Likelihood,
     LikelihoodRequest,
+    Request,
     Usage,
     silent,
 )
 from resources.reply_log import LoggedReply, ReplyLog, Spent
 
-Request = GenerateRequest | ChooseRequest | LikelihoodRequest
 Reply = TypeVar("Reply", Generated, Chosen, Likelihood)
 
 VERBS: dict[type[Request], Capability] = {

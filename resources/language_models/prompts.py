@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, TypeVar
 
-from resources.language_models.protocol import ChooseRequest, LikelihoodRequest, Message
+from resources.language_models.protocol import ChooseRequest, LikelihoodRequest, Message, Request
 from resources.tokenizers import prompt_texts
 
 Ids = list[int]
@@ -43,6 +43,12 @@ class Prompts:
             return self.with_bos(self.ids("\n\n".join(m.content for m in messages) + "\n\nAnswer: "))
         (text,) = prompt_texts(self.tokenizer, [messages], self.chat_template)
         return self.ids(text)
+
+    def of_request(self, request: Request) -> Ids:
+        """All that a model reads: the prompt, or the text and what is to continue it."""
+        if isinstance(request, LikelihoodRequest):
+            return self.of_text(request.text) + self.ids(request.continuation)
+        return self.of_messages(request.messages)
 
     def of_instructions(self, messages: Sequence[Message]) -> Ids:
         """The beginning that all prompts with the same system message share, whatever follows it."""

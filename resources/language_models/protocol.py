@@ -71,6 +71,9 @@ class LikelihoodRequest:
     "With how many characters of the text every request of the group begins."
 
 
+Request = GenerateRequest | ChooseRequest | LikelihoodRequest
+
+
 @dataclass(frozen=True)
 class Usage:
     prompt_tokens: int

@@ -15,7 +15,7 @@ from interp_assets.scores.intervention.search import StrengthSearch
 from interp_assets.settings import InterventionScorer
 from interp_assets.settings.scorers import ZERO_ABLATION
 from resources import interventions
-from resources.interventions import Added, Change, TakenAway
+from resources.latent_changes import Added, Change, TakenAway
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 from resources.sparse_autoencoders.controls import Neurons
 from resources.subject_model import SubjectModel

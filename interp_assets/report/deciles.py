@@ -1,0 +1,44 @@
+"""Scores by decile of peak activation: does an explanation hold for weak activations too?"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from interp_assets.report.headline import HEADLINE
+from interp_assets.scores.intervals import Z
+from interp_assets.tables import BY_DECILE, conform
+
+SUBJECT = ["method", "layer", "explainer", "control", "latent"]
+GROUP = ["method", "explainer", "control", "decile", "statistic"]
+
+
+def by_decile(trials: pl.DataFrame, examples: pl.DataFrame) -> pl.DataFrame:
+    """The table `tables.BY_DECILE`: the headline statistic if the positives of one decile were all the positives.
+
+    Negatives are the same for all deciles. The value is the mean over latents, its interval +- 1.96 standard errors of
+    them. Methods with another headline than AUROC and balanced accuracy have no rows.
+
+    Args:
+        trials: `tables.TRIALS` with columns layer and method.
+        examples: `tables.EXAMPLES` with column layer.
+    """
+    deciles = examples.filter((pl.col("purpose") == "test") & (pl.col("kind") == "activating"))
+    deciles = deciles.select("layer", "latent", "example", "decile", expected=pl.lit(True))
+    headline = pl.col("method").replace_strict(HEADLINE, default="auroc", return_dtype=pl.String)
+    answered = trials.filter(pl.col("status") == "ok").with_columns(statistic=headline)
+    placed = answered.join(deciles, on=["layer", "latent", "example", "expected"], how="left", maintain_order="left")
+    positive, value = pl.col("expected"), pl.col("probability")
+    # Of a positive: the share of negatives below it, ties counting half. Ranks count positives too, which are taken off.
+    ranked = placed.filter((pl.col("statistic") == "auroc") & value.is_not_null())
+    above = value.rank("average").over(SUBJECT) - value.rank("average").over(*SUBJECT, "expected")
+    ranked = ranked.with_columns(right=above / (~positive).sum().over(SUBJECT))
+    decided = placed.filter((pl.col("statistic") == "balanced_accuracy") & pl.col("predicted").is_not_null())
+    passes = (~pl.col("predicted")).filter(~positive).mean().over(SUBJECT)
+    decided = decided.with_columns(right=(pl.col("predicted") + passes) / 2)
+    rows = pl.concat([ranked, decided]).filter(positive & pl.col("decile").is_not_null() & pl.col("right").is_finite())
+    of_latents = rows.group_by(*GROUP, "layer", "latent").agg(pl.col("right").mean(), n_trials=pl.len())
+    mean, error = pl.col("right").mean(), Z * pl.col("right").std() / pl.len().sqrt()
+    table = of_latents.group_by(GROUP).agg(
+        n_latents=pl.len(), n_trials=pl.col("n_trials").sum(), value=mean, low=mean - error, high=mean + error
+    )
+    return conform(table, BY_DECILE).sort(GROUP)

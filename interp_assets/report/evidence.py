@@ -1,0 +1,91 @@
+"""What a report is made from, and the tables that stand behind its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from interp_assets.asset import TRIAL_COLUMNS
+from interp_assets.report.correlations import correlations
+from interp_assets.report.costs import costs, outcomes
+from interp_assets.report.deciles import by_decile
+from interp_assets.report.summary import Difference, against_control, against_layers, summarise
+from interp_assets.study import Study
+from interp_assets.tables import DIFFERENCES, EXAMPLES, EXPLANATIONS, SCORES, TRIALS, Schema
+
+OF_TRIALS = (*TRIAL_COLUMNS, "prompt_hash", "prompt_tokens", "cached_tokens", "completion_tokens")
+"What the report reads of trials."
+
+
+@dataclass(frozen=True)
+class Evidence:
+    name: str
+    "of the study"
+    layers: Sequence[str]
+    scores: pl.DataFrame
+    "`tables.SCORES` with layer and method"
+    trials: pl.DataFrame
+    "OF_TRIALS with layer and method"
+    explanations: dict[str, pl.DataFrame] = field(default_factory=dict)
+    "by layer, as far as there are any"
+    examples: dict[str, pl.DataFrame] = field(default_factory=dict)
+    "by layer, as far as there are any"
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    "for each layer how many latents came how far"
+    problems: dict[str, str] = field(default_factory=dict)
+    "partitions that are missing or failed, and why"
+    calibrations: Sequence[dict[str, Any]] = ()
+    "method, layer and rows of `tables.CALIBRATION`, where prompt sizes were tried"
+
+
+class Tables(NamedTuple):
+    report: pl.DataFrame
+    differences: list[Difference]
+    correlations: pl.DataFrame
+    costs: pl.DataFrame
+    by_decile: pl.DataFrame
+    outcomes: pl.DataFrame
+
+    def frames(self) -> dict[str, pl.DataFrame]:
+        """By name."""
+        return self._asdict() | {"differences": pl.DataFrame(self.differences, schema=DIFFERENCES, orient="row")}
+
+
+def tables_of(evidence: Evidence, study: Study) -> Tables:
+    scores, trials = evidence.scores, evidence.trials
+    return Tables(
+        summarise(scores),
+        against_control(scores) + against_layers(scores),
+        correlations(scores),
+        costs(study, by_layer(evidence.explanations, EXPLANATIONS), trials),
+        by_decile(trials, by_layer(evidence.examples, EXAMPLES)),
+        outcomes(trials),
+    )
+
+
+def by_layer(parts: dict[str, pl.DataFrame], schema: Schema) -> pl.DataFrame:
+    """One table of all layers, with column layer."""
+    empty = pl.DataFrame(schema={**schema, "layer": pl.String})
+    return pl.concat([empty, *(part.with_columns(layer=pl.lit(layer)) for layer, part in parts.items())])
+
+
+def of_methods(parts: dict[tuple[str, str], pl.DataFrame], schema: Schema) -> pl.DataFrame:
+    """One table of all methods and layers, with columns layer and method.
+
+    Args:
+        parts: by method and layer.
+    """
+    empty = pl.DataFrame(schema={**schema, "layer": pl.String, "method": pl.String})
+    named = (
+        part.select(list(schema)).with_columns(layer=pl.lit(layer), method=pl.lit(method))
+        for (method, layer), part in parts.items()
+    )
+    return pl.concat([empty, *named])
+
+
+NO_SCORES = of_methods({}, SCORES)
+TRIALS_READ: Schema = {name: TRIALS[name] for name in OF_TRIALS}
+NO_TRIALS = of_methods({}, TRIALS_READ)

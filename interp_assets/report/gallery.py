@@ -1,0 +1,103 @@
+"""Latents to look at: the best, the worst, and those on which the methods disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+from markupsafe import Markup, escape
+
+from interp_assets.examples.rendering import Rendering
+from interp_assets.report.correlations import disagreements
+from interp_assets.report.headline import HEADLINE
+
+SHOWN_LATENTS, SHOWN_EXAMPLES = 6, 4
+
+
+def best_and_worst(
+    scores: pl.DataFrame, explanations: dict[str, pl.DataFrame], examples: dict[str, pl.DataFrame], rendering: Rendering
+) -> list[dict[str, Any]]:
+    """The latents of highest and lowest score by the study's broadest method, with their strongest examples."""
+    # Intervention tests explanations of its own, which are not those that are shown here.
+    shown_here = (pl.col("method") != "intervention") & (pl.col("control") == "none")
+    real = scores.filter(shown_here & pl.col("value").is_not_null())
+    if real.is_empty():
+        return []
+    headline = pl.col("statistic") == pl.col("method").replace_strict(HEADLINE, default="auroc")
+    real = real.filter(headline)
+    broadest = real.group_by("method", "explainer").len().sort("len", "method", descending=[True, False]).row(0)
+    ranked = real.filter((pl.col("method") == broadest[0]) & (pl.col("explainer") == broadest[1]))
+    ranked = ranked.sort("value", "layer", "latent", descending=[True, False, False])
+    shown = [("best", ranked.head(SHOWN_LATENTS)), ("worst", ranked.tail(SHOWN_LATENTS).reverse())]
+    found = []
+    for title, rows in shown:
+        cards = [
+            card(row, explanations[row["layer"]], examples[row["layer"]], rendering)
+            for row in rows.iter_rows(named=True)
+        ]
+        found.append(
+            {
+                "title": f"The {title} {len(cards)} latents by {broadest[0]} of {broadest[1]} explanations",
+                "cards": cards,
+            }
+        )
+    return found
+
+
+def failures(
+    scores: pl.DataFrame, explanations: dict[str, pl.DataFrame], examples: dict[str, pl.DataFrame], rendering: Rendering
+) -> list[dict[str, Any]]:
+    """Cards of the explanations that one method ranks high and another low."""
+    apart = disagreements(scores).filter(pl.col("apart") > 0, pl.col("layer").is_in(list(examples)))
+    return [
+        card(row, explanations.get(row["layer"]), examples[row["layer"]], rendering)
+        | {name: row[name] for name in ("explainer", "apart", "highest", "lowest", "scores")}
+        for row in apart.head(SHOWN_LATENTS).iter_rows(named=True)
+    ]
+
+
+def card(
+    score: dict[str, Any], explanations: pl.DataFrame | None, examples: pl.DataFrame, rendering: Rendering
+) -> dict[str, Any]:
+    """What is shown of a latent.
+
+    Args:
+        score: its layer and latent, and `value`, `low`, `high` where it is shown by one score.
+        explanations: of its layer; None where they are missing.
+    """
+    latent = score["latent"]
+    told: list[dict[str, Any]] = []
+    if explanations is not None:
+        mine = explanations.filter((pl.col("latent") == latent) & (pl.col("status") == "ok"))
+        told = mine.select("explainer", "explanation").to_dicts()
+    strongest = examples.filter((pl.col("latent") == latent) & (pl.col("kind") == "activating")).sort(
+        "peak_activation", descending=True
+    )
+    windows = strongest.head(SHOWN_EXAMPLES).select("tokens", "activations", "peak_activation").iter_rows()
+    return {
+        "layer": score["layer"],
+        "latent": latent,
+        **{name: score.get(name) for name in ("value", "low", "high")},
+        "explanations": told,
+        "examples": [
+            {"peak": peak, "text": highlighted(tokens, values, rendering)} for tokens, values, peak in windows
+        ],
+    }
+
+
+def highlighted(tokens: Sequence[int], activations: Sequence[float], rendering: Rendering) -> Markup:
+    """A window with its tokens shaded by activation; the text itself is escaped."""
+    highest = max(activations) or 1.0
+    parts = []
+    for token, activation in zip(tokens, activations, strict=True):
+        text = "" if token in rendering.hidden else escape(rendering.word(token))
+        if activation > 0 and text:
+            parts.append(
+                Markup('<mark style="--a:{:.2f}" title="{:.3g}">{}</mark>').format(
+                    activation / highest, activation, text
+                )
+            )
+        else:
+            parts.append(Markup(text))  # noqa: S704 - escaped above
+    return Markup("").join(parts)

@@ -1,0 +1,60 @@
+"""The statistic by which each method is shown, and what is to be known to draw it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import polars as pl
+
+HEADLINE = {
+    "embedding": "auroc",
+    "detection": "balanced_accuracy",
+    "fuzzing": "balanced_accuracy",
+    "surprisal": "auroc",
+    "simulation": "pearson",
+    "generation": "generation_rate",
+    "intruder": "accuracy",
+    "example_embedding": "auroc",
+    "intervention": "nats",
+}
+"By method."
+
+
+class Statistic(NamedTuple):
+    title: str
+    chance: float | None
+    "What an explanation that says nothing scores."
+    limits: tuple[float, float] | None
+    "Between which all scores lie; None where there are no limits."
+
+
+STATISTICS = {
+    "auroc": Statistic("AUROC", 0.5, (0, 1)),
+    "balanced_accuracy": Statistic("balanced accuracy", 0.5, (0, 1)),
+    "pearson": Statistic("Pearson correlation", 0.0, (-1, 1)),
+    "generation_rate": Statistic("share of texts that activate it", None, (0, 1)),
+    "accuracy": Statistic("accuracy", None, (0, 1)),
+    "nats": Statistic("nats, all conditions", 0.0, None),
+}
+SUBJECT = ["layer", "latent", "explainer"]
+CONTROL_SUBJECTS = ("random", "neurons", "untrained")
+"What layers `X@...` are called whose latents are not those of a trained SAE."
+OF_A_CONTROL = pl.col("layer").str.split("@").list.get(1, null_on_oob=True).is_in(CONTROL_SUBJECTS).fill_null(False)
+
+
+def headlines(scores: pl.DataFrame) -> pl.DataFrame:
+    """The rows of each method's headline statistic that have a value, with `score`: the method and its condition.
+
+    Args:
+        scores: `tables.SCORES` with columns layer and method.
+    """
+    of_method = pl.col("method").replace_strict(HEADLINE, default="auroc", return_dtype=pl.String)
+    named = pl.col("condition").is_not_null() & (pl.col("condition") != "sequential")
+    shown = scores.filter((pl.col("statistic") == of_method) & pl.col("value").is_not_null())
+    score = pl.when(named).then(pl.format("{} {}", "method", "condition")).otherwise("method")
+    return shown.with_columns(score=score)
+
+
+def explained(scores: pl.DataFrame) -> pl.DataFrame:
+    """Of `headlines`, the rows of the explanations themselves on SAEs that were trained: no control of any kind."""
+    return headlines(scores).filter((pl.col("control") == "none") & ~OF_A_CONTROL)
