@@ -186,6 +186,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 "layers": [layer.key for layer in study.layers],
                 "tokenizer": tokenizer_read(study),
                 "bos": study.corpus.bos,
+                "costs": {f"{kind}.{name}": engine_asked(each) for kind, name, each in roles(study)},
             },
             files={"tokenizer": tokenizer_files(study)},
             scope="study",
@@ -242,6 +243,16 @@ def text_index_asset(study: Study) -> list[Asset]:
 def reads_directions(study: Study) -> bool:
     """Whether neighbours are found by the SAE's weights."""
     return "neighbour" in study.examples.test.kinds and study.examples.test.neighbour_by != "cooccurrence"
+
+
+def roles(study: Study) -> list[tuple[str, str, Any]]:
+    explainers = [("explainers", name, each) for name, each in study.explainers.items()]
+    return explainers + [("scorers", name, each) for name, each in study.scorers.chosen().items()]
+
+
+def engine_asked(role: Any) -> str | None:
+    """The name of the engine at whose price a role's calls are counted."""
+    return getattr(role, "engine", None) or getattr(role, "scorer", None)
 
 
 def shows_promoted(study: Study) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from interp_assets.graph import engine_asked
 from interp_assets.settings import Price
 from interp_assets.study import Study
 from interp_assets.tables import COSTS, OUTCOMES, conform
@@ -44,11 +45,8 @@ def money_of(study: Study, row: dict[str, object]) -> float | None:
 
 def price_of(study: Study, step: str, explainer: str) -> Price | None:
     """Of the engine that is asked in a step; None where it has none."""
-    if step == "explanations":
-        engine = getattr(study.explainers.get(explainer), "engine", None)
-    else:
-        scorer = study.scorers.chosen().get(step)
-        engine = getattr(scorer, "engine", None) or getattr(scorer, "scorer", None)
+    role = study.explainers.get(explainer) if step == "explanations" else study.scorers.chosen().get(step)
+    engine = engine_asked(role)
     return study.engines[engine].price if engine in study.engines else None
 
 

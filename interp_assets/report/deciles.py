@@ -36,9 +36,12 @@ def by_decile(trials: pl.DataFrame, examples: pl.DataFrame) -> pl.DataFrame:
     passes = (~pl.col("predicted")).filter(~positive).mean().over(SUBJECT)
     decided = decided.with_columns(right=(pl.col("predicted") + passes) / 2)
     rows = pl.concat([ranked, decided]).filter(positive & pl.col("decile").is_not_null() & pl.col("right").is_finite())
-    of_latents = rows.group_by(*GROUP, "layer", "latent").agg(pl.col("right").mean(), n_trials=pl.len())
+    of_latents = rows.group_by(*GROUP, "layer", "latent", maintain_order=True).agg(
+        pl.col("right").mean(), n_trials=pl.len()
+    )
     mean, error = pl.col("right").mean(), Z * pl.col("right").std() / pl.len().sqrt()
-    table = of_latents.group_by(GROUP).agg(
+    # Sums of floats depend on the order of what is summed.
+    table = of_latents.group_by(GROUP, maintain_order=True).agg(
         n_latents=pl.len(), n_trials=pl.col("n_trials").sum(), value=mean, low=mean - error, high=mean + error
     )
     return conform(table, BY_DECILE).sort(GROUP)
