@@ -30,6 +30,7 @@ warnings.filterwarnings("ignore", message=".*use_user_code_server", category=dg.
 
 DECIDE_FRESHNESS = (
     "study.py",
+    "study_checks.py",
     "asset.py",
     "graph.py",
     "*/graph.py",

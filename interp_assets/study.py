@@ -7,13 +7,12 @@ import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import ValidationError
 
 from interp_assets.api_keys import place_of_key
-from interp_assets.layers import CONTROLS, Layer, control_layers
+from interp_assets.layers import Layer, control_layers
 from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
 from interp_assets.settings import (
     Alignment,
@@ -21,15 +20,11 @@ from interp_assets.settings import (
     Budget,
     Controls,
     Corpus,
-    EmbedderSettings,
     Engine,
     Examples,
     Explainer,
     ExplanationScorer,
-    JudgeScorer,
-    LocalModel,
     NegativeKind,
-    OpenAIEngine,
     ProofOfLoad,
     SaeSource,
     Scorers,
@@ -40,10 +35,10 @@ from interp_assets.settings import (
     kinds_in,
     operational,
 )
+from interp_assets.study_checks import check_layers, check_settings
 from resources.sparse_autoencoders.locate import SaeLocation, UnknownSae, locate
 
 PROJECT = Path(__file__).resolve().parents[1]
-CORPUS_FILES = (".parquet", ".jsonl", ".txt")
 
 
 def studies_folder() -> Path:
@@ -122,15 +117,10 @@ def load_study(file: str | Path) -> Study:
     name = re.sub(r"[^A-Za-z0-9_]", "_", file.stem)
     try:
         study = Study.model_validate({"name": name, **content, "file": file, "root": root})
-        check_names(study)
-        check_bounds(study)
-        check_addresses(study)
-        check_requests(study)
-        check_files(study)
+        check_settings(study)
         study = study.model_copy(update={"layers": find_layers(study)})
         study = study.model_copy(update={"layers": (*study.layers, *find_controls(study))})
-        check_keys(study)
-        check_pairs(study)
+        check_layers(study)
         return study
     except ValidationError as error:
         raise StudyError(f"{file}: {first_problem(error, Study)}") from None
@@ -164,128 +154,6 @@ def read_yaml(file: Path) -> Any:
         raise StudyError(f"{file}: {where}not valid YAML ({problem})") from None
 
 
-def check_names(study: Study) -> None:
-    """Engines and explainers that are referred to exist; labels are free."""
-    for i, source in enumerate(study.saes):
-        if source.label in CONTROLS:
-            raise StudyError(f"saes[{i}].label: {source.label!r} names a control; take a label that is none of them")
-    for section, settings in (("explainers", study.explainers), ("scorers", study.scorers.chosen())):
-        for name, item in settings.items():
-            for key in ("engine", "explainer", "scorer"):
-                engine = getattr(item, key, None)
-                if engine is not None and engine not in study.engines:
-                    raise StudyError(
-                        f"{section}.{name}.{key}: {engine!r} is not under engines; {listed(study.engines)}"
-                    )
-    for name, scorer in study.scorers.chosen().items():
-        for explainer in getattr(scorer, "explainers", None) or ():
-            if explainer not in study.explainers:
-                allowed = listed(study.explainers)
-                raise StudyError(f"scorers.{name}.explainers: {explainer!r} is not under explainers; {allowed}")
-
-
-def check_bounds(study: Study) -> None:
-    """Settings that bound each other."""
-    for name, scorer in study.scorers.chosen().items():
-        for kind in ("activating", "non_activating"):
-            wanted, drawn = getattr(scorer, kind, 0), getattr(study.examples.test, kind)
-            if wanted > drawn:
-                raise StudyError(f"scorers.{name}.{kind}: {wanted} is more than examples.test.{kind}, {drawn}")
-        if isinstance(scorer, WindowScorer):
-            check_negatives(study, name, scorer)
-        if isinstance(scorer, JudgeScorer) and scorer.sequential and scorer.protocol != "single":
-            raise StudyError(
-                f"scorers.{name}.sequential: it needs protocol single, where each answer stands for itself"
-            )
-    if "similar_text" in study.examples.test.kinds and study.examples.similar_text is None:
-        raise StudyError(
-            "examples.similar_text: missing; negatives of the kind similar_text need an embedder there, "
-            "as in {model: owner/model, windows: 20000}"
-        )
-    length = study.corpus.context_length
-    if study.examples.window > length:
-        raise StudyError(f"examples.window: {study.examples.window} is more than corpus.context_length, {length}")
-    intervention = study.scorers.intervention
-    if intervention is not None and intervention.prompt_tokens > length:
-        tokens = intervention.prompt_tokens
-        raise StudyError(f"scorers.intervention.prompt_tokens: {tokens} is more than corpus.context_length, {length}")
-    if intervention is not None and intervention.zero_ablation and study.controls.neurons is not None:
-        raise StudyError(
-            "scorers.intervention.zero_ablation: neurons can be strengthened, not taken away; "
-            "set it to false or leave out controls.neurons"
-        )
-    if study.corpus.tokens < length:
-        tokens = study.corpus.tokens
-        raise StudyError(f"corpus.tokens: {tokens} is less than one context of corpus.context_length, {length}")
-
-
-def check_negatives(study: Study, name: str, scorer: WindowScorer) -> None:
-    """A scorer asks about negatives that are drawn, and about no more of them than there are."""
-    test, wanted = study.examples.test, study.negatives_of(scorer)
-    if missing := [kind for kind in wanted if kind not in test.kinds]:
-        drawn = listed(test.kinds)
-        raise StudyError(f"scorers.{name}.negatives: {missing[0]!r} is not under examples.test.negatives; {drawn}")
-    if scorer.non_activating > (drawn_of := test.drawn_of(wanted)):
-        raise StudyError(
-            f"scorers.{name}.non_activating: {scorer.non_activating} is more than the {drawn_of} of kind "
-            f"{', '.join(wanted)} that examples.test.non_activating, {test.non_activating}, leaves for each latent"
-        )
-
-
-def check_addresses(study: Study) -> None:
-    """Nothing is sent readably over a network unless the study says so."""
-    for name, engine in study.engines.items():
-        if isinstance(engine, OpenAIEngine) and not (engine.allow_plain_http or is_private(engine.base_url)):
-            raise StudyError(
-                f"engines.{name}.base_url: {engine.base_url}: plain http to another machine shows prompts and the key; "
-                f"use https, or set allow_plain_http: true"
-            )
-
-
-def check_requests(study: Study) -> None:
-    """What a study adds to requests leaves alone what decides the replies elsewhere."""
-    for name, engine in study.engines.items():
-        if isinstance(engine, OpenAIEngine) and (own := sorted(engine.own_fields & set(engine.request or {}))):
-            raise StudyError(f"engines.{name}.request: {', '.join(own)}: set by the engine itself; leave it out")
-
-
-def is_private(url: str) -> bool:
-    """Whether others cannot read along: it is encrypted, or leads to this machine."""
-    address = urlsplit(url)
-    host = address.hostname or ""
-    return (
-        address.scheme == "https" or host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.[0-9]{1,3}){3}", host))
-    )
-
-
-def looks_local(path: str) -> bool:
-    return path.startswith(("/", ".", "~"))
-
-
-def check_files(study: Study) -> None:
-    """Folders and files that are referred to exist; hub names are looked up when they are needed."""
-    models = [("subject_model.path", study.subject_model.path)]
-    for name, engine in study.engines.items():
-        if isinstance(engine, LocalModel):
-            models.append((f"engines.{name}.path", engine.path))
-    for name, scorer in study.scorers.chosen().items():
-        if isinstance(scorer, EmbedderSettings):
-            models.append((f"scorers.{name}.model", scorer.model))
-    if study.examples.similar_text is not None:
-        models.append(("examples.similar_text.model", study.examples.similar_text.model))
-    for key, value in models:
-        if study.local_folder(value) is None and (looks_local(value) or value.count("/") != 1):
-            folder = study.path(value)
-            raise StudyError(f"{key}: {value}: no such folder ({folder}), and not a hub name like owner/model")
-    corpus = study.corpus.path
-    file = study.path(corpus)
-    if file.exists() and not (file.is_file() and file.suffix in CORPUS_FILES):
-        found = "a folder" if file.is_dir() else f"a {file.suffix} file" if file.suffix else "a file without suffix"
-        raise StudyError(f"corpus.path: {corpus}: is {found}; what is read: {', '.join(CORPUS_FILES)}")
-    if not file.exists() and (file.suffix in CORPUS_FILES or looks_local(corpus)):
-        raise StudyError(f"corpus.path: {corpus}: no such file ({file})")
-
-
 def find_layers(study: Study) -> tuple[Layer, ...]:
     layers: list[Layer] = []
     for i, source in enumerate(study.saes):
@@ -308,22 +176,6 @@ def find_controls(study: Study) -> list[Layer]:
     if folder is not None and not folder.exists():
         raise StudyError(f"controls.untrained.saes: {named}: no such folder ({folder})")
     return control_layers(study.controls, study.layers, folder)
-
-
-def check_keys(study: Study) -> None:
-    keys = [layer.key for layer in study.layers]
-    if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-        raise StudyError(f"saes: {doubled[0]} appears twice; give one of the sources a label")
-
-
-def check_pairs(study: Study) -> None:
-    known = [layer.key for layer in study.layers if layer.control is None]
-    for i, pair in enumerate((study.alignment.pairs if study.alignment else None) or ()):
-        for key in pair:
-            if key not in known:
-                raise StudyError(f"alignment.pairs[{i}]: no layer {key!r}; {listed(known)}")
-        if pair[0] == pair[1]:
-            raise StudyError(f"alignment.pairs[{i}]: {pair[0]} is matched with another layer, not with itself")
 
 
 def wanted_saes(key: str, source: SaeSource, found: list[SaeLocation]) -> list[tuple[str, SaeLocation]]:
