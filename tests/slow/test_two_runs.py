@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sqlite3
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file, save
 
 from interp_assets.freshness import Freshness
@@ -14,10 +16,19 @@ from resources.content_hash import combined_hash
 from tests.commands import Command, settle_in
 from tests.interruptions import RUN, copy_of
 from tests.refusals import GOOD
+from tests.tiny import write_study
 
 
-def test_two_runs_of_one_study(tiny_file: Path, tmp_path: Path) -> None:
-    file = settle_in(tmp_path / "world", tiny_file)
+@pytest.fixture
+def quoted(tiny_file: Path, tmp_path: Path) -> Path:
+    """The tiny study, explained by quoting and judged by its own model, which knows words and no JSON; nothing made."""
+    shutil.copytree(tiny_file.parent, tmp_path / "quoted", ignore=shutil.ignore_patterns("store"))
+    write_study(tmp_path / "quoted" / "study.yaml", explainers={"quotes": {"kind": "extractive"}})
+    return tmp_path / "quoted" / "study.yaml"
+
+
+def test_two_runs_of_one_study(quoted: Path, tmp_path: Path) -> None:
+    file = settle_in(tmp_path / "world", quoted)
     root = file.parents[1]
     first = Command(root, ("run", "tiny"))
     first.wait_until(lambda: list((root / "store").rglob("interp_run.0")))
@@ -84,8 +95,8 @@ def test_an_sae_that_is_swapped_in_the_middle_of_a_run(long_study: Path, tmp_pat
     )
 
 
-def test_two_studies_with_one_storage_share_the_replies(tiny_file: Path, tmp_path: Path) -> None:
-    file = settle_in(tmp_path / "world", tiny_file)
+def test_two_studies_with_one_storage_share_the_replies(quoted: Path, tmp_path: Path) -> None:
+    file = settle_in(tmp_path / "world", quoted)
     root = file.parents[1]
     other = file.with_name("other.yaml")
     other.write_text(file.read_text().replace("name: tiny", "name: other"))
