@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from random import randrange
 from typing import Any, Literal, NamedTuple
 
 from interp_assets.api_keys import key_of
+from interp_assets.asset import Asset
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations import pending as explaining
 from interp_assets.explanations.prompts import form_of, prompt
@@ -18,6 +19,9 @@ from interp_assets.job import Inputs
 from interp_assets.models import check_package, logged_engine
 from interp_assets.progress import Progress
 from interp_assets.scores.calibration import SINGLE, of_size
+from interp_assets.scores.intervention.effects import Effect, Raised
+from interp_assets.scores.intervention.explaining import request as effect_request
+from interp_assets.scores.intervention.wording import SCORED
 from interp_assets.scores.judged import Judged
 from interp_assets.scores.methods import methods_of
 from interp_assets.scores.pending import pending
@@ -25,10 +29,10 @@ from interp_assets.scores.trials import Subject, TestExample
 from interp_assets.settings import LlmExplainer, OpenAIEngine
 from interp_assets.study import Study
 from resources.language_models.logged import VERBS, LoggedEngine, request_key
-from resources.language_models.protocol import GenerateRequest, Request
+from resources.language_models.protocol import GenerateRequest, LikelihoodRequest, Request
 from resources.loaded_models import LoadedModels
 
-Role = Literal["explaining", "judging"]
+Role = Literal["explaining", "judging", "intervening"]
 
 SAMPLE = 20
 "Prompts."
@@ -60,7 +64,17 @@ def roles(study: Study, engine: str) -> list[Role]:
         found.append("explaining")
     if any(method.engine == engine for method in methods_of(study).values()):
         found.append("judging")
+    intervention = study.scorers.intervention
+    if intervention is not None and engine in (intervention.explainer, intervention.scorer):
+        found.append("intervening")
     return found
+
+
+def role_of(asset: Asset) -> Role:
+    """What an engine does that is asked for an asset."""
+    if asset.group == "explanations":
+        return "explaining"
+    return "intervening" if asset.name == "scores/intervention" else "judging"
 
 
 def require_engines(due: list[PartitionState], freshness: Freshness) -> None:
@@ -123,8 +137,7 @@ def asked_in(freshness: Freshness, engine: str, role: Role) -> Iterator[Partitio
     """The partitions with work left for an engine in one role."""
     for state in freshness.states():
         asset = freshness.assets[state.asset]
-        plays = engine in asset.engines and (asset.group == "explanations") == (role == "explaining")
-        if plays and state.state in ("stale", "missing", "partial"):
+        if engine in asset.engines and role_of(asset) == role and state.state in ("stale", "missing", "partial"):
             yield state
 
 
@@ -139,6 +152,22 @@ def requests_of(inputs: Inputs, engine: str) -> Iterator[Request]:
     method, _ = scoring_method(inputs)
     if method is not None:
         yield from method.requests(pending(inputs, method).subjects)
+
+
+def about_effects(
+    study: Study, engine: str, rendering: Rendering, window: Callable[[], list[int]]
+) -> Iterator[Request]:
+    """An effect to be explained, then passages to be scored, in about the proportion in which a study asks for them."""
+    settings = study.scorers.intervention
+    assert settings is not None
+    raised = [Raised(token, 0.1) for token in range(settings.shown_tokens)]
+    for latent in range(SAMPLE):
+        if engine == settings.explainer:
+            shown = [(window(), raised) for _ in range(settings.explain_prompts)]
+            yield effect_request(Effect(latent, "sample", shown=shown), settings, rendering)
+        for _ in range(2 * settings.score_prompts if engine == settings.scorer else 0):
+            passage = SCORED.format(passage=rendering.text(window()))
+            yield LikelihoodRequest(passage, SENTENCE)
 
 
 def made_up(study: Study, engine: str, role: Role) -> list[Request]:
@@ -162,6 +191,8 @@ def made_up(study: Study, engine: str, role: Role) -> list[Request]:
             messages = prompt(windows, None, explainer, rendering)
             found.append(GenerateRequest(messages, explainer.max_tokens, constraint=form_of(explainer)))
         return [*found]
+    if role == "intervening":
+        return [*islice(about_effects(study, engine, rendering, window), SAMPLE)]
     method = next(method for method in methods_of(study).values() if method.engine == engine)
     if isinstance(method, Judged) and method.settings.list_sizes:
         # Single prompts are asked first.

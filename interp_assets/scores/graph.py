@@ -95,6 +95,7 @@ def intervention(study: Study, scorer: InterventionScorer) -> Asset:
         kinds=("torch", "llm", "polars"),
         pool="llm",
         engines=engines_asked(scorer),
+        interprets=True,
         in_process=True,
     )
 
