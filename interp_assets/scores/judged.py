@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Judged(AskingMethod[JudgeScorer]):
-    code_version = "3"
+    code_version = "4"
 
     @property
     def wording(self) -> Wording:
