@@ -56,7 +56,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="activation_cache",
             group="activations",
-            code_version="1",
+            code_version="2",
             description="Every activation of every latent on the corpus, sparse, ordered by latent. Begins with the "
             "proof of load, which stops a layer whose SAE does not fit the place it reads.",
             reads=(Read("sae_weights", "files", ("sha256",)), Read("corpus", "corpus", ("tokens",))),
@@ -74,7 +74,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="latent_statistics",
             group="activations",
-            code_version="1",
+            code_version="2",
             description="Firing rates, quantiles, promoted tokens, positional and unigram measures; dead or not.",
             reads=(
                 Read("activation_cache", "activations"),
