@@ -34,6 +34,7 @@ from interp_assets.scores.wording_of_others import (
 from interp_assets.settings import SimulationScorer
 from interp_assets.tables import SIMULATION_TRIALS
 from resources.language_models.protocol import (
+    Capability,
     ChooseRequest,
     Chosen,
     Constraint,
@@ -41,7 +42,6 @@ from resources.language_models.protocol import (
     GenerateRequest,
     LanguageModel,
     Message,
-    require,
 )
 from resources.language_models.structured import Answer, Unusable, choose, generate, json_form, json_object
 
@@ -73,6 +73,10 @@ class Simulation(AskingMethod[SimulationScorer]):
     @property
     def at_once(self) -> bool:
         return self.settings.mode == "all_at_once"
+
+    @property
+    def verbs(self) -> tuple[Capability, ...]:
+        return ("generate",) if self.at_once else ("choose",)
 
     def prompts(self) -> dict[str, str]:
         if self.at_once:
@@ -110,7 +114,6 @@ class Simulation(AskingMethod[SimulationScorer]):
             yield ChooseRequest(messages, NUMBERS, subject.group, shared)
 
     def ask(self, subjects: list[Subject], model: LanguageModel, advance: Callable[[int], None]) -> None:
-        require(model, "generate" if self.at_once else "choose", f"scorers.simulation.mode {self.settings.mode}")
         for part in in_parts(subjects):
             windows = [(subject, trial) for subject in part for trial in subject.trials]
             requests = [[*self.of_trial(subject, trial)] for subject, trial in windows]
