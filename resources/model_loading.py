@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,8 @@ def load_language_model(
         settings["device_map"] = {"": place} if device_map is None else device_map
         settings["offload_folder"] = offload_folder()
     if quantization is not None:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise NotNow(f"quantization: {quantization} needs: pip install 'interp-assets[quantized]'")
         settings["quantization_config"] = quantized(quantization, dtype)
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
