@@ -31,6 +31,8 @@ warnings.filterwarnings("ignore", message=".*use_user_code_server", category=dg.
 DECIDE_FRESHNESS = (
     "study.py",
     "study_checks.py",
+    "sae_sources.py",
+    "layers.py",
     "asset.py",
     "graph.py",
     "*/graph.py",

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from interp_assets.asset import Asset
 from interp_assets.budget import Purse
 from interp_assets.graph import assets_of
+from interp_assets.layers import MissingSae
 from interp_assets.models_read import control_read, engine_model_files, engine_read, sae_files, tokenizer_files
 from interp_assets.partitions import layers_touched, partitions_of, partitions_read
 from interp_assets.study import Study
@@ -43,11 +44,12 @@ class Fingerprint(NamedTuple):
 
 
 class InputMissing(NotNow):
-    """An input has never been made, or was damaged since."""
+    """An input has never been made, was damaged since, or cannot be made."""
 
-    def __init__(self, label: str) -> None:
-        super().__init__(f"{label} was never made; make it first")
+    def __init__(self, label: str, problem: str | None = None) -> None:
+        super().__init__(f"{label}: {problem}" if problem else f"{label} was never made; make it first")
         self.label = label
+        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,10 @@ class Freshness:
         return found
 
     def _fingerprint(self, asset: Asset, key: str | None) -> Fingerprint:
+        if reads_sae(asset):
+            for each in layers_touched(self.study, asset, key):
+                if isinstance(place := self.study.layer(each).location, MissingSae):
+                    raise InputMissing(partition_label("sae_weights", each), place.problem)
         parts: dict[str, Any] = {"code": asset.code_version, "settings": asset.settings, "files": {}, "inputs": {}}
         if asset.per_layer:
             layer = self.study.layer(str(key))
@@ -209,9 +215,10 @@ class Freshness:
     ) -> PartitionState:
         inputs = [known[each] for each in self.inputs(asset, key)]
         moving = [i.label for i in inputs if self.is_due(i.state)]
-        failed = [i.label for i in inputs if i.state in ("failed", "blocked")]
+        stopped = {"failed": "failed", "blocked": "is blocked"}
+        failed = tuple(f"{i.label} {stopped[i.state]}" for i in inputs if i.state in stopped)
         if failed and asset.scope != "study":
-            return PartitionState(asset.name, key, "blocked", tuple(f"{label} failed" for label in failed))
+            return PartitionState(asset.name, key, "blocked", failed)
         own, reasons = self.own_state(asset, key)
         if own in ("fresh", "failed", "partial") and moving:
             own, reasons = "stale", tuple(f"{label} is to be made anew" for label in moving)
@@ -231,6 +238,8 @@ class Freshness:
         try:
             now = self.fingerprint(asset, key).value
         except InputMissing as missing:
+            if missing.problem is not None and asset.name == "sae_weights":
+                return "failed", (missing.problem,)
             if last is not None:
                 return "stale", (f"{missing.label} is to be made anew",)
             return "missing", (f"{missing.label} is missing",)
