@@ -1,7 +1,8 @@
 """The pipeline: explains the latents of sparse autoencoders and tests every explanation.
 
 What a study is:        settings, setting_errors, study, sae_sources, layers, partitions (layers and pairs of layers)
-What depends on what:   graph (every asset), models_read, tables (every column), freshness (fingerprints, states)
+What depends on what:   graph (every asset), models_read, tables (every column), proof_limits,
+                        freshness (fingerprints, states)
 How it is made:         job (one partition), carry_over (rows that still hold), models, provenance, progress; then the
                         stages, in the order in which data flows: corpus, activations, examples, explanations, scores,
                         alignment, report

@@ -40,6 +40,7 @@ DECIDE_FRESHNESS = (
     "partitions.py",
     "models_read.py",
     "freshness.py",
+    "proof_limits.py",
 )
 "Modules that a run loads anew while a sensor keeps those that it was loaded with."
 

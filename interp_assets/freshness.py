@@ -21,6 +21,7 @@ from interp_assets.graph import assets_of
 from interp_assets.layers import MissingSae
 from interp_assets.models_read import control_read, engine_model_files, engine_read, sae_files, tokenizer_files
 from interp_assets.partitions import layers_touched, partitions_of, partitions_read
+from interp_assets.proof_limits import beyond_limits
 from interp_assets.study import Study
 from interp_assets.tables import NOT_CONTENT
 from resources.content_hash import combined_hash
@@ -244,10 +245,17 @@ class Freshness:
                 return "stale", (f"{missing.label} is to be made anew",)
             return "missing", (f"{missing.label} is missing",)
         if failure := store.note(NOTE_FAILED, asset.name, key, now):
-            return "failed", (failure["reason"],)
+            proof = failure.get("proof", {})
+            if "fvu" not in proof:
+                return "failed", (failure["reason"],)
+            if problem := beyond_limits(proof, self.study.proof_of_load):
+                return "failed", (f"proof of load: {problem}",)
+            return "stale" if last else "missing", ("the proof of load holds under the limits of now",)
         if retry := store.note(NOTE_RETRY, asset.name, key, now):
             return "stale", (retry["reason"],)
         stored = store.partition(asset.name, key, now)
+        if stored is not None and (problem := self._stopped_by_proof(key, stored)):
+            return "failed", (problem,)
         if stored is not None and (waiting := stored.metadata.get("not_asked", 0)):
             return "partial", (f"{waiting:,} rows wait: {self.budget_reached or 'there is budget again'}",)
         if stored is not None:
@@ -259,6 +267,14 @@ class Freshness:
         if last is None:
             return "missing", ("never made",)
         return "stale", tuple(differences(last.parts, self.fingerprint(asset, key).parts))
+
+    def _stopped_by_proof(self, key: str | None, stored: Partition) -> str | None:
+        """Why an activation cache may not be used, under the limits of now; controls are never stopped."""
+        proof = stored.metadata.get("proof")
+        if proof is None or self.study.layer(str(key)).control is not None:
+            return None
+        problem = beyond_limits(proof, self.study.proof_of_load)
+        return f"proof of load: {problem}" if problem else None
 
     def recorded(self, asset: Asset, key: str | None) -> bool:
         """Whether the study has come to what is stored for the settings of now."""
