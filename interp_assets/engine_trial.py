@@ -9,6 +9,7 @@ from random import randrange
 from typing import Any, Literal, NamedTuple
 
 from interp_assets.api_keys import key_of
+from interp_assets.engine_needs import check_needs
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations import pending as explaining
 from interp_assets.explanations.prompts import form_of, prompt
@@ -30,6 +31,8 @@ from resources.loaded_models import LoadedModels
 
 Role = Literal["explaining", "judging"]
 
+PATIENCE = 10.0
+"Seconds for which a server that has trouble is waited for at the start of a run; one that is down is told of at once."
 SAMPLE = 20
 "Prompts."
 NEW_TOKENS = 8
@@ -80,8 +83,11 @@ def require_engines(due: list[PartitionState], freshness: Freshness) -> None:
         if isinstance(settings, OpenAIEngine):
             from resources.language_models.openai_engine import OpenAIEngine as Server
 
-            key = key_of(name, settings)
-            Server(settings.base_url, settings.model, key, wait_seconds=0, request=settings.request).close()
+            key, patience = key_of(name, settings), min(PATIENCE, settings.wait_seconds)
+            server = Server(
+                settings.base_url, settings.model, key, wait_seconds=patience, request=settings.request, must_be_up=True
+            )
+            check_needs(freshness.study, name, server, {state.asset for state in due})
 
 
 def will_be_asked(engine: str, due: list[PartitionState], freshness: Freshness) -> bool:

@@ -23,7 +23,15 @@ from interp_assets.scores.trials import Key, Subject, Tested, TestExample, Trial
 from interp_assets.scores.wording_of_others import GENERATION, GENERATION_QUESTION
 from interp_assets.settings import GenerationScorer
 from interp_assets.tables import EXAMPLES, GENERATION_TRIALS
-from resources.language_models.protocol import Constraint, Generated, GenerateRequest, LanguageModel, Message, require
+from resources.language_models.protocol import (
+    Capability,
+    Constraint,
+    Generated,
+    GenerateRequest,
+    LanguageModel,
+    Message,
+    require,
+)
 from resources.language_models.structured import Unusable, generate, json_form, json_object
 
 if TYPE_CHECKING:
@@ -53,6 +61,10 @@ class Generation(AskingMethod[GenerationScorer]):
 
     def trials(self, latent: int, examples: list[TestExample]) -> list[Trial]:
         return [Trial(number, True, []) for number in range(self.settings.texts)]
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        return frozenset({"generate"})
 
     def requests(self, subjects: Sequence[Subject]) -> Iterator[GenerateRequest]:
         count = self.settings.texts

@@ -23,7 +23,7 @@ from interp_assets.scores.trials import Key, Subject, Tested, TestExample, Trial
 from interp_assets.scores.wording_of_others import INTRUDER, INTRUDER_QUESTION
 from interp_assets.settings import IntruderScorer
 from interp_assets.tables import INTRUDER_TRIALS, NO_EXPLAINER
-from resources.language_models.protocol import ChooseRequest, Chosen, LanguageModel, Message, require
+from resources.language_models.protocol import Capability, ChooseRequest, Chosen, LanguageModel, Message, require
 from resources.language_models.structured import Unusable, choose
 
 if TYPE_CHECKING:
@@ -74,6 +74,10 @@ class Intruder(AskingMethod[IntruderScorer]):
             windows.insert(place, intruder.tokens)
             found.append(OddOneOut(number, True, intruder.tokens, windows=tuple(windows), place=place))
         return found
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        return frozenset({"choose"})
 
     def requests(self, subjects: Sequence[Subject]) -> Iterator[ChooseRequest]:
         return (self.request(subject, trial) for subject in subjects for trial in asked(subject))

@@ -14,7 +14,7 @@ from interp_assets.scores.sequential import anytime, judge_in_rounds
 from interp_assets.scores.trials import Subject
 from interp_assets.scores.wording import Wording, prompts_read, wording_of
 from interp_assets.settings import JudgeScorer
-from resources.language_models.protocol import LanguageModel, Request
+from resources.language_models.protocol import Capability, LanguageModel, Request
 
 if TYPE_CHECKING:
     from interp_assets.job import Inputs
@@ -27,6 +27,13 @@ class Judged(AskingMethod[JudgeScorer]):
     @property
     def wording(self) -> Wording:
         return wording_of(self.name, self.settings)
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        single, lists = self.settings.protocol == "single", self.settings.list_sizes
+        if lists is not None:
+            return frozenset({"choose", "generate"})
+        return frozenset({"choose" if single else "generate"})
 
     @property
     def exact(self) -> bool:

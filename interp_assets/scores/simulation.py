@@ -34,6 +34,7 @@ from interp_assets.scores.wording_of_others import (
 from interp_assets.settings import SimulationScorer
 from interp_assets.tables import SIMULATION_TRIALS
 from resources.language_models.protocol import (
+    Capability,
     ChooseRequest,
     Chosen,
     Constraint,
@@ -85,6 +86,10 @@ class Simulation(AskingMethod[SimulationScorer]):
             tokens, activations = zip(*(p for p in pairs if p[0] not in self.rendering.hidden), strict=True)
             found.append(Simulated(each.example, each.activating, list(tokens), activations=activations))
         return found
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        return frozenset({"generate" if self.at_once else "choose"})
 
     def requests(self, subjects: Sequence[Subject]) -> Iterator[Request]:
         return (

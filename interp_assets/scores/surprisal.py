@@ -17,7 +17,14 @@ from interp_assets.scores.wording_of_others import SURPRISAL, UNRELATED
 from interp_assets.settings import SurprisalScorer
 from interp_assets.tables import SURPRISAL_TRIALS
 from resources.language_models.logged import request_key
-from resources.language_models.protocol import NOT_ASKED, LanguageModel, Likelihood, LikelihoodRequest, require
+from resources.language_models.protocol import (
+    NOT_ASKED,
+    Capability,
+    LanguageModel,
+    Likelihood,
+    LikelihoodRequest,
+    require,
+)
 
 BLANK = "the text is nothing but white space"
 
@@ -36,6 +43,10 @@ class Surprisal(AskingMethod[SurprisalScorer]):
             blank = None if shown(trial, self.rendering) else BLANK
             found.append(Trial(trial.example, trial.expected, trial.tokens, left_out=blank))
         return found
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        return frozenset({"log_likelihood"})
 
     def requests(self, subjects: Sequence[Subject]) -> Iterator[LikelihoodRequest]:
         return (request for _, _, *pair in self.pairs(subjects) for request in pair)
