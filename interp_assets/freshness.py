@@ -146,6 +146,8 @@ class Freshness:
             parts["settings"] = asset.settings | {"hookpoint": layer.hookpoint}
             if reads_sae(asset):
                 parts["settings"] |= control_read(self.study, layer)
+            if asset.interprets and layer.latents is not None:
+                parts["settings"] |= {"latents": layer.latents}
         for name, files in self.outside_files(asset, key).items():
             parts["files"][name] = self.content(files)
         for read in asset.reads:

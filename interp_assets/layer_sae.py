@@ -9,9 +9,9 @@ from interp_assets.models import subject_model
 from interp_assets.study import Study
 from resources.errors import UnusableInput
 from resources.loaded_models import LoadedModels
+from resources.model_loading import pick_device
 from resources.sparse_autoencoders.controls import Neurons, NeuronsOf
 from resources.sparse_autoencoders.read import read_sae
-from resources.subject_model import pick_device
 
 if TYPE_CHECKING:
     from resources.sparse_autoencoders.autoencoder import SparseAutoencoder

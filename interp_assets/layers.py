@@ -57,6 +57,8 @@ class Layer(Settings):
     location: SaeLocation | RandomSae | NeuronsOf | MissingSae = operational()
     control: str | None = identity(None)
     "Which control it is; None for an SAE of the study."
+    latents: int | None = identity(None)
+    "Of a control: at most so many are interpreted."
     untrained: int | None = identity(None)
     "Seed of the subject model's weights where they are not the trained ones."
 
@@ -84,16 +86,45 @@ def control_layers(controls: Controls, layers: Sequence[Layer], folder: Path | N
             label = layer.key.removeprefix(layer.hookpoint).removeprefix("@")
             if isinstance(control, NeuronsControl):
                 place = str(decoder_layer(layer.hookpoint))
-                made = Layer(key=f"{place}@{name}", hookpoint=place, location=NeuronsOf(control.top), control=name)
+                made = Layer(
+                    key=f"{place}@{name}",
+                    hookpoint=place,
+                    location=NeuronsOf(control.top),
+                    control=name,
+                    latents=control.latents,
+                )
                 if made in found:
                     continue
             else:
                 key = f"{layer.hookpoint}@{label}.{name}" if label else f"{layer.hookpoint}@{name}"
                 untrained = control.seed if isinstance(control, UntrainedControl) else None
                 location = sae_of_control(name, control, layer, folder)
-                made = Layer(key=key, hookpoint=layer.hookpoint, location=location, control=name, untrained=untrained)
+                made = Layer(
+                    key=key,
+                    hookpoint=layer.hookpoint,
+                    location=location,
+                    control=name,
+                    latents=control.latents,
+                    untrained=untrained,
+                )
             found.append(made)
     return found
+
+
+def control_in(key: str) -> str | None:
+    """Which control a layer key stands for: `layers.10@random`, `layers.10@wide.random`; None for an SAE of the study."""
+    name = key.partition("@")[2].rpartition(".")[2]
+    return name if name in CONTROLS else None
+
+
+def stands_beside(control: str, key: str) -> bool:
+    """Whether a control, by its layer key, is what the SAE of another layer key is compared with."""
+    name = control_in(control)
+    if name is None or control_in(key) is not None:
+        return False
+    if name == "neurons":
+        return decoder_layer(key.partition("@")[0]) == control.partition("@")[0]
+    return control == (f"{key}.{name}" if "@" in key else f"{key}@{name}")
 
 
 def wanted_layers(

@@ -89,6 +89,13 @@ class Study(Settings):
                 return layer
         raise StudyError(f"{self.name} has no layer {key!r}; {listed(layer.key for layer in self.layers)}")
 
+    def examples_of(self, key: str) -> Examples:
+        """The settings of one layer's examples: of a control fewer latents may be interpreted."""
+        limit, wanted = self.layer(key).latents, self.examples.latents
+        if limit is None:
+            return self.examples
+        return self.examples.model_copy(update={"latents": min(limit, wanted) if isinstance(wanted, int) else limit})
+
     def negatives_of(self, scorer: WindowScorer) -> tuple[NegativeKind, ...]:
         """The kinds of negatives that a scorer asks about."""
         drawn = self.examples.test.kinds

@@ -159,7 +159,7 @@ def promoted_columns(job: Job, directions: torch.Tensor) -> dict[str, pl.Series]
     """Promoted and suppressed tokens of each decoder direction, where the SAE writes into the residual stream."""
     study, layer = job.study, job.study.layer(job.layer)
     subject = subject_of(study, layer, job.models)
-    if directions.shape[1] != subject.model.config.get_text_config().hidden_size or layer.hookpoint.endswith(":in"):
+    if not subject.writes_to_residual_stream(layer.hookpoint, directions.shape[1]):
         return {}
     path = study.local_folder(study.subject_model.path) or study.subject_model.path
     tokenizer = load_tokenizer(path, study.subject_model.revision)

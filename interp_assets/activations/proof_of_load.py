@@ -57,9 +57,12 @@ def prove(
     proof: dict[str, Any] = {"hookpoint": hookpoint, "tokens": len(x)}
     if x.shape[1] != sae.d_in:
         raise ProofFailed(f"{hookpoint} holds {x.shape[1]} dimensions, the SAE reads {sae.d_in}", proof)
-    x = x.float()
+    dtype, x = str(x.dtype).removeprefix("torch."), x.float()
     if not torch.isfinite(x).all():
-        raise ProofFailed(f"{hookpoint} holds values that are NaN or infinite", proof)
+        # Massive activations of some models leave the range of float16, which no later float32 brings back.
+        why = "; float16 ends at 65,504: set subject_model.dtype: bfloat16" if dtype == "float16" else ""
+        raise ProofFailed(f"{hookpoint} holds values that are NaN or infinite{why}", proof)
+    proof |= {"dtype": dtype, "largest_activation": float(x.abs().max())}
     usual = typical(x)
     fvu = unexplained(sae, usual)
     top = sae.encode(x)

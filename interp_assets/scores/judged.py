@@ -22,18 +22,17 @@ if TYPE_CHECKING:
 
 
 class Judged(AskingMethod[JudgeScorer]):
-    code_version = "3"
+    code_version = "4"
+
+    @property
+    def verbs(self) -> tuple[Capability, ...]:
+        if self.settings.list_sizes:
+            return "choose", "generate"
+        return ("choose",) if self.settings.protocol == "single" else ("generate",)
 
     @property
     def wording(self) -> Wording:
         return wording_of(self.name, self.settings)
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        single, lists = self.settings.protocol == "single", self.settings.list_sizes
-        if lists is not None:
-            return frozenset({"choose", "generate"})
-        return frozenset({"choose" if single else "generate"})
 
     @property
     def exact(self) -> bool:

@@ -147,7 +147,7 @@ class AskingMethod(Method[S]):
 
     @property
     @abstractmethod
-    def needs(self) -> frozenset[Capability]:
+    def verbs(self) -> tuple[Capability, ...]:
         """What its engine must be able to do."""
 
     @abstractmethod

@@ -6,6 +6,8 @@ from typing import Literal
 
 from interp_assets.settings.base import Dtype, Settings, device, identity, operational
 
+DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
+
 
 class SubjectModel(Settings):
     """The LLM whose activations are explained."""
@@ -15,7 +17,14 @@ class SubjectModel(Settings):
     revision: str | None = identity(None)
     "For a hub name: the commit, tag or branch."
     dtype: Dtype = identity("bfloat16")
+    "Of the weights and what they compute. Some models leave float16's range, which ends at 65,504; bfloat16's they do not."
+    quantization: Literal["8bit", "4bit"] | None = identity(None, where_set=True)
+    "Weights rounded while they are loaded, by bitsandbytes; `dtype` is then that of all that is computed."
     device: str = device()
+    "Where it runs; of a model that `device_map` spreads out, where activations are gathered and the SAEs are."
+    device_map: DeviceMap | dict[str, str | int] | None = operational(None)
+    """For a model too large for one device: spread over GPUs and CPU. balanced_low_0 leaves room on the first GPU for the
+    SAEs. Or for each module path of the model its device: a GPU's number, cpu or disk."""
     batch_tokens: int = operational(4096, ge=1)
     "Tokens in one forward pass."
 
