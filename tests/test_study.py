@@ -25,7 +25,7 @@ def refusal(file: Path) -> str:
 
 KEYS = "name, storage, subject_model, saes, controls, corpus, proof_of_load, examples, engines, explainers, scorers, alignment, budget, automation"
 CORPUS_KEYS = "path, split, column, tokens, context_length, bos, separator"
-SAE_LIST = "it must be a list of mappings with the keys path, format, hookpoints, label, not empty"
+SAE_LIST = "it must be a list of mappings with the keys path, revision, format, hookpoints, label, not empty"
 LATENTS = "it must be a whole number, at least 1, or a list of whole numbers, at least 0, not empty, or 'all'"
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
@@ -41,7 +41,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "show_activations, promoted_tokens, chain_of_thought, instructions, max_tokens",
     ),
     ({"engines.oracle.size": 1}, "engines.oracle.size: unknown key; there are: kind, path, revision, dtype, chat_template, price, device, batch_size"),
-    ({"saes.0.place": "x"}, "saes[0].place: unknown key; there are: path, format, hookpoints, label"),
+    ({"saes.0.place": "x"}, "saes[0].place: unknown key; there are: path, revision, format, hookpoints, label"),
     ({"scorers.guessing": {}}, "scorers.guessing: unknown key; there are: embedding, detection, fuzzing, surprisal, simulation, generation, intervention, intruder, example_embedding"),
     ({"scorers.surprisal.engine": "nobody"}, "scorers.surprisal.engine: 'nobody' is not under engines; there are: oracle"),
     ({"scorers.simulation.activating": 500}, "scorers.simulation.activating: 500 is more than examples.test.activating, 10"),
@@ -117,7 +117,7 @@ def test_control_the_unchanged_study_is_fine(complete_file: Path) -> None:
         ("corpus.path", "./nowhere", "no such file ({there})"),
         ("corpus.path", "model", "is a folder; what is read: .parquet, .jsonl, .txt"),
         ("corpus.path", "model/config.json", "is a .json file; what is read: .parquet, .jsonl, .txt"),
-        ("saes.0.path", "nowhere", "no such folder ({there})"),
+        ("saes.0.path", "nowhere", "no such folder ({there}), and not a hub name like owner/name"),
         ("saes.0.path", "model", "{there}: no SAE here: no cfg.json in it or below; supported formats: sparsify, saelens"),
     ],
 )  # fmt: skip

@@ -17,6 +17,12 @@ FORMATS: dict[str, ModuleType] = {"sparsify": sparsify, "saelens": saelens}
 CONFIG = "cfg.json"
 
 
+def file_names() -> tuple[str, ...]:
+    """What files of SAEs are called, in all formats."""
+    names = [CONFIG, *(module.WEIGHTS for module in FORMATS.values())]
+    return tuple(dict.fromkeys(names))
+
+
 class UnknownSae(UnusableInput):
     """No SAE of a supported format lies where the study says; the message says what was found instead."""
 
