@@ -15,12 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from interp_assets.setting_errors import StudyError
 from interp_assets.settings import EmbedderSettings, LocalModel
 from resources.durable_files import write_aside
 from resources.errors import NotNow
 from resources.hub import Repository, cached, fetch, files_of, how_to_fetch, newest, repository_of, room_left
-from resources.sparse_autoencoders.locate import file_names
+from resources.sparse_autoencoders.locate import UnknownSae, file_names
 
 if TYPE_CHECKING:
     from interp_assets.study import Study
@@ -65,7 +64,7 @@ def saes_named(study: Study) -> list[HubName]:
 
 
 def sae_folder(
-    study: Study, key: str, path: str, revision: str | None = None, hookpoints: tuple[str, ...] = (), get: bool = False
+    study: Study, path: str, revision: str | None = None, hookpoints: tuple[str, ...] = (), get: bool = False
 ) -> Path:
     """Where SAEs lie: the folder that the study names, or what this machine has of a hub repository.
 
@@ -74,7 +73,7 @@ def sae_folder(
         get: fetch from the hub what is not here.
 
     Raises:
-        StudyError: there is no such folder, and nothing of that name here.
+        UnknownSae: there is no such folder, and nothing of that name here.
         NotNow: it cannot be fetched.
     """
     folder = study.path(path)
@@ -82,15 +81,15 @@ def sae_folder(
         return folder
     repository = None if path.startswith(("/", ".", "~")) else repository_of(path)
     if repository is None:
-        raise StudyError(f"{key}: {path}: no such folder ({folder}), and not a hub name like owner/name")
+        raise UnknownSae(f"{path}: no such folder ({folder}), and not a hub name like owner/name")
     here = cached(repository.name, revision)
     if here is not None and holds_saes(here.folder / repository.folder, hookpoints):
         return here.folder / repository.folder
     if get:
         return get_saes(repository, revision, hookpoints)
     patterns = [f"{repository.folder}/*"] if repository.folder else []
-    raise StudyError(
-        f"{key}: {path}: no such folder ({folder}), and nothing of it was fetched from the hub; "
+    raise UnknownSae(
+        f"{path}: no such folder ({folder}), and nothing of it was fetched from the hub; "
         f"interp run fetches it, or: {how_to_fetch(repository.name, revision, patterns)}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,26 @@ CONTROLS = tuple(Controls.model_fields)
 "What stands behind the @ of a control's key; no SAE may be labelled so."
 
 
+@dataclass(frozen=True)
+class MissingSae:
+    """Stands where the study names an SAE and none is: the layer is there, and cannot be made."""
+
+    problem: str
+    format = "missing"
+
+    def files(self) -> list[Path]:
+        return []
+
+    def published_l0(self) -> float | None:
+        raise UnknownSae(self.problem)
+
+    def declared_latents(self) -> int:
+        raise UnknownSae(self.problem)
+
+    def described(self) -> dict[str, Any]:
+        return {}
+
+
 class Layer(Settings):
     """One subject of the study: its partition key, where it reads in the subject model, and where its weights lie."""
 
@@ -33,7 +54,7 @@ class Layer(Settings):
 
     key: str = operational()
     hookpoint: str = identity()
-    location: SaeLocation | RandomSae | NeuronsOf = operational()
+    location: SaeLocation | RandomSae | NeuronsOf | MissingSae = operational()
     control: str | None = identity(None)
     "Which control it is; None for an SAE of the study."
     latents: int | None = identity(None)
@@ -133,9 +154,9 @@ def decoder_layer(hookpoint: str) -> str | None:
 
 def sae_of_control(
     name: str, control: RandomControl | UntrainedControl, layer: Layer, folder: Path | None
-) -> SaeLocation | RandomSae:
+) -> SaeLocation | RandomSae | MissingSae:
     real = layer.location
-    assert isinstance(real, SaeLocation)
+    assert isinstance(real, SaeLocation | MissingSae)
     try:
         if isinstance(control, UntrainedControl) and folder is not None:
             there = {place.hookpoint: place for place in locate(folder)}
@@ -143,6 +164,8 @@ def sae_of_control(
                 places = listed(place for place in there if place)
                 raise StudyError(f"controls.untrained.saes: no SAE for {layer.hookpoint!r} in {folder}; {places}")
             return there[layer.hookpoint]
+        if isinstance(real, MissingSae):
+            return real
         published = real.published_l0()
         k = control.k or (round(published) if published else None)
         drawn = RandomSae(real.declared_latents(), real.declared_inputs(), k, control.seed, layer.hookpoint, real)

@@ -12,8 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from interp_assets.api_keys import place_of_key
-from interp_assets.from_hub import sae_folder
 from interp_assets.layers import Layer, control_layers
+from interp_assets.sae_sources import find_layers
 from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
 from interp_assets.settings import (
     Alignment,
@@ -38,7 +38,6 @@ from interp_assets.settings import (
 )
 from interp_assets.study_checks import check_layers, check_settings
 from resources.hub import cached
-from resources.sparse_autoencoders.locate import SaeLocation, UnknownSae, locate
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -122,7 +121,6 @@ def load_study(file: str | Path, get: bool = False) -> Study:
         get: fetch SAEs from the hub that are not here.
 
     Raises:
-        NotNow: such SAEs cannot be fetched.
         StudyError: with one line that names the file, the key, the value and what is allowed.
     """
     file = Path(file).expanduser().resolve()
@@ -176,52 +174,9 @@ def read_yaml(file: Path) -> Any:
         raise StudyError(f"{file}: {where}not valid YAML ({problem})") from None
 
 
-def find_layers(study: Study, get: bool = False) -> tuple[Layer, ...]:
-    layers: list[Layer] = []
-    for i, source in enumerate(study.saes):
-        key = f"saes[{i}].path"
-        folder = sae_folder(study, key, source.path, source.revision, source.hookpoints or (), get)
-        try:
-            found = locate(folder, source.format)
-        except UnknownSae as error:
-            raise StudyError(f"saes[{i}].path: {error}") from None
-        for hookpoint, place in wanted_saes(f"saes[{i}].hookpoints", source, found):
-            key = f"{hookpoint}@{source.label}" if source.label else hookpoint
-            layers.append(Layer(key=key, hookpoint=hookpoint, location=place))
-    return tuple(layers)
-
-
 def find_controls(study: Study) -> list[Layer]:
     named = study.controls.untrained.saes if study.controls.untrained else None
     folder = study.path(named) if named else None
     if folder is not None and not folder.exists():
         raise StudyError(f"controls.untrained.saes: {named}: no such folder ({folder})")
     return control_layers(study.controls, study.layers, folder)
-
-
-def wanted_saes(key: str, source: SaeSource, found: list[SaeLocation]) -> list[tuple[str, SaeLocation]]:
-    """The SAEs of a source by hookpoint: those it names, or all."""
-    if source.hookpoints is not None and len(found) == 1 and found[0].hookpoint is None:
-        if len(source.hookpoints) > 1:
-            raise StudyError(
-                f"{key}: {list(source.hookpoints)} are {len(source.hookpoints)} places for the one SAE in {source.path}"
-            )
-        return [(source.hookpoints[0], found[0])]
-    unnamed = [place.folder.name for place in found if place.hookpoint is None]
-    if source.hookpoints is None and unnamed:
-        raise StudyError(
-            f"{key}: missing; the files of {', '.join(unnamed)} in {source.path} do not say what it reads, so name it here, "
-            f"as in hookpoints: [layers.10]"
-            + ("" if len(found) == 1 else ", with one entry under saes for each such folder")
-        )
-    chosen: list[tuple[str, SaeLocation]] = []
-    for hookpoint in source.hookpoints or dict.fromkeys(str(place.hookpoint) for place in found):
-        places = [place for place in found if place.hookpoint == hookpoint]
-        if not places:
-            there = listed(place.hookpoint for place in found if place.hookpoint is not None)
-            raise StudyError(f"{key}: no SAE for {hookpoint!r} in {source.path}; {there}")
-        if len(places) > 1:
-            folders = ", ".join(str(place.folder) for place in places)
-            raise StudyError(f"{key}: {len(places)} SAEs read {hookpoint}: {folders}; point saes.path at one of them")
-        chosen.append((hookpoint, places[0]))
-    return chosen

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from interp_assets.freshness import Freshness
 from interp_assets.from_hub import get_models, moved
 from interp_assets.job import make_partition
+from interp_assets.layers import MissingSae
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import Study, load_study
 from resources import hub
-from resources.errors import NotNow
 from resources.loaded_models import LoadedModels
 from tests.changed_study import changed
 from tests.fake_hub import FakeHub, reach, serving
@@ -67,9 +67,9 @@ def test_offline_it_says_what_is_missing_and_how_to_fetch_it(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach(monkeypatch, None, tmp_path / "cache")
-    with pytest.raises(NotNow) as error:
+    with pytest.raises(StudyError) as error:
         load_study(world, get=True)
-    assert str(error.value).startswith(f"{NAME}: not to be had from the hub (")
+    assert str(error.value).startswith(f"{world}: saes[0].path: {NAME}: not to be had from the hub (")
     assert f"where the hub can be reached: hf download {NAME}; then copy {tmp_path / 'cache'} here" in str(error.value)
 
 
@@ -95,10 +95,18 @@ def test_a_folder_of_a_repository_is_named_behind_its_name(world: Path, online: 
     study = load_study(file, get=True)
     assert [layer.key for layer in study.layers] == ["layers.0"]
     assert all("/layers.0/" in path for path in online.asked if "/resolve/" in path)
-    with pytest.raises(NotNow, match=rf"{NAME}: no files of SAEs in layers\.9"):
+    with pytest.raises(StudyError, match=rf"{NAME}: no files of SAEs in layers\.9"):
         load_study(changed(world, {"saes": [{"path": f"{NAME}/layers.9"}]}, "none.yaml"), get=True)
-    with pytest.raises(NotNow, match=r"maker/unknown: not to be had from the hub \(.*404.*\)"):
+    with pytest.raises(StudyError, match=r"maker/unknown: not to be had from the hub \(.*404.*\)"):
         load_study(changed(world, {"saes": [{"path": "maker/unknown"}]}, "none.yaml"), get=True)
+
+
+def test_one_source_that_cannot_be_fetched_stops_its_own_layers_only(world: Path, online: FakeHub) -> None:
+    saes = [{"path": NAME, "hookpoints": ["layers.0"]}, {"path": "maker/unknown", "hookpoints": ["layers.1"]}]
+    study = load_study(changed(world, {"saes": saes}, "both.yaml"), get=True)
+    assert isinstance(study.layer("layers.1").location, MissingSae)
+    assert "hf download maker/unknown" in study.layer("layers.1").location.problem
+    assert weights(study)["hub"] == f"{NAME}/layers.0"
 
 
 def test_a_branch_that_moves_is_noticed_and_taken_up_when_it_is_fetched(world: Path, online: FakeHub) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp_assets.proof_limits import beyond_limits, explained_better_elsewhere
 from interp_assets.settings import ProofOfLoad
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
@@ -20,8 +21,6 @@ from resources.sparse_autoencoders.controls import Neurons
 MASSIVE = 10.0
 """Tokens whose norm is this many times the median are left out of the FVU that is judged: a handful of them can hold
 nearly all variance of a layer (Sun et al. 2024, "Massive Activations"), and would pass any SAE that hits them."""
-BETTER = 0.95
-"Another layer counts as explained better below this share of the own layer's FVU."
 
 
 class ProofFailed(UnusableInput):
@@ -80,18 +79,8 @@ def prove(
         "published_l0": published_l0,
         "silent_share": round(1 - float(alive.float().mean()), 6),
     }
-    if not fvu <= limits.max_fvu:
-        raise ProofFailed(
-            f"at {hookpoint} the SAE leaves {fvu:.3g} of the variance unexplained (allowed: {limits.max_fvu:g}); "
-            "wrong hookpoint, wrong subject model, or weights read in a wrong way",
-            proof,
-        )
-    if published_l0 and not published_l0 / limits.l0_factor <= mean_l0 <= published_l0 * limits.l0_factor:
-        raise ProofFailed(
-            f"at {hookpoint} {mean_l0:.1f} latents fire per token, published are {published_l0:g} "
-            f"(allowed: within a factor of {limits.l0_factor:g})",
-            proof,
-        )
+    if problem := beyond_limits(proof, limits):
+        raise ProofFailed(problem, proof)
     return proof
 
 
@@ -108,10 +97,5 @@ def compare_layers(
     """
     fvu = {name: round(unexplained(sae, typical(x)), 6) for name, x in places.items() if x.shape[1] == sae.d_in}
     proof["fvu_by_layer"] = fvu
-    best = min(fvu, key=lambda name: fvu[name])
-    if fvu[best] < BETTER * fvu[hookpoint]:
-        raise ProofFailed(
-            f"the SAE explains {best} better (FVU {fvu[best]:.3g}) than {hookpoint} (FVU {fvu[hookpoint]:.3g}), which the "
-            "study names as its hookpoint; if that is right all the same, set proof_of_load.compare_layers: false",
-            proof,
-        )
+    if problem := explained_better_elsewhere(proof):
+        raise ProofFailed(problem, proof)

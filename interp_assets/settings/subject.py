@@ -64,12 +64,15 @@ class Corpus(Settings):
 
 
 class ProofOfLoad(Settings):
-    """What an SAE must show on a few thousand tokens before the long pass begins."""
+    """What an SAE must show on a few thousand tokens before the long pass begins.
+
+    Limits are no part of what is stored: a layer is judged by them from its stored figures, whenever it is looked at.
+    """
 
     tokens: int = identity(4096, ge=64)
-    max_fvu: float = identity(0.5, gt=0)
+    max_fvu: float = operational(0.5, gt=0)
     "Largest fraction of variance unexplained. A forgotten b_dec or a transposed decoder lies above 0.7."
     compare_layers: bool = identity(True)
     "Refuse an SAE that explains the same module of another layer better than the one it is said to read."
-    l0_factor: float = identity(2.0, gt=1)
+    l0_factor: float = operational(2.0, gt=1)
     "Mean L0 must lie within this factor of the published one, where there is one."

@@ -66,8 +66,11 @@ class SaeLocation(NamedTuple):
             raise UnknownSae(f"{self.folder / CONFIG}: no number of dimensions, d_in ({error})") from None
 
 
-def locate(root: Path, format: str = "auto") -> list[SaeLocation]:
+def locate(root: Path, format: str = "auto", problems: dict[Path, str] | None = None) -> list[SaeLocation]:
     """Every SAE in or below a folder, by hookpoint.
+
+    Args:
+        problems: where given, takes up by folder what is wrong with an SAE, and the others are found all the same.
 
     Raises:
         UnknownSae: there is none, or one that no format recognises.
@@ -75,7 +78,15 @@ def locate(root: Path, format: str = "auto") -> list[SaeLocation]:
     folders = [root] if (root / CONFIG).is_file() else sorted(file.parent for file in root.rglob(CONFIG))
     if not folders:
         raise UnknownSae(f"{root}: no SAE here: no {CONFIG} in it or below; supported formats: {', '.join(FORMATS)}")
-    return [recognise(folder, root, format) for folder in folders]
+    found = []
+    for folder in folders:
+        try:
+            found.append(recognise(folder, root, format))
+        except UnknownSae as error:
+            if problems is None:
+                raise
+            problems[folder] = str(error)
+    return found
 
 
 def recognise(folder: Path, root: Path, format: str) -> SaeLocation:
