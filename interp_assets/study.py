@@ -71,6 +71,11 @@ class Study(Settings):
     root: Path = operational(exclude=True)
     layers: tuple[Layer, ...] = operational((), exclude=True)
 
+    @property
+    def called(self) -> str:
+        """What a command calls it: by its file's name in the studies folder, by its file elsewhere."""
+        return self.file.stem if self.file.parent == studies_folder() else str(self.file)
+
     def path(self, path: str) -> Path:
         """A path of the study file as an absolute one."""
         return (self.root / Path(path).expanduser()).resolve()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from interp_assets.cli import find_study
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import load_study
 from tests.changed_study import LEFT_OUT, changed
@@ -169,6 +170,15 @@ def test_a_single_sae_needs_its_hookpoint(complete_file: Path) -> None:
     assert said == "saes[0].hookpoints: ['a', 'b'] are 2 places for the one SAE in saes/embed_tokens"
     (layer,) = load_study(changed(complete_file, {"saes": [{"path": "saes/layers.0"}]})).layers
     assert layer.key == "layers.0"
+
+
+def test_what_commands_call_a_study(complete_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `name` stands in the UI and in storage, and need not be its file's."""
+    study = load_study(changed(complete_file, {"name": "another"}, "mine.yaml"))
+    assert study.called == str(study.file)
+    monkeypatch.setenv("INTERP_STUDIES", str(study.file.parent))
+    assert study.called == "mine"
+    assert find_study(study.called) == study
 
 
 def test_relative_paths(complete_file: Path, tmp_path: Path) -> None:
