@@ -84,7 +84,7 @@ def prepare(size: Size) -> tuple[Setup, list[Prompts]]:
         if len(latents) == size.latents:
             break
     bos = int(tokens[0, 0])
-    return Setup(subject, sae, HOOKPOINT, tokens, bos, settings, SEED, study.subject_model.batch_tokens), latents
+    return Setup(subject, sae, HOOKPOINT, None, tokens, bos, settings, SEED, study.subject_model.batch_tokens), latents
 
 
 class FullPasses:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Hashable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ from interp_assets.settings import (
     operational,
 )
 from interp_assets.study_checks import check_layers, check_settings
-from resources.sparse_autoencoders.locate import SaeLocation, UnknownSae, locate
+from resources.errors import UnusableInput
+from resources.sparse_autoencoders.config import read_config
+from resources.sparse_autoencoders.locate import SaeLocation, locate
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -156,18 +159,30 @@ def read_yaml(file: Path) -> Any:
 
 def find_layers(study: Study) -> tuple[Layer, ...]:
     layers: list[Layer] = []
+    model = model_settings(study)
     for i, source in enumerate(study.saes):
         folder = study.path(source.path)
         if not folder.exists():
             raise StudyError(f"saes[{i}].path: {source.path}: no such folder ({folder})")
         try:
-            found = locate(folder, source.format)
-        except UnknownSae as error:
+            found = locate(folder, source.format, model)
+        except UnusableInput as error:
             raise StudyError(f"saes[{i}].path: {error}") from None
         for hookpoint, place in wanted_saes(f"saes[{i}].hookpoints", source, found):
             key = f"{hookpoint}@{source.label}" if source.label else hookpoint
-            layers.append(Layer(key=key, hookpoint=hookpoint, location=place))
+            layers.append(Layer(key=key, hookpoint=hookpoint, writes=place.writes, location=place))
     return tuple(layers)
+
+
+def model_settings(study: Study) -> dict[str, Any] | None:
+    """The settings of the subject model where it lies in a folder: by them names of hooks are understood.
+
+    What is wrong with them is said where the model is loaded.
+    """
+    file = study.path(study.subject_model.path) / "config.json"
+    with suppress(UnusableInput, OSError):
+        return read_config(file)
+    return None
 
 
 def find_controls(study: Study) -> list[Layer]:
@@ -185,7 +200,8 @@ def wanted_saes(key: str, source: SaeSource, found: list[SaeLocation]) -> list[t
             raise StudyError(
                 f"{key}: {list(source.hookpoints)} are {len(source.hookpoints)} places for the one SAE in {source.path}"
             )
-        return [(source.hookpoints[0], found[0])]
+        place = found[0].at(source.hookpoints[0])
+        return [(str(place.hookpoint), place)]
     unnamed = [place.folder.name for place in found if place.hookpoint is None]
     if source.hookpoints is None and unnamed:
         raise StudyError(

@@ -23,6 +23,7 @@ from interp_assets.study import Study
 from interp_assets.tables import LATENT_STATISTICS, conform
 from resources.content_hash import mixed
 from resources.errors import UnusableInput
+from resources.hookpoints import place_of
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 from resources.sparse_autoencoders.controls import Neurons, NeuronsOf, RandomSae
 from resources.sparse_autoencoders.read import read_sae
@@ -83,6 +84,7 @@ def layer_pass(job: Job, tokens: np.ndarray) -> LayerPass:
     return LayerPass(
         key=layer.key,
         hookpoint=layer.hookpoint,
+        writes=layer.writes,
         published_l0=layer.location.published_l0(),
         load_sae=load_sae,
         writer_for=lambda n_latents: CacheWriter(job.draft, n_latents),
@@ -159,7 +161,8 @@ def promoted_columns(job: Job, directions: torch.Tensor) -> dict[str, pl.Series]
     """Promoted and suppressed tokens of each decoder direction, where the SAE writes into the residual stream."""
     study, layer = job.study, job.study.layer(job.layer)
     subject = subject_of(study, layer, job.models)
-    if directions.shape[1] != subject.model.config.get_text_config().hidden_size or layer.hookpoint.endswith(":in"):
+    written = layer.writes or layer.hookpoint
+    if directions.shape[1] != subject.model.config.get_text_config().hidden_size or place_of(written).side != "out":
         return {}
     path = study.local_folder(study.subject_model.path) or study.subject_model.path
     tokenizer = load_tokenizer(path, study.subject_model.revision)

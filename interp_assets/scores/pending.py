@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from interp_assets.job import Inputs
 
 KEYS = ["latent", "explainer", "control"]
-DECIDES_NO_ROW = ("explainers", "scorer.explainers", "scorer.shuffled_control", "hookpoint", "windows_per_context")
+DECIDES_NO_ROW = (
+    "explainers",
+    "scorer.explainers",
+    "scorer.shuffled_control",
+    "hookpoint",
+    "writes",
+    "windows_per_context",
+)
 "Settings that decide which rows there are, not what stands in them."
 
 
