@@ -19,7 +19,8 @@ from interp_assets.settings import EmbedderSettings, LocalModel
 from resources.durable_files import write_aside
 from resources.errors import NotNow
 from resources.hub import Repository, cached, fetch, files_of, how_to_fetch, newest, repository_of, room_left
-from resources.sparse_autoencoders.locate import UnknownSae, file_names
+from resources.sparse_autoencoders.config import UnknownSae
+from resources.sparse_autoencoders.locate import file_names
 
 if TYPE_CHECKING:
     from interp_assets.study import Study
@@ -127,13 +128,20 @@ def sae_files(files: dict[str, int], folder: str) -> dict[str, int]:
 def get_models(study: Study) -> None:
     """Fetch the models of a study that are not here; what cannot be had is told by the stage that needs it."""
     for key, name, revision in models_named(study):
-        if repository_of(name) is None or cached(name, revision) is not None:
+        here = cached(name, revision)
+        if repository_of(name) is None or (here is not None and has_weights(here.folder)):
             continue
         with contextlib.suppress(NotNow):
+            # What is here of it, settings perhaps, was fetched at a commit; the rest is to be of the same.
+            revision = here.commit if here else revision
             files = files_of(name, revision)
             plain = any(file.endswith(".safetensors") for file in files)
             print(f"fetch    {name} ({key})", file=sys.stderr)
             fetch(name, revision, [*MODEL_FILES, *(() if plain else ("*.bin",))])
+
+
+def has_weights(folder: Path) -> bool:
+    return any(True for suffix in ("safetensors", "bin") for _ in folder.glob(f"*.{suffix}"))
 
 
 def moved(study: Study, memory: Path) -> Iterator[str]:

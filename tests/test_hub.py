@@ -20,7 +20,8 @@ from resources import hub
 from resources.loaded_models import LoadedModels
 from tests.changed_study import changed
 from tests.fake_hub import FakeHub, reach, serving
-from tests.tiny import make_sae
+from tests.families import make_family
+from tests.tiny import HIDDEN, make_sae
 
 NAME = "maker/tiny-saes"
 
@@ -149,7 +150,8 @@ def test_what_is_fixed_to_a_commit_does_not_move(world: Path, online: FakeHub) -
 
 def test_the_commit_of_a_model_is_part_of_what_it_decides(world: Path, online: FakeHub) -> None:
     online.push("maker/model", world.parent / "model")
-    study = load_study(changed(world, {"subject_model.path": "maker/model"}, "named.yaml"), get=True)
+    load_study(world, get=True)
+    study = load_study(changed(world, {"subject_model.path": "maker/model"}, "named.yaml"))
     asset = Freshness(study).assets["corpus"]
     unresolved = Freshness(study).fingerprint(asset, None).parts["settings"]["tokenizer"]
     assert unresolved == {"revision": None, "hub": "maker/model"}
@@ -158,6 +160,8 @@ def test_the_commit_of_a_model_is_part_of_what_it_decides(world: Path, online: F
     settings = Freshness(study).fingerprint(Freshness(study).assets["corpus"], None).parts["settings"]
     assert settings["tokenizer"] == unresolved | {"commit": commit}
     assert study.model_at("maker/model") == ("maker/model", commit)
+    here = hub.cached("maker/model")
+    assert here is not None and (here.folder / "model.safetensors").is_file()
     made = make_partition(study, "corpus", None, LoadedModels()).partition
     # The same tokens as from the folder that was pushed.
     local = load_study(changed(world, {}, "local.yaml"))
@@ -186,3 +190,21 @@ def test_revisions_lead_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert hub.cached("owner/name", revision) is None
     (tmp_path / "models--owner--name" / "refs" / "main").write_text("0" * 40)
     assert hub.cached("owner/name") is not None
+
+
+def test_what_hooks_are_called_is_understood_by_the_settings_of_a_model_on_the_hub(
+    world: Path, online: FakeHub, tmp_path: Path
+) -> None:
+    """Of a GPT-2 the settings are fetched first, since names of hooks mean other modules in it."""
+    make_family("gpt2", tmp_path / "gpt2")
+    online.push("maker/gpt2", tmp_path / "gpt2")
+    folder = make_sae(world.parent / "lens", "blocks.1.hook_resid_pre") / "blocks.1.hook_resid_pre"
+    settings = {"d_in": HIDDEN, "d_sae": 50, "architecture": "standard", "hook_name": "blocks.1.hook_resid_pre"}
+    (folder / "cfg.json").write_text(json.dumps(settings))
+    (folder / "sae.safetensors").rename(folder / "sae_weights.safetensors")
+    changes = {"saes": [{"path": "lens"}], "subject_model.path": "maker/gpt2"}
+    file = changed(world, changes, "gpt2.yaml")
+    assert [layer.key for layer in load_study(file).layers] == ["layers.1:in"]
+    assert [layer.key for layer in load_study(file, get=True).layers] == ["h.1:in"]
+    assert [layer.key for layer in load_study(file).layers] == ["h.1:in"]
+    assert [path for path in online.asked if "maker/gpt2/resolve" in path][-1].endswith("/config.json")

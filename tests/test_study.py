@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from interp_assets.cli import find_study
 from interp_assets.setting_errors import StudyError
+from interp_assets.settings import SaeSource
 from interp_assets.study import load_study
+from resources.sparse_autoencoders.locate import FORMATS, what_makes_one
 from tests.changed_study import LEFT_OUT, changed
 
 
@@ -119,7 +121,7 @@ def test_control_the_unchanged_study_is_fine(complete_file: Path) -> None:
         ("corpus.path", "model", "is a folder; what is read: .parquet, .jsonl, .txt"),
         ("corpus.path", "model/config.json", "is a .json file; what is read: .parquet, .jsonl, .txt"),
         ("saes.0.path", "nowhere", "no such folder ({there}), and not a hub name like owner/name"),
-        ("saes.0.path", "model", "{there}: no SAE here: no cfg.json in it or below; supported formats: sparsify, saelens"),
+        ("saes.0.path", "model", f"{{there}}: no SAE here or below; an SAE is {what_makes_one()}"),
     ],
 )  # fmt: skip
 def test_missing_files_are_named(complete_file: Path, key: str, value: str, said: str) -> None:
@@ -196,3 +198,7 @@ def test_relative_paths(complete_file: Path, tmp_path: Path) -> None:
     study = load_study(changed(complete_file, absolute, "with-hyphen.yaml"))
     assert study.path(study.storage) == tmp_path / "tables"
     assert study.name == "with_hyphen"
+
+
+def test_every_format_can_be_named() -> None:
+    assert get_args(SaeSource.model_fields["format"].annotation) == ("auto", *FORMATS)
