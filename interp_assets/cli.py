@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from interp_assets.ctrl_c import GOES_ON, stopped
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import PROJECT, Study, load_study, studies_folder
 from resources.errors import NotNow, UnusableInput, one_line
@@ -27,9 +28,6 @@ examples:
   interp doctor                                    versions, devices, weights, ports
   interp doctor smollm2_demo                       its engines: what they can do, how fast, hours and money for all
 """
-
-
-GOES_ON = "What was finished is kept; the same command goes on from there."
 
 
 class UserError(Exception):
@@ -241,8 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nstopped. {GOES_ON}", file=sys.stderr)
-        return 130
+        return stopped()
     except BrokenPipeError:
         # Whoever read our output has seen enough, as `head` does; nothing is left to be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from random import randrange
 from typing import Any, Literal, NamedTuple
 
 from interp_assets.api_keys import key_of
+from interp_assets.asset import Asset
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations import pending as explaining
 from interp_assets.explanations.prompts import form_of, prompt
@@ -18,17 +19,22 @@ from interp_assets.job import Inputs
 from interp_assets.models import check_package, logged_engine
 from interp_assets.progress import Progress
 from interp_assets.scores.calibration import SINGLE, of_size
+from interp_assets.scores.intervention.effects import Effect, Raised
+from interp_assets.scores.intervention.explaining import request as effect_request
+from interp_assets.scores.intervention.wording import SCORED
 from interp_assets.scores.judged import Judged
+from interp_assets.scores.method import AskingMethod
 from interp_assets.scores.methods import methods_of
 from interp_assets.scores.pending import pending
 from interp_assets.scores.trials import Subject, TestExample
 from interp_assets.settings import LlmExplainer, OpenAIEngine
 from interp_assets.study import Study
+from resources.errors import UnusableInput
 from resources.language_models.logged import VERBS, LoggedEngine, request_key
-from resources.language_models.protocol import GenerateRequest, Request
+from resources.language_models.protocol import Capability, GenerateRequest, LikelihoodRequest, Request
 from resources.loaded_models import LoadedModels
 
-Role = Literal["explaining", "judging"]
+Role = Literal["explaining", "judging", "intervening"]
 
 SAMPLE = 20
 "Prompts."
@@ -60,7 +66,17 @@ def roles(study: Study, engine: str) -> list[Role]:
         found.append("explaining")
     if any(method.engine == engine for method in methods_of(study).values()):
         found.append("judging")
+    intervention = study.scorers.intervention
+    if intervention is not None and engine in (intervention.explainer, intervention.scorer):
+        found.append("intervening")
     return found
+
+
+def role_of(asset: Asset) -> Role:
+    """What an engine does that is asked for an asset."""
+    if asset.group == "explanations":
+        return "explaining"
+    return "intervening" if asset.name == "scores/intervention" else "judging"
 
 
 def require_engines(due: list[PartitionState], freshness: Freshness) -> None:
@@ -71,6 +87,7 @@ def require_engines(due: list[PartitionState], freshness: Freshness) -> None:
 
     Raises:
         NotNow: one does not; in one line, with what to do.
+        UnusableInput: one cannot do what the study asks of it; with those that can.
     """
     for name, settings in freshness.study.engines.items():
         special = isinstance(settings, OpenAIEngine) or settings.package is not None
@@ -81,7 +98,45 @@ def require_engines(due: list[PartitionState], freshness: Freshness) -> None:
             from resources.language_models.openai_engine import OpenAIEngine as Server
 
             key = key_of(name, settings)
-            Server(settings.base_url, settings.model, key, wait_seconds=0, request=settings.request).close()
+            server = Server(settings.base_url, settings.model, key, wait_seconds=0, request=settings.request)
+            server.close()
+            check_verbs(freshness.study, name, server.capabilities, {state.asset for state in due})
+
+
+def check_verbs(study: Study, engine: str, can: frozenset[Capability], assets: set[str]) -> None:
+    """
+    Args:
+        assets: those of which something is due.
+
+    Raises:
+        UnusableInput: naming the setting, and the study's engines that can do what it needs.
+    """
+    for asset, key, asked, verb in verbs_asked(study):
+        if asked == engine and asset in assets and verb not in can:
+            others = [
+                name
+                for name, other in study.engines.items()
+                if name != engine and verb in other.capabilities and not isinstance(other, OpenAIEngine)
+            ]
+            there = f"in this study {', '.join(others)} can" if others else "no other engine of this study surely can"
+            raise UnusableInput(
+                f"{key}: {engine} cannot {verb}, only {', '.join(sorted(can))}; {there}. The kinds transformers and vllm can "
+                "all; a server needs completions that tell log-probabilities, for log_likelihood those of a prompt"
+            )
+
+
+def verbs_asked(study: Study) -> Iterator[tuple[str, str, str, Capability]]:
+    """For each verb that a study needs: the asset, the setting that names the engine, the engine, the verb."""
+    for name, explainer in study.explainers.items():
+        if isinstance(explainer, LlmExplainer):
+            yield "explanations", f"explainers.{name}.engine", explainer.engine, "generate"
+    for name, method in methods_of(study).items():
+        if isinstance(method, AskingMethod):
+            for verb in method.verbs:
+                yield f"scores/{name}", f"scorers.{name}.engine", method.engine, verb
+    if (effects := study.scorers.intervention) is not None:
+        yield "scores/intervention", "scorers.intervention.explainer", effects.explainer, "generate"
+        yield "scores/intervention", "scorers.intervention.scorer", effects.scorer, "log_likelihood"
 
 
 def will_be_asked(engine: str, due: list[PartitionState], freshness: Freshness) -> bool:
@@ -123,8 +178,7 @@ def asked_in(freshness: Freshness, engine: str, role: Role) -> Iterator[Partitio
     """The partitions with work left for an engine in one role."""
     for state in freshness.states():
         asset = freshness.assets[state.asset]
-        plays = engine in asset.engines and (asset.group == "explanations") == (role == "explaining")
-        if plays and state.state in ("stale", "missing", "partial"):
+        if engine in asset.engines and role_of(asset) == role and state.state in ("stale", "missing", "partial"):
             yield state
 
 
@@ -139,6 +193,22 @@ def requests_of(inputs: Inputs, engine: str) -> Iterator[Request]:
     method, _ = scoring_method(inputs)
     if method is not None:
         yield from method.requests(pending(inputs, method).subjects)
+
+
+def about_effects(
+    study: Study, engine: str, rendering: Rendering, window: Callable[[], list[int]]
+) -> Iterator[Request]:
+    """An effect to be explained, then passages to be scored, in about the proportion in which a study asks for them."""
+    settings = study.scorers.intervention
+    assert settings is not None
+    raised = [Raised(token, 0.1) for token in range(settings.shown_tokens)]
+    for latent in range(SAMPLE):
+        if engine == settings.explainer:
+            shown = [(window(), raised) for _ in range(settings.explain_prompts)]
+            yield effect_request(Effect(latent, "sample", shown=shown), settings, rendering)
+        for _ in range(2 * settings.score_prompts if engine == settings.scorer else 0):
+            passage = SCORED.format(passage=rendering.text(window()))
+            yield LikelihoodRequest(passage, SENTENCE)
 
 
 def made_up(study: Study, engine: str, role: Role) -> list[Request]:
@@ -162,6 +232,8 @@ def made_up(study: Study, engine: str, role: Role) -> list[Request]:
             messages = prompt(windows, None, explainer, rendering)
             found.append(GenerateRequest(messages, explainer.max_tokens, constraint=form_of(explainer)))
         return [*found]
+    if role == "intervening":
+        return [*islice(about_effects(study, engine, rendering, window), SAMPLE)]
     method = next(method for method in methods_of(study).values() if method.engine == engine)
     if isinstance(method, Judged) and method.settings.list_sizes:
         # Single prompts are asked first.

@@ -56,7 +56,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="activation_cache",
             group="activations",
-            code_version="1",
+            code_version="2",
             description="Every activation of every latent on the corpus, sparse, ordered by latent. Begins with the "
             "proof of load, which stops a layer whose SAE does not fit the place it reads.",
             reads=(Read("sae_weights", "files", ("sha256",)), Read("corpus", "corpus", ("tokens",))),
@@ -74,7 +74,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="latent_statistics",
             group="activations",
-            code_version="1",
+            code_version="2",
             description="Firing rates, quantiles, promoted tokens, positional and unigram measures; dead or not.",
             reads=(
                 Read("activation_cache", "activations"),
@@ -104,6 +104,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
             ),
             settings={"examples": study.examples.identity()} | embedder_read(study, by_text),
             files=embedder_files(study, by_text),
+            interprets=True,
             # Neurons have their directions in the subject model.
             in_process=by_text is not None or (reads_directions(study) and study.controls.neurons is not None),
         ),
@@ -162,7 +163,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="score_report",
             group="report",
-            code_version="2",
+            code_version="3",
             description="Scores of all layers and methods beside their controls: one page, and the tables behind it.",
             reads=tuple(
                 [
@@ -175,6 +176,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                     for method in study.scorers.chosen()
                     for read in (("scores",), ("trials", TRIAL_COLUMNS))
                 ]
+                + ([Read("scores/intervention", "effects")] if study.scorers.intervention else [])
                 + [
                     Read(f"scores/{method}", "calibration")
                     for method, scorer in study.scorers.chosen().items()
@@ -186,7 +188,8 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 "layers": [layer.key for layer in study.layers],
                 "tokenizer": tokenizer_read(study),
                 "bos": study.corpus.bos,
-                "costs": {f"{kind}.{name}": engine_asked(each) for kind, name, each in roles(study)},
+                "costs": {f"{kind}.{name}": engine_asked(each) for kind, name, each in roles(study)}
+                | ({"effects": study.scorers.intervention.explainer} if study.scorers.intervention else {}),
             },
             files={"tokenizer": tokenizer_files(study)},
             scope="study",

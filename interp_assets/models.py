@@ -30,10 +30,16 @@ def subject_model(study: Study, models: LoadedModels, untrained: int | None = No
 
     settings = study.subject_model
     path = study.local_folder(settings.path) or settings.path
-    identity = ("subject", str(path), settings.revision, settings.dtype, settings.device, untrained)
-    return models.get(
-        identity, lambda: SubjectModel(path, settings.revision, settings.dtype, settings.device, untrained)
+    arguments = (
+        path,
+        settings.revision,
+        settings.dtype,
+        settings.device,
+        untrained,
+        settings.device_map,
+        settings.quantization,
     )
+    return models.get(("subject", *map(str, arguments)), lambda: SubjectModel(*arguments))
 
 
 def engine(job: Job, name: str) -> LoggedEngine:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from interp_assets.asset import Asset
+from interp_assets.ctrl_c import ending_at_once
 from interp_assets.freshness import Freshness, partition_label
 from interp_assets.job import CHANGED_MEANWHILE, load_stage, say_waiting, wanted_partitions
 from interp_assets.partitions import layer_keys, partitions_of
@@ -38,6 +39,7 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
     if until is not None and until not in freshness.assets:
         raise StudyError(f"--until: {study.name} has no asset {until!r}; {listed(freshness.assets)}")
     print(f"{study.name}: {study.file}")
+    quiet_libraries()
     with study_lease(study).acquire(STUDY_LEASE, waiting=say_waiting):
         check_engines(Freshness(study), layers, until)
         for attempt in range(TRIES):
@@ -152,10 +154,10 @@ class Runner:
         """Dagster, and the libraries that the asset needs: on the first call this takes a while, so it says so."""
         if self._dagster is None:
             print(f"{'load':8} Dagster, torch, transformers (once, about ten seconds)", flush=True)
-            quiet_libraries()
-            from interp_assets.dagster_runs import DagsterRuns
+            with ending_at_once():
+                from interp_assets.dagster_runs import DagsterRuns
 
-            load_stage(asset)
+                load_stage(asset)
             self._dagster = DagsterRuns(self.study, self.layers)
         return self._dagster
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Hashable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from interp_assets.api_keys import place_of_key
 from interp_assets.layers import Layer, control_layers
+from interp_assets.sae_sources import find_layers
 from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
 from interp_assets.settings import (
     Alignment,
@@ -37,9 +37,6 @@ from interp_assets.settings import (
     operational,
 )
 from interp_assets.study_checks import check_layers, check_settings
-from resources.errors import UnusableInput
-from resources.sparse_autoencoders.config import read_config
-from resources.sparse_autoencoders.locate import SaeLocation, locate
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -86,6 +83,13 @@ class Study(Settings):
             if layer.key == key:
                 return layer
         raise StudyError(f"{self.name} has no layer {key!r}; {listed(layer.key for layer in self.layers)}")
+
+    def examples_of(self, key: str) -> Examples:
+        """The settings of one layer's examples: of a control fewer latents may be interpreted."""
+        limit, wanted = self.layer(key).latents, self.examples.latents
+        if limit is None:
+            return self.examples
+        return self.examples.model_copy(update={"latents": min(limit, wanted) if isinstance(wanted, int) else limit})
 
     def negatives_of(self, scorer: WindowScorer) -> tuple[NegativeKind, ...]:
         """The kinds of negatives that a scorer asks about."""
@@ -157,66 +161,9 @@ def read_yaml(file: Path) -> Any:
         raise StudyError(f"{file}: {where}not valid YAML ({problem})") from None
 
 
-def find_layers(study: Study) -> tuple[Layer, ...]:
-    layers: list[Layer] = []
-    model = model_settings(study)
-    for i, source in enumerate(study.saes):
-        folder = study.path(source.path)
-        if not folder.exists():
-            raise StudyError(f"saes[{i}].path: {source.path}: no such folder ({folder})")
-        try:
-            found = locate(folder, source.format, model)
-        except UnusableInput as error:
-            raise StudyError(f"saes[{i}].path: {error}") from None
-        for hookpoint, place in wanted_saes(f"saes[{i}].hookpoints", source, found):
-            key = f"{hookpoint}@{source.label}" if source.label else hookpoint
-            layers.append(Layer(key=key, hookpoint=hookpoint, writes=place.writes, location=place))
-    return tuple(layers)
-
-
-def model_settings(study: Study) -> dict[str, Any] | None:
-    """The settings of the subject model where it lies in a folder: by them names of hooks are understood.
-
-    What is wrong with them is said where the model is loaded.
-    """
-    file = study.path(study.subject_model.path) / "config.json"
-    with suppress(UnusableInput, OSError):
-        return read_config(file)
-    return None
-
-
 def find_controls(study: Study) -> list[Layer]:
     named = study.controls.untrained.saes if study.controls.untrained else None
     folder = study.path(named) if named else None
     if folder is not None and not folder.exists():
         raise StudyError(f"controls.untrained.saes: {named}: no such folder ({folder})")
     return control_layers(study.controls, study.layers, folder)
-
-
-def wanted_saes(key: str, source: SaeSource, found: list[SaeLocation]) -> list[tuple[str, SaeLocation]]:
-    """The SAEs of a source by hookpoint: those it names, or all."""
-    if source.hookpoints is not None and len(found) == 1 and found[0].hookpoint is None:
-        if len(source.hookpoints) > 1:
-            raise StudyError(
-                f"{key}: {list(source.hookpoints)} are {len(source.hookpoints)} places for the one SAE in {source.path}"
-            )
-        place = found[0].at(source.hookpoints[0])
-        return [(str(place.hookpoint), place)]
-    unnamed = [place.folder.name for place in found if place.hookpoint is None]
-    if source.hookpoints is None and unnamed:
-        raise StudyError(
-            f"{key}: missing; the files of {', '.join(unnamed)} in {source.path} do not say what it reads, so name it here, "
-            f"as in hookpoints: [layers.10]"
-            + ("" if len(found) == 1 else ", with one entry under saes for each such folder")
-        )
-    chosen: list[tuple[str, SaeLocation]] = []
-    for hookpoint in source.hookpoints or dict.fromkeys(str(place.hookpoint) for place in found):
-        places = [place for place in found if place.hookpoint == hookpoint]
-        if not places:
-            there = listed(place.hookpoint for place in found if place.hookpoint is not None)
-            raise StudyError(f"{key}: no SAE for {hookpoint!r} in {source.path}; {there}")
-        if len(places) > 1:
-            folders = ", ".join(str(place.folder) for place in places)
-            raise StudyError(f"{key}: {len(places)} SAEs read {hookpoint}: {folders}; point saes.path at one of them")
-        chosen.append((hookpoint, places[0]))
-    return chosen

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resources.subject_model import pick_device
+from resources.model_loading import pick_device
 from resources.tokenizers import not_usable
 
 REMEMBERED_TEXTS = 200_000

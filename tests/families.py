@@ -1,8 +1,12 @@
-"""Tiny models of every family: settings from which transformers builds them."""
+"""Tiny models of every family: settings from which transformers builds them, and such models on disk."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 HIDDEN = 32
 LAYERS = 3
@@ -46,14 +50,26 @@ SMALL: dict[str, dict[str, Any]] = {
     "gptj": GPT | {"rotary_dim": 4},
     "gpt_neox": SIZES,
     "llama": GROUPED,
-    "mistral": GROUPED,
-    "qwen2": GROUPED | {"head_dim": 8},
+    "mistral": GROUPED | {"sliding_window": 4},
+    "qwen2": GROUPED,
     "qwen3": GROUPED,
-    "smollm3": GROUPED,
+    "smollm3": GROUPED | {"no_rope_layer_interval": 2},
     "phi3": SIZES | {"num_key_value_heads": 2},
     "phi": SIZES,
     "gemma": GROUPED,
-    "gemma2": GEMMA,
+    "gemma2": GEMMA | {"attn_logit_softcapping": 2.0},
     "gemma3_text": GEMMA,
     "gemma3": {"text_config": GEMMA | {"model_type": "gemma3_text"}, "vision_config": VISION},
 }
+
+
+def make_family(family: str, folder: Path, **changes: Any) -> Path:
+    """A model of random weights, gains of norms and biases included."""
+    config = AutoConfig.for_model(family, **(SMALL[family] | changes))
+    model = AutoModelForCausalLM.from_config(config)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=draw))
+    model.save_pretrained(folder)
+    return folder

@@ -105,6 +105,41 @@ def test_an_engine_that_is_not_there_is_told_before_any_work(
         assert cli.main(["run", str(study.file), "--until", "corpus"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("scorer", "key", "verb"),
+    [
+        ({"surprisal": {"engine": "oracle"}}, "scorers.surprisal.engine", "log_likelihood"),
+        (
+            {"intervention": {"explainer": "local", "scorer": "oracle", "prompt_tokens": 32}},
+            "scorers.intervention.scorer",
+            "log_likelihood",
+        ),
+        ({"simulation": {"engine": "oracle", "mode": "token_by_token"}}, "scorers.simulation.engine", "choose"),
+    ],
+)
+def test_an_engine_that_cannot_do_it_is_refused_before_any_work(
+    world: Path, capsys: pytest.CaptureFixture[str], scorer: dict[str, Any], key: str, verb: str
+) -> None:
+    """By a server that only chats; the study's other engine can do all."""
+    with serving(Manners(echo=False, log_probabilities=False)) as server:
+        served(world, server.url)
+        (settings,) = scorer.values()
+        trials = {"activating": 5, "non_activating": 5} if "intervention" not in scorer else {}
+        engines = {"scorers": dict.fromkeys(scorer, settings | trials)}
+        engines["engines.local"] = {"kind": "transformers", "path": "./model"}
+        study = load_study(changed(world.parent / "served.yaml", engines, "chats.yaml"))
+        assert cli.main(["run", str(study.file)]) == 2
+        captured = capsys.readouterr()
+        assert "made" not in captured.out
+        (line,) = captured.err.splitlines()
+        assert line.startswith(f"error: {key}: oracle cannot {verb}, only ")
+        assert "in this study local can" in line
+        assert cli.main(["doctor", str(study.file)]) == 1
+        assert re.search(rf"engine oracle +not usable: {key}: oracle cannot {verb}", capsys.readouterr().out)
+        # Control: until the method that needs it, all is made.
+        assert cli.main(["run", str(study.file), "--until", "examples"]) == 0
+
+
 def test_a_server_that_nothing_asks_need_not_be_there(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(Manners()) as server:
         study = served(world, server.url)

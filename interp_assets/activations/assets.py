@@ -23,7 +23,6 @@ from interp_assets.study import Study
 from interp_assets.tables import LATENT_STATISTICS, conform
 from resources.content_hash import mixed
 from resources.errors import UnusableInput
-from resources.hookpoints import place_of
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 from resources.sparse_autoencoders.controls import Neurons, NeuronsOf, RandomSae
 from resources.sparse_autoencoders.read import read_sae
@@ -161,8 +160,7 @@ def promoted_columns(job: Job, directions: torch.Tensor) -> dict[str, pl.Series]
     """Promoted and suppressed tokens of each decoder direction, where the SAE writes into the residual stream."""
     study, layer = job.study, job.study.layer(job.layer)
     subject = subject_of(study, layer, job.models)
-    written = layer.writes or layer.hookpoint
-    if directions.shape[1] != subject.model.config.get_text_config().hidden_size or place_of(written).side != "out":
+    if not subject.writes_to_residual_stream(layer.writes or layer.hookpoint, directions.shape[1]):
         return {}
     path = study.local_folder(study.subject_model.path) or study.subject_model.path
     tokenizer = load_tokenizer(path, study.subject_model.revision)

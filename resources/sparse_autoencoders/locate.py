@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from resources.errors import UnusableInput
 from resources.hookpoints import PATH, hookpoint_of
 
 from . import dictionary_learning, gemma_scope, gemma_scope_2, llama_scope, saelens, sparsify
@@ -29,7 +30,6 @@ FORMATS: dict[str, ModuleType] = {
 - `recognises(config)`; `hooks(config, folder, name)`; `declared(config, folder)`: from settings and headers, without torch;
 - `read(config, folder, device)`.
 """
-CONFIGS = tuple(dict.fromkeys(module.CONFIG for module in FORMATS.values() if module.CONFIG))
 
 
 class SaeLocation(NamedTuple):
@@ -77,10 +77,16 @@ class SaeLocation(NamedTuple):
         return self._replace(hookpoint=f"{module}:in", writes=self.writes or module)
 
 
-def locate(root: Path, format: str = "auto", model: Mapping[str, Any] | None = None) -> list[SaeLocation]:
+def locate(
+    root: Path,
+    format: str = "auto",
+    problems: dict[Path, str] | None = None,
+    model: Mapping[str, Any] | None = None,
+) -> list[SaeLocation]:
     """Every SAE in or below a folder, by hookpoint.
 
     Args:
+        problems: where given, takes up by folder what is wrong with an SAE, and the others are found all the same.
         model: settings of the subject model, by which names of hooks are understood.
 
     Raises:
@@ -90,7 +96,15 @@ def locate(root: Path, format: str = "auto", model: Mapping[str, Any] | None = N
     folders = [root] if holds_sae(root) else [folder for folder in sorted(below(root)) if holds_sae(folder)]
     if not folders:
         raise UnknownSae(f"{root}: no SAE here or below; an SAE is {what_makes_one()}")
-    return [recognise(folder, root, format, model) for folder in folders]
+    found = []
+    for folder in folders:
+        try:
+            found.append(recognise(folder, root, format, model))
+        except UnusableInput as error:
+            if problems is None:
+                raise
+            problems[folder] = str(error)
+    return found
 
 
 def what_makes_one() -> str:
@@ -112,12 +126,14 @@ def holds_sae(folder: Path) -> bool:
         return True
     if any((folder / module.WEIGHTS).is_file() for module in FORMATS.values()):
         return True
-    others = [name for name in CONFIGS if name != "cfg.json" and (folder / name).is_file()]
-    return any(
-        module.CONFIG in others and module.recognises(config_of(folder, module))
-        for module in FORMATS.values()
-        if module.CONFIG
-    )
+    return any(known(folder, module) for module in FORMATS.values() if module.CONFIG not in (None, "cfg.json"))
+
+
+def known(folder: Path, module: ModuleType) -> bool:
+    try:
+        return module.recognises(config_of(folder, module))
+    except UnknownSae:
+        return False
 
 
 def recognise(folder: Path, root: Path, format: str, model: Mapping[str, Any] | None = None) -> SaeLocation:
