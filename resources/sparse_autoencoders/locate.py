@@ -132,12 +132,15 @@ def holds_sae(folder: Path) -> bool:
         return True
     if any((folder / module.WEIGHTS).is_file() for module in FORMATS.values()):
         return True
-    others = [name for name in CONFIGS if name != "cfg.json" and (folder / name).is_file()]
-    return any(
-        module.CONFIG in others and module.recognises(config_of(folder, module))
-        for module in FORMATS.values()
-        if module.CONFIG
-    )
+    others = (module for module in FORMATS.values() if module.CONFIG not in (None, "cfg.json"))
+    return any((folder / module.CONFIG).is_file() and known(folder, module) for module in others)
+
+
+def known(folder: Path, module: ModuleType) -> bool:
+    try:
+        return module.recognises(config_of(folder, module))
+    except UnknownSae:
+        return False
 
 
 def recognise(folder: Path, root: Path, format: str, model: Mapping[str, Any] | None = None) -> SaeLocation:
