@@ -143,7 +143,7 @@ class Freshness:
         parts: dict[str, Any] = {"code": asset.code_version, "settings": asset.settings, "files": {}, "inputs": {}}
         if asset.per_layer:
             layer = self.study.layer(str(key))
-            parts["settings"] = asset.settings | {"hookpoint": layer.hookpoint}
+            parts["settings"] = asset.settings | layer.read()
             if reads_sae(asset):
                 parts["settings"] |= control_read(self.study, layer)
             if asset.interprets and layer.latents is not None:

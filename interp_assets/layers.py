@@ -20,8 +20,9 @@ from interp_assets.settings import (
     identity,
     operational,
 )
+from resources.sparse_autoencoders.config import UnknownSae
 from resources.sparse_autoencoders.controls import NeuronsOf, RandomSae
-from resources.sparse_autoencoders.locate import SaeLocation, UnknownSae, locate
+from resources.sparse_autoencoders.locate import SaeLocation, locate
 
 CONTROLS = tuple(Controls.model_fields)
 "What stands behind the @ of a control's key; no SAE may be labelled so."
@@ -54,6 +55,8 @@ class Layer(Settings):
 
     key: str = operational()
     hookpoint: str = identity()
+    writes: str | None = identity(None)
+    "Of a transcoder: the hookpoint that it reconstructs, and to which its latents are added."
     location: SaeLocation | RandomSae | NeuronsOf | MissingSae = operational()
     control: str | None = identity(None)
     "Which control it is; None for an SAE of the study."
@@ -61,6 +64,10 @@ class Layer(Settings):
     "Of a control: at most so many are interpreted."
     untrained: int | None = identity(None)
     "Seed of the subject model's weights where they are not the trained ones."
+
+    def read(self) -> dict[str, Any]:
+        """What decides it beside its SAE's files, as plain values."""
+        return {"hookpoint": self.hookpoint} | ({"writes": self.writes} if self.writes else {})
 
     def control_read(self) -> dict[str, Any]:
         """What decides a control beside files, as plain values; nothing for an SAE of the study."""
@@ -102,6 +109,7 @@ def control_layers(controls: Controls, layers: Sequence[Layer], folder: Path | N
                 made = Layer(
                     key=key,
                     hookpoint=layer.hookpoint,
+                    writes=layer.writes,
                     location=location,
                     control=name,
                     latents=control.latents,

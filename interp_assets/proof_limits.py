@@ -17,15 +17,16 @@ def beyond_limits(proof: dict[str, Any], limits: ProofOfLoad) -> str | None:
         proof: what `activations.proof_of_load` measured.
     """
     hookpoint, fvu, mean_l0, published_l0 = (proof[name] for name in ("hookpoint", "fvu", "mean_l0", "published_l0"))
+    place = f"{hookpoint}, of {proof['writes']}," if proof.get("writes") else hookpoint
+    cause = proof.get("likely_cause")
     if not fvu <= limits.max_fvu:
-        return (
-            f"at {hookpoint} the SAE leaves {fvu:.3g} of the variance unexplained (allowed: {limits.max_fvu:g}); "
-            "wrong hookpoint, wrong subject model, or weights read in a wrong way"
+        return f"at {place} the SAE leaves {fvu:.3g} of the variance unexplained (allowed: {limits.max_fvu:g}); " + (
+            cause or "wrong hookpoint, wrong subject model, or weights read in a wrong way"
         )
     if published_l0 and not published_l0 / limits.l0_factor <= mean_l0 <= published_l0 * limits.l0_factor:
         return (
-            f"at {hookpoint} {mean_l0:.1f} latents fire per token, published are {published_l0:g} "
-            f"(allowed: within a factor of {limits.l0_factor:g})"
+            f"at {place} {mean_l0:.1f} latents fire per token, published are {published_l0:g} "
+            f"(allowed: within a factor of {limits.l0_factor:g})" + (f"; {cause}" if cause else "")
         )
     return explained_better_elsewhere(proof)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from interp_assets.from_hub import sae_folder
 from interp_assets.layers import Layer, MissingSae
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.settings import SaeSource
-from resources.sparse_autoencoders.locate import SaeLocation, UnknownSae, locate, looks_like_module
+from resources.errors import NotNow, UnusableInput
+from resources.hookpoints import hookpoint_of
+from resources.hub import cached, fetch, repository_of
+from resources.sparse_autoencoders.config import read_config
+from resources.sparse_autoencoders.locate import SaeLocation, locate, looks_like_module
 
 if TYPE_CHECKING:
     from interp_assets.study import Study
@@ -17,37 +24,67 @@ Found = list[tuple[str, SaeLocation | MissingSae]]
 "SAEs by hookpoint."
 
 
-def find_layers(study: Study) -> tuple[Layer, ...]:
+def find_layers(study: Study, get: bool = False) -> tuple[Layer, ...]:
     """
+    Args:
+        get: fetch from the hub what is not here.
+
     Raises:
         StudyError: it cannot be told which layers there are, or none of them has an SAE.
     """
     layers: list[Layer] = []
+    model = settings_of_model(study, get)
     for i, source in enumerate(study.saes):
-        for hookpoint, place in saes_of(f"saes[{i}]", source, study.path(source.path)):
+        for hookpoint, place in saes_of(f"saes[{i}]", study, source, model, get):
             key = f"{hookpoint}@{source.label}" if source.label else hookpoint
-            layers.append(Layer(key=key, hookpoint=hookpoint, location=place))
+            writes = place.writes if isinstance(place, SaeLocation) else None
+            layers.append(Layer(key=key, hookpoint=hookpoint, writes=writes, location=place))
     missing = [layer.location for layer in layers if isinstance(layer.location, MissingSae)]
     if missing and len(missing) == len(layers):
         raise StudyError(missing[0].problem)
     return tuple(layers)
 
 
-def saes_of(key: str, source: SaeSource, folder: Path) -> Found:
+def settings_of_model(study: Study, get: bool = False) -> dict[str, Any] | None:
+    """The settings of the subject model, where they are here: by them names of hooks are understood.
+
+    What is wrong with them is said where the model is loaded.
+
+    Args:
+        get: fetch them from the hub where they are not here.
+    """
+    path, revision = study.subject_model.path, study.subject_model.revision
+    folder: Path | None = study.path(path)
+    if study.local_folder(path) is None and repository_of(path) is not None:
+        here = cached(path, revision)
+        if here is None and get:
+            with suppress(NotNow):
+                here = fetch(path, revision, ["config.json"])
+        folder = here.folder if here else None
+    if folder is not None:
+        with suppress(UnusableInput, OSError):
+            return read_config(folder / "config.json")
+    return None
+
+
+def saes_of(key: str, study: Study, source: SaeSource, model: Mapping[str, Any] | None, get: bool) -> Found:
     """The SAEs of a source: those it names, or all."""
+    try:
+        named = source.hookpoints and tuple(hookpoint_of(each, model) for each in source.hookpoints)
+    except UnusableInput as error:
+        raise StudyError(f"{key}.hookpoints: {error}") from None
     problems: dict[Path, str] = {}
     try:
-        if not folder.exists():
-            raise UnknownSae(f"{source.path}: no such folder ({folder})")
-        found = locate(folder, source.format, problems)
-    except UnknownSae as error:
+        folder = sae_folder(study, source.path, source.revision, named or (), get)
+        found = locate(folder, source.format, model, problems)
+    except (UnusableInput, NotNow) as error:
         problem = f"{key}.path: {error}"
-        if source.hookpoints is None:
+        if named is None:
             raise StudyError(problem) from None
-        return [(hookpoint, MissingSae(problem)) for hookpoint in source.hookpoints]
+        return [(hookpoint, MissingSae(problem)) for hookpoint in named]
     missing = {place.name: MissingSae(f"{key}.path: {problem}") for place, problem in problems.items()}
-    if source.hookpoints is not None:
-        return wanted_saes(f"{key}.hookpoints", source, source.hookpoints, found, missing)
+    if named is not None:
+        return wanted_saes(f"{key}.hookpoints", source, named, found, missing)
     if nameless := [each for name, each in missing.items() if not looks_like_module(name)]:
         raise StudyError(nameless[0].problem)
     return [*all_saes(f"{key}.hookpoints", source, found), *missing.items()]
@@ -74,7 +111,10 @@ def wanted_saes(
     if len(found) + len(missing) == 1 and (not found or found[0].hookpoint is None) and source.hookpoints is not None:
         if len(hookpoints) > 1:
             raise StudyError(f"{key}: {list(hookpoints)} are {len(hookpoints)} places for the one SAE in {source.path}")
-        return [(hookpoints[0], found[0] if found else next(iter(missing.values())))]
+        if not found:
+            return [(hookpoints[0], next(iter(missing.values())))]
+        place = found[0].at(hookpoints[0])
+        return [(str(place.hookpoint), place)]
     chosen: Found = []
     for hookpoint in hookpoints:
         places = [place for place in found if place.hookpoint == hookpoint]

@@ -16,7 +16,7 @@ from interp_assets.forecast import Forecast
 from interp_assets.freshness import Freshness
 from interp_assets.plan import plan
 from interp_assets.study import PROJECT, Study, load_study
-from resources.errors import NotNow, UnusableInput
+from resources.errors import NotNow
 from resources.loaded_models import LoadedModels
 from tests.bench_server import Manners, free_port, serving
 from tests.changed_study import changed
@@ -143,9 +143,28 @@ def test_a_server_that_cannot_do_what_a_method_needs_is_told_before_any_work(
     if verb is None:
         require_engines(look.states(), look)
         return
-    setting = "scorers.intervention.scorer" if method == "intervention" else f"scorers.{method}.engine"
-    with pytest.raises(UnusableInput, match=rf"^{setting}: oracle cannot {verb}, only generate; no other engine of"):
+    with pytest.raises(NotNow) as refused:
         require_engines(look.states(), look)
+    setting = "scorers.intervention.scorer" if method == "intervention" else f"scorers.{method}"
+    assert str(refused.value) == (
+        f"{setting} needs an engine that can {verb}; oracle (oracle) can: generate; engines in this process can"
+    )
+
+
+def test_an_engine_of_the_study_that_could_is_named(
+    world: Path, without_probabilities: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = served(world, without_probabilities)
+    local = changed(study.file, {"engines.local": {"kind": "transformers", "path": "./model"}}, "local.yaml")
+    assert cli.main(["run", str(local)]) == 2
+    told = capsys.readouterr()
+    assert told.err == (
+        "error: scorers.detection needs an engine that can choose; oracle (oracle) can: generate; "
+        "of this study's engines local can\n"
+    )
+    assert "made" not in told.out
+    assert cli.main(["doctor", str(local)]) == 1
+    assert "engine oracle          not usable: scorers.detection needs" in capsys.readouterr().out
 
 
 def test_trouble_at_the_start_is_waited_out(world: Path) -> None:
@@ -182,41 +201,6 @@ def test_what_a_server_refuses_is_told_and_asked_again_by_retry_alone(
         assert cli.main(["retry", str(elsewhere.file)]) == 0
         assert "failed:" not in capsys.readouterr().out.split("asked for again")[1]
         assert sum("Excerpt 1" in prompt for prompt in other.told().prompts) == int(failed[0])
-
-
-@pytest.mark.parametrize(
-    ("scorer", "key", "verb"),
-    [
-        ({"surprisal": {"engine": "oracle"}}, "scorers.surprisal.engine", "log_likelihood"),
-        (
-            {"intervention": {"explainer": "local", "scorer": "oracle", "prompt_tokens": 32}},
-            "scorers.intervention.scorer",
-            "log_likelihood",
-        ),
-        ({"simulation": {"engine": "oracle", "mode": "token_by_token"}}, "scorers.simulation.engine", "choose"),
-    ],
-)
-def test_an_engine_that_cannot_do_it_is_refused_before_any_work(
-    world: Path, capsys: pytest.CaptureFixture[str], scorer: dict[str, Any], key: str, verb: str
-) -> None:
-    """By a server that only chats; the study's other engine can do all."""
-    with serving(Manners(echo=False, log_probabilities=False)) as server:
-        served(world, server.url)
-        (settings,) = scorer.values()
-        trials = {"activating": 5, "non_activating": 5} if "intervention" not in scorer else {}
-        engines = {"scorers": dict.fromkeys(scorer, settings | trials)}
-        engines["engines.local"] = {"kind": "transformers", "path": "./model"}
-        study = load_study(changed(world.parent / "served.yaml", engines, "chats.yaml"))
-        assert cli.main(["run", str(study.file)]) == 2
-        captured = capsys.readouterr()
-        assert "made" not in captured.out
-        (line,) = captured.err.splitlines()
-        assert line.startswith(f"error: {key}: oracle cannot {verb}, only ")
-        assert "in this study local can" in line
-        assert cli.main(["doctor", str(study.file)]) == 1
-        assert re.search(rf"engine oracle +not usable: {key}: oracle cannot {verb}", capsys.readouterr().out)
-        # Control: until the method that needs it, all is made.
-        assert cli.main(["run", str(study.file), "--until", "examples"]) == 0
 
 
 def test_a_server_that_nothing_asks_need_not_be_there(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,13 @@ class SaeSource(Settings):
     """A folder of sparse autoencoders, or a single one."""
 
     path: str = operational()
-    format: Literal["auto", "sparsify", "saelens"] = operational("auto")
+    "A folder, or a name on the Hugging Face hub: owner/name, or owner/name/folder/in/it."
+    revision: str | None = operational(None)
+    "For a hub name: the commit, tag or branch."
+    format: Literal[
+        "auto", "sparsify", "saelens", "gemma_scope", "gemma_scope_2", "llama_scope", "dictionary_learning"
+    ] = operational("auto")
+    "Found by content where it is left at auto."
     hookpoints: tuple[str, ...] | None = identity(None, min_length=1)
     "Module paths under the base model, such as layers.10 or layers.3.mlp; all that the folder holds when left out."
     label: str | None = identity(
