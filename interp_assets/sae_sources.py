@@ -12,6 +12,7 @@ from interp_assets.layers import Layer, MissingSae
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.settings import SaeSource
 from resources.errors import NotNow, UnusableInput
+from resources.hookpoints import hookpoint_of
 from resources.hub import cached, fetch, repository_of
 from resources.sparse_autoencoders.config import read_config
 from resources.sparse_autoencoders.locate import SaeLocation, locate, looks_like_module
@@ -67,19 +68,27 @@ def settings_of_model(study: Study, get: bool = False) -> dict[str, Any] | None:
 
 
 def saes_of(key: str, study: Study, source: SaeSource, model: Mapping[str, Any] | None, get: bool) -> Found:
-    """The SAEs of a source: those it names, or all."""
+    """The SAEs of a source: those it names, or all.
+
+    Args:
+        model: settings of the subject model.
+    """
+    try:
+        named = source.hookpoints and tuple(hookpoint_of(each, model) for each in source.hookpoints)
+    except UnusableInput as error:
+        raise StudyError(f"{key}.hookpoints: {error}") from None
     problems: dict[Path, str] = {}
     try:
         folder = sae_folder(study, source.path, source.revision, source.hookpoints or (), get)
-        found = locate(folder, source.format, model, problems)
+        found = locate(folder, source.format, problems, model)
     except (UnusableInput, NotNow) as error:
         problem = f"{key}.path: {error}"
-        if source.hookpoints is None:
+        if named is None:
             raise StudyError(problem) from None
-        return [(hookpoint, MissingSae(problem)) for hookpoint in source.hookpoints]
+        return [(hookpoint, MissingSae(problem)) for hookpoint in named]
     missing = {place.name: MissingSae(f"{key}.path: {problem}") for place, problem in problems.items()}
-    if source.hookpoints is not None:
-        return wanted_saes(f"{key}.hookpoints", source, source.hookpoints, found, missing)
+    if named is not None:
+        return wanted_saes(f"{key}.hookpoints", source, named, found, missing)
     if nameless := [each for name, each in missing.items() if not looks_like_module(name)]:
         raise StudyError(nameless[0].problem)
     return [*all_saes(f"{key}.hookpoints", source, found), *missing.items()]

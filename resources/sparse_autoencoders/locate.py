@@ -30,12 +30,12 @@ FORMATS: dict[str, ModuleType] = {
 - `recognises(config)`; `hooks(config, folder, name)`; `declared(config, folder)`: from settings and headers, without torch;
 - `read(config, folder, device)`.
 """
-CONFIGS = tuple(dict.fromkeys(module.CONFIG for module in FORMATS.values() if module.CONFIG))
 
 
 def file_names() -> tuple[str, ...]:
     """What files of SAEs are called, in all formats."""
-    return (*CONFIGS, *dict.fromkeys(module.WEIGHTS for module in FORMATS.values()))
+    names = [name for module in FORMATS.values() for name in (module.CONFIG, module.WEIGHTS) if name]
+    return tuple(dict.fromkeys(names))
 
 
 class SaeLocation(NamedTuple):
@@ -86,14 +86,14 @@ class SaeLocation(NamedTuple):
 def locate(
     root: Path,
     format: str = "auto",
-    model: Mapping[str, Any] | None = None,
     problems: dict[Path, str] | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> list[SaeLocation]:
     """Every SAE in or below a folder, by hookpoint.
 
     Args:
-        model: settings of the subject model, by which names of hooks are understood.
         problems: where given, takes up by folder what is wrong with an SAE, and the others are found all the same.
+        model: settings of the subject model, by which names of hooks are understood.
 
     Raises:
         UnknownSae: there is none, or one that no format recognises.
@@ -132,12 +132,14 @@ def holds_sae(folder: Path) -> bool:
         return True
     if any((folder / module.WEIGHTS).is_file() for module in FORMATS.values()):
         return True
-    others = [name for name in CONFIGS if name != "cfg.json" and (folder / name).is_file()]
-    return any(
-        module.CONFIG in others and module.recognises(config_of(folder, module))
-        for module in FORMATS.values()
-        if module.CONFIG
-    )
+    return any(known(folder, module) for module in FORMATS.values() if module.CONFIG not in (None, "cfg.json"))
+
+
+def known(folder: Path, module: ModuleType) -> bool:
+    try:
+        return module.recognises(config_of(folder, module))
+    except UnknownSae:
+        return False
 
 
 def recognise(folder: Path, root: Path, format: str, model: Mapping[str, Any] | None = None) -> SaeLocation:
