@@ -74,12 +74,12 @@ def saes_of(key: str, study: Study, source: SaeSource, model: Mapping[str, Any] 
         found = locate(folder, source.format, model, problems)
     except (UnusableInput, NotNow) as error:
         problem = f"{key}.path: {error}"
-        if source.hookpoints is None:
+        if named is None:
             raise StudyError(problem) from None
-        return [(hookpoint, MissingSae(problem)) for hookpoint in source.hookpoints]
+        return [(hookpoint, MissingSae(problem)) for hookpoint in named]
     missing = {place.name: MissingSae(f"{key}.path: {problem}") for place, problem in problems.items()}
-    if source.hookpoints is not None:
-        return wanted_saes(f"{key}.hookpoints", source, source.hookpoints, found, missing)
+    if named is not None:
+        return wanted_saes(f"{key}.hookpoints", source, named, found, missing)
     if nameless := [each for name, each in missing.items() if not looks_like_module(name)]:
         raise StudyError(nameless[0].problem)
     return [*all_saes(f"{key}.hookpoints", source, found), *missing.items()]

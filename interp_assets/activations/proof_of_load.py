@@ -76,6 +76,7 @@ def prove(
     """
     proof: dict[str, Any] = {"hookpoint": hookpoint, "tokens": len(x)} | ({"writes": writes} if writes else {})
     target = x if target is None else target
+    dtype = str(x.dtype).removeprefix("torch.")
     for place, values, width, does in (
         (hookpoint, x, sae.d_in, "reads"),
         (writes or hookpoint, target, sae.d_out, "writes"),
@@ -89,6 +90,7 @@ def prove(
             raise ProofFailed(f"{place} holds values that are NaN or infinite{why}", proof)
     proof |= {"dtype": str(x.dtype).removeprefix("torch."), "largest_activation": float(x.float().abs().max())}
     x, target = x.float(), target.float()
+    proof |= {"dtype": dtype, "largest_activation": float(x.abs().max())}
     usual = typical(x) & typical(target)
     fvu = unexplained(sae, x[usual], target[usual])
     top = sae.encode(x)

@@ -30,7 +30,6 @@ FORMATS: dict[str, ModuleType] = {
 - `recognises(config)`; `hooks(config, folder, name)`; `declared(config, folder)`: from settings and headers, without torch;
 - `read(config, folder, device)`.
 """
-CONFIGS = tuple(dict.fromkeys(module.CONFIG for module in FORMATS.values() if module.CONFIG))
 
 
 def file_names() -> tuple[str, ...]:
@@ -132,12 +131,14 @@ def holds_sae(folder: Path) -> bool:
         return True
     if any((folder / module.WEIGHTS).is_file() for module in FORMATS.values()):
         return True
-    others = [name for name in CONFIGS if name != "cfg.json" and (folder / name).is_file()]
-    return any(
-        module.CONFIG in others and module.recognises(config_of(folder, module))
-        for module in FORMATS.values()
-        if module.CONFIG
-    )
+    return any(known(folder, module) for module in FORMATS.values() if module.CONFIG not in (None, "cfg.json"))
+
+
+def known(folder: Path, module: ModuleType) -> bool:
+    try:
+        return module.recognises(config_of(folder, module))
+    except UnknownSae:
+        return False
 
 
 def recognise(folder: Path, root: Path, format: str, model: Mapping[str, Any] | None = None) -> SaeLocation:
