@@ -88,8 +88,8 @@ def saes_of(key: str, study: Study, source: SaeSource, model: Mapping[str, Any] 
         raise StudyError(f"{key}.hookpoints: {error}") from None
     problems: dict[Path, str] = {}
     try:
-        folder = sae_folder(study, source.path, source.revision, source.hookpoints or (), get)
-        found = locate(folder, source.format, problems, model)
+        folder = sae_folder(study, source.path, source.revision, named or (), get)
+        found = locate(folder, source.format, model, problems)
     except (UnusableInput, NotNow) as error:
         problem = f"{key}.path: {error}"
         if named is None:
