@@ -104,12 +104,6 @@ CASES = {
         f"as TopK with k = {K}",
         float(K),
     ),
-    "ReLU as TopK": Case(
-        replace(RIGHT, activation="relu", k=None),
-        FIRING @ DIRECTIONS,
-        lambda sae: replace(sae, activation="topk", k=1),
-        "as ReLU",
-    ),
     "rescale forgotten": Case(
         RESCALED,
         FIRING @ DIRECTIONS + 0.4 * NOISE,

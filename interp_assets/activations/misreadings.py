@@ -67,7 +67,10 @@ def as_topk(sae: SparseAutoencoder, published_l0: float | None) -> dict[str, Rec
 
 
 def other_readings(sae: SparseAutoencoder, published_l0: float | None) -> dict[str, Reconstruct]:
-    """Other readings by what they would be, in words that go on "it would leave 0.1 ..."; no weights are copied."""
+    """Other readings by what they would be, in words that go on "it would leave 0.1 ..."; no weights are copied.
+
+    None lets more latents fire: more of them explain more, whatever is right.
+    """
     found: dict[str, Reconstruct] = {}
     if sae.d_in == sae.d_out:
         rule = "is not subtracted from" if sae.subtract_b_dec else "is subtracted from"
@@ -77,8 +80,6 @@ def other_readings(sae: SparseAutoencoder, published_l0: float | None) -> dict[s
     if sae.W_skip is not None and sae.d_in == sae.d_out:
         found["with the skip connection transposed"] = replace(sae, W_skip=sae.W_skip.T).reconstruct
     found |= as_topk(sae, published_l0)
-    if sae.activation in ("topk", "groupmax"):
-        found["as ReLU"] = replace(sae, activation="relu", k=None).reconstruct
     if sae.threshold is not None:
         above = torch.nextafter(sae.threshold, torch.full_like(sae.threshold, torch.inf))
         found["where latents fire only above their threshold, not at it"] = replace(sae, threshold=above).reconstruct
