@@ -104,7 +104,7 @@ def automation_allowed(study: Study) -> str | None:
     if study.budget is None:
         return f"engine {priced[0]} has a price: the automation needs a budget in {study.file}"
     if Freshness(study, ReadFiles).store.pointer(study.name, "score_report", None) is None:
-        return f"engine {priced[0]} has a price: the automation begins after one completed interp run {study.name}"
+        return f"engine {priced[0]} has a price: the automation begins after one completed interp run {study.called}"
     return None
 
 

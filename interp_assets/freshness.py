@@ -8,7 +8,6 @@ Imports neither torch nor Dagster: `interp plan` answers at once.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from interp_assets.asset import Asset
 from interp_assets.budget import Purse
+from interp_assets.differences import differences
 from interp_assets.graph import assets_of
 from interp_assets.layers import MissingSae
 from interp_assets.models_read import control_read, engine_model_files, engine_read, sae_files, tokenizer_files
@@ -285,30 +285,3 @@ class Freshness:
 
 def reads_sae(asset: Asset) -> bool:
     return asset.name == "sae_weights" or any(read.asset == "sae_weights" for read in asset.reads)
-
-
-def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What changed between the parts of two fingerprints, one short sentence each."""
-    found = []
-    if before["code"] != after["code"]:
-        found.append(f"code version {before['code']} -> {after['code']}")
-    for key, old, new in changed_leaves(before["settings"], after["settings"]):
-        found.append(f"{key}: {old!r} -> {new!r}" if len(f"{old!r}{new!r}") <= 80 else f"{key} changed")
-    found += [f"{name} file changed" for name, _, _ in changed_leaves(before["files"], after["files"])]
-    for name, old, new in changed_leaves(before["inputs"], after["inputs"]):
-        found.append(f"{name} {'is new' if old is None else 'is no longer read' if new is None else 'changed'}")
-    found += [
-        f"{name}: {old or 'fine'} -> {new or 'fine'}"
-        for name, old, new in changed_leaves(before.get("states", {}), after.get("states", {}))
-    ]
-    return found or ["changed"]
-
-
-def changed_leaves(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    before, after = json.loads(json.dumps(before)), json.loads(json.dumps(after))
-    if isinstance(before, dict) and isinstance(after, dict):
-        found = []
-        for name in sorted(set(before) | set(after)):
-            found += changed_leaves(before.get(name), after.get(name), f"{key}.{name}" if key else name)
-        return found
-    return [] if before == after else [(key, before, after)]

@@ -14,9 +14,11 @@ from interp_assets.explanations.wording import system_message
 from interp_assets.models_read import (
     engine_files,
     engines_read,
+    hub_model,
     hub_name,
     model_files,
     subject_files,
+    subject_read,
     tokenizer_files,
     tokenizer_read,
 )
@@ -61,7 +63,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
             "proof of load, which stops a layer whose SAE does not fit the place it reads.",
             reads=(Read("sae_weights", "files", ("sha256",)), Read("corpus", "corpus", ("tokens",))),
             settings={
-                "subject_model": study.subject_model.identity() | hub_name(study, study.subject_model.path),
+                "subject_model": subject_read(study),
                 "proof_of_load": study.proof_of_load.identity(),
                 "bos": study.corpus.bos,
             },
@@ -82,7 +84,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 Read("corpus", "corpus", ("tokens",)),
             ),
             settings={
-                "subject_model": study.subject_model.identity() | hub_name(study, study.subject_model.path),
+                "subject_model": subject_read(study),
                 "bos": study.corpus.bos,
             },
             files={"subject_model": subject},
@@ -208,7 +210,7 @@ def embedder_read(study: Study, settings: SimilarText | None) -> dict[str, Any]:
     """How texts become vectors, but for the embedder's files."""
     if settings is None:
         return {}
-    return {"embedder": hub_name(study, settings.model), "tokenizer": tokenizer_read(study), "bos": study.corpus.bos}
+    return {"embedder": hub_model(study, settings.model), "tokenizer": tokenizer_read(study), "bos": study.corpus.bos}
 
 
 def embedder_files(study: Study, settings: SimilarText | None) -> dict[str, list[Path]]:

@@ -14,7 +14,8 @@ from typing import Any
 import polars as pl
 
 from interp_assets.asset import Asset
-from interp_assets.freshness import Fingerprint, Freshness, InputMissing, differences, partition_label
+from interp_assets.differences import differences
+from interp_assets.freshness import Fingerprint, Freshness, InputMissing, partition_label
 from interp_assets.partitions import layers_touched, partitions_of
 from interp_assets.provenance import Spent, provenance
 from interp_assets.setting_errors import StudyError, listed

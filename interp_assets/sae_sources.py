@@ -7,12 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interp_assets.from_hub import sae_folder
 from interp_assets.layers import Layer, MissingSae
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.settings import SaeSource
-from resources.errors import UnusableInput
+from resources.errors import NotNow, UnusableInput
 from resources.hookpoints import hookpoint_of
-from resources.sparse_autoencoders.config import UnknownSae, read_config
+from resources.hub import cached, fetch, repository_of
+from resources.sparse_autoencoders.config import read_config
 from resources.sparse_autoencoders.locate import SaeLocation, locate, looks_like_module
 
 if TYPE_CHECKING:
@@ -22,15 +24,18 @@ Found = list[tuple[str, SaeLocation | MissingSae]]
 "SAEs by hookpoint."
 
 
-def find_layers(study: Study) -> tuple[Layer, ...]:
+def find_layers(study: Study, get: bool = False) -> tuple[Layer, ...]:
     """
+    Args:
+        get: fetch from the hub what is not here.
+
     Raises:
         StudyError: it cannot be told which layers there are, or none of them has an SAE.
     """
     layers: list[Layer] = []
-    model = model_settings(study)
+    model = settings_of_model(study, get)
     for i, source in enumerate(study.saes):
-        for hookpoint, place in saes_of(f"saes[{i}]", source, study.path(source.path), model):
+        for hookpoint, place in saes_of(f"saes[{i}]", study, source, model, get):
             key = f"{hookpoint}@{source.label}" if source.label else hookpoint
             writes = place.writes if isinstance(place, SaeLocation) else None
             layers.append(Layer(key=key, hookpoint=hookpoint, writes=writes, location=place))
@@ -40,33 +45,39 @@ def find_layers(study: Study) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def model_settings(study: Study) -> dict[str, Any] | None:
-    """The settings of the subject model where it lies in a folder: by them names of hooks are understood.
+def settings_of_model(study: Study, get: bool = False) -> dict[str, Any] | None:
+    """The settings of the subject model, where they are here: by them names of hooks are understood.
 
     What is wrong with them is said where the model is loaded.
+
+    Args:
+        get: fetch them from the hub where they are not here.
     """
-    file = study.path(study.subject_model.path) / "config.json"
-    with suppress(UnusableInput, OSError):
-        return read_config(file)
+    path, revision = study.subject_model.path, study.subject_model.revision
+    folder: Path | None = study.path(path)
+    if study.local_folder(path) is None and repository_of(path) is not None:
+        here = cached(path, revision)
+        if here is None and get:
+            with suppress(NotNow):
+                here = fetch(path, revision, ["config.json"])
+        folder = here.folder if here else None
+    if folder is not None:
+        with suppress(UnusableInput, OSError):
+            return read_config(folder / "config.json")
     return None
 
 
-def saes_of(key: str, source: SaeSource, folder: Path, model: Mapping[str, Any] | None) -> Found:
-    """The SAEs of a source: those it names, or all.
-
-    Args:
-        model: settings of the subject model.
-    """
+def saes_of(key: str, study: Study, source: SaeSource, model: Mapping[str, Any] | None, get: bool) -> Found:
+    """The SAEs of a source: those it names, or all."""
     try:
         named = source.hookpoints and tuple(hookpoint_of(each, model) for each in source.hookpoints)
     except UnusableInput as error:
         raise StudyError(f"{key}.hookpoints: {error}") from None
     problems: dict[Path, str] = {}
     try:
-        if not folder.exists():
-            raise UnknownSae(f"{source.path}: no such folder ({folder})")
-        found = locate(folder, source.format, problems, model)
-    except UnknownSae as error:
+        folder = sae_folder(study, source.path, source.revision, named or (), get)
+        found = locate(folder, source.format, model, problems)
+    except (UnusableInput, NotNow) as error:
         problem = f"{key}.path: {error}"
         if named is None:
             raise StudyError(problem) from None

@@ -37,6 +37,7 @@ from interp_assets.settings import (
     operational,
 )
 from interp_assets.study_checks import check_layers, check_settings
+from resources.hub import cached
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -70,6 +71,11 @@ class Study(Settings):
     root: Path = operational(exclude=True)
     layers: tuple[Layer, ...] = operational((), exclude=True)
 
+    @property
+    def called(self) -> str:
+        """What a command calls it: by its file's name in the studies folder, by its file elsewhere."""
+        return self.file.stem if self.file.parent == studies_folder() else str(self.file)
+
     def path(self, path: str) -> Path:
         """A path of the study file as an absolute one."""
         return (self.root / Path(path).expanduser()).resolve()
@@ -77,6 +83,15 @@ class Study(Settings):
     def local_folder(self, path: str) -> Path | None:
         """The folder that a model's `path` names, or None where it is a hub name."""
         return folder if (folder := self.path(path)).is_dir() else None
+
+    def revision_of(self, path: str, revision: str | None = None) -> str | None:
+        """The commit at which a hub name was fetched to this machine; what the study says where it is not here."""
+        here = None if self.local_folder(path) is not None or path.count("/") != 1 else cached(path, revision)
+        return revision if here is None else here.commit
+
+    def model_at(self, path: str, revision: str | None = None) -> tuple[Path | str, str | None]:
+        """Where a model is read: its folder, or its name on the hub and the commit that it was fetched at."""
+        return self.local_folder(path) or path, self.revision_of(path, revision)
 
     def layer(self, key: str) -> Layer:
         for layer in self.layers:
@@ -102,10 +117,13 @@ class Study(Settings):
         return scorer.explainers if scorer.explainers is not None else tuple(self.explainers)
 
 
-def load_study(file: str | Path) -> Study:
+def load_study(file: str | Path, get: bool = False) -> Study:
     """Read and check a study file.
 
     Relative paths in it start at the folder above a `studies` folder, or at the file's own folder elsewhere.
+
+    Args:
+        get: fetch SAEs from the hub that are not here.
 
     Raises:
         StudyError: with one line that names the file, the key, the value and what is allowed.
@@ -125,7 +143,7 @@ def load_study(file: str | Path) -> Study:
     try:
         study = Study.model_validate({"name": name, **content, "file": file, "root": root})
         check_settings(study)
-        study = study.model_copy(update={"layers": find_layers(study)})
+        study = study.model_copy(update={"layers": find_layers(study, get)})
         study = study.model_copy(update={"layers": (*study.layers, *find_controls(study))})
         check_layers(study)
         return study

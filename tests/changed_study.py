@@ -17,6 +17,7 @@ OPERATIONAL: dict[str, Any] = {
     "subject_model.batch_tokens": 64,
     "saes.0.path": "moved/saes",
     "saes.0.format": "sparsify",
+    "saes.0.revision": "main",
     "corpus.path": "moved/corpus.parquet",
     "engines.oracle.path": "moved/model",
     "engines.oracle.device": "auto",

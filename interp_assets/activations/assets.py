@@ -162,8 +162,7 @@ def promoted_columns(job: Job, directions: torch.Tensor) -> dict[str, pl.Series]
     subject = subject_of(study, layer, job.models)
     if not subject.writes_to_residual_stream(layer.writes or layer.hookpoint, directions.shape[1]):
         return {}
-    path = study.local_folder(study.subject_model.path) or study.subject_model.path
-    tokenizer = load_tokenizer(path, study.subject_model.revision)
+    tokenizer = load_tokenizer(*study.model_at(study.subject_model.path, study.subject_model.revision))
     names = tokenizer.batch_decode([[i] for i in range(subject.model.get_output_embeddings().weight.shape[0])])
     text = np.array(names, dtype=object)
     found = subject.promoted_tokens(directions)

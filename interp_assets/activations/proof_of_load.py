@@ -54,7 +54,6 @@ def prove(
     """
     proof: dict[str, Any] = {"hookpoint": hookpoint, "tokens": len(x)} | ({"writes": writes} if writes else {})
     target = x if target is None else target
-    dtype = str(x.dtype).removeprefix("torch.")
     for place, values, width, does in (
         (hookpoint, x, sae.d_in, "reads"),
         (writes or hookpoint, target, sae.d_out, "writes"),
@@ -63,10 +62,11 @@ def prove(
             raise ProofFailed(f"{place} holds {values.shape[1]} dimensions, the SAE {does} {width}", proof)
         if not torch.isfinite(values).all():
             # Massive activations of some models leave the range of float16, which no later float32 brings back.
-            why = "; float16 ends at 65,504: set subject_model.dtype: bfloat16" if dtype == "float16" else ""
+            half = values.dtype == torch.float16
+            why = "; float16 ends at 65,504: set subject_model.dtype: bfloat16" if half else ""
             raise ProofFailed(f"{place} holds values that are NaN or infinite{why}", proof)
+    proof |= {"dtype": str(x.dtype).removeprefix("torch."), "largest_activation": float(x.float().abs().max())}
     x, target = x.float(), target.float()
-    proof |= {"dtype": dtype, "largest_activation": float(x.abs().max())}
     usual = typical(x) & typical(target)
     fvu = unexplained(sae, x[usual], target[usual])
     top = sae.encode(x)
@@ -83,9 +83,10 @@ def prove(
         "published_l0": published_l0,
         "silent_share": round(1 - float(alive.float().mean()), 6),
     }
-    if beyond_limits(proof, limits):
-        proof["likely_cause"] = likely_cause(sae, x, target, proof, tokens_per_context)
-        raise ProofFailed(str(beyond_limits(proof, limits)), proof)
+    if beyond_limits(proof, limits) and (cause := likely_cause(sae, x, target, proof, tokens_per_context)):
+        proof["likely_cause"] = cause
+    if problem := beyond_limits(proof, limits):
+        raise ProofFailed(problem, proof)
     return proof
 
 

@@ -33,6 +33,9 @@ class SaeSource(Settings):
     """A folder of sparse autoencoders, or a single one."""
 
     path: str = operational()
+    "A folder, or a name on the Hugging Face hub: owner/name, or owner/name/folder/in/it."
+    revision: str | None = operational(None)
+    "For a hub name: the commit, tag or branch."
     format: Literal[
         "auto", "sparsify", "saelens", "gemma_scope", "gemma_scope_2", "llama_scope", "dictionary_learning"
     ] = operational("auto")

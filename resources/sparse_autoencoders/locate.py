@@ -30,6 +30,12 @@ FORMATS: dict[str, ModuleType] = {
 - `recognises(config)`; `hooks(config, folder, name)`; `declared(config, folder)`: from settings and headers, without torch;
 - `read(config, folder, device)`.
 """
+CONFIGS = tuple(dict.fromkeys(module.CONFIG for module in FORMATS.values() if module.CONFIG))
+
+
+def file_names() -> tuple[str, ...]:
+    """What files of SAEs are called, in all formats."""
+    return (*CONFIGS, *dict.fromkeys(module.WEIGHTS for module in FORMATS.values()))
 
 
 class SaeLocation(NamedTuple):
@@ -80,14 +86,14 @@ class SaeLocation(NamedTuple):
 def locate(
     root: Path,
     format: str = "auto",
-    problems: dict[Path, str] | None = None,
     model: Mapping[str, Any] | None = None,
+    problems: dict[Path, str] | None = None,
 ) -> list[SaeLocation]:
     """Every SAE in or below a folder, by hookpoint.
 
     Args:
-        problems: where given, takes up by folder what is wrong with an SAE, and the others are found all the same.
         model: settings of the subject model, by which names of hooks are understood.
+        problems: where given, takes up by folder what is wrong with an SAE, and the others are found all the same.
 
     Raises:
         UnknownSae: there is none, or one that no format recognises.
@@ -126,7 +132,8 @@ def holds_sae(folder: Path) -> bool:
         return True
     if any((folder / module.WEIGHTS).is_file() for module in FORMATS.values()):
         return True
-    return any(known(folder, module) for module in FORMATS.values() if module.CONFIG not in (None, "cfg.json"))
+    others = (module for module in FORMATS.values() if module.CONFIG not in (None, "cfg.json"))
+    return any((folder / module.CONFIG).is_file() and known(folder, module) for module in others)
 
 
 def known(folder: Path, module: ModuleType) -> bool:
