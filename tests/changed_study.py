@@ -43,6 +43,7 @@ OPERATIONAL: dict[str, Any] = {
     "budget.tokens": 1000,
     "budget.money": 5.0,
     "alignment.pairs": None,
+    "alignment.device": "cpu",
     "scorers.intervention.batch_latents": 1,
     "examples.similar_text.model": "moved/embedder",
     "examples.similar_text.device": "auto",
