@@ -1,6 +1,7 @@
 """Intervening on latents of SmolLM2 layer 9, beside a plain loop: a full forward pass for every prompt, change and token.
 
 Both follow the same protocol on the same prompts, in float32, and must come to the same strengths and the same texts.
+Beside them, transformers' own `generate` writes as many tokens behind the same prompts, nothing changed and nothing searched.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def main() -> None:
     find_effects(setup, latents[:1], begin_at)
     found: list[Effect] = []
     project = seconds(lambda: found.extend(find_effects(setup, latents, begin_at))) / len(latents)
+    written = sum(len(effect.written) for effect in found if effect.latent == latents[0].latent)
+    generation = plain_generation(setup, latents[0], written + setup.settings.score_prompts)
     loop = FullPasses(setup, latents[0])
     plain: list[Effect] = []
     reference = seconds(lambda: plain.extend(loop.effects()))
@@ -54,6 +57,8 @@ def main() -> None:
     show("latents", len(latents))
     show("prompts_per_latent", len(latents[0].all))
     show("changes_per_latent", len(setup.settings.target_kl))
+    show("plain_generation_seconds_of_as_many_tokens", generation)
+    show("project_over_plain_generation_ratio", project / generation)
     show("reference_full_passes", loop.passes)
     show("project_seconds_per_latent", project)
     show("reference_seconds_per_latent", reference)
@@ -84,7 +89,26 @@ def prepare(size: Size) -> tuple[Setup, list[Prompts]]:
         if len(latents) == size.latents:
             break
     bos = int(tokens[0, 0])
-    return Setup(subject, sae, HOOKPOINT, tokens, bos, settings, SEED, study.subject_model.batch_tokens), latents
+    return Setup(subject, sae, HOOKPOINT, None, tokens, bos, settings, SEED, study.subject_model.batch_tokens), latents
+
+
+def plain_generation(setup: Setup, latent: Prompts, texts: int) -> float:
+    """Seconds in which transformers' own `generate` writes so many texts of the same length behind the same prompts."""
+    prompts = [token_ids(setup.tokens, place, setup.bos) for place in latent.score]
+    prompts = [prompts[i % len(prompts)] for i in range(texts)]
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(each)) + each for each in prompts])
+    mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts])
+    model, count = setup.subject.model, setup.settings.new_tokens
+
+    def write() -> None:
+        for start in range(0, texts, setup.settings.score_prompts):
+            part = slice(start, start + setup.settings.score_prompts)
+            model.generate(
+                ids[part], attention_mask=mask[part], do_sample=True, min_new_tokens=count, max_new_tokens=count
+            )
+
+    return seconds(write)
 
 
 class FullPasses:

@@ -39,6 +39,8 @@ class Asset:
     "One run may commit other requested layers too."
     engines: tuple[str, ...] = ()
     "The study's engines that it asks, by name."
+    interprets: bool = False
+    "It decides which latents are interpreted; of a control they may be fewer."
     in_process: bool = False
     "It loads a model into its own process."
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from interp_assets.ctrl_c import GOES_ON, stopped
+from interp_assets.from_hub import get_models
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import PROJECT, Study, load_study, studies_folder
 from resources.errors import NotNow, UnusableInput, one_line
@@ -29,26 +31,30 @@ examples:
 """
 
 
-GOES_ON = "What was finished is kept; the same command goes on from there."
-
-
 class UserError(Exception):
     """A mistake in how the command was used; the message is shown without a traceback."""
 
 
-def find_study(name: str) -> Study:
-    """A study by its file's path or by its name in the studies folder."""
+def find_study(name: str, get: bool = False) -> Study:
+    """A study by its file's path or by its name in the studies folder.
+
+    Args:
+        get: fetch what it names on the hub and is not here.
+    """
     file = Path(name) if Path(name).suffix in (".yaml", ".yml") else studies_folder() / f"{name}.yaml"
     if not file.is_file():
         there = sorted(file.stem for file in studies_folder().glob("*.yaml"))
         raise UserError(f"no study {name!r} ({file.resolve()}); in {studies_folder()} {listed(there)}")
-    return load_study(file)
+    study = load_study(file, get)
+    if get:
+        get_models(study)
+    return study
 
 
 def command_run(arguments: argparse.Namespace) -> int:
     from interp_assets.running import run_study
 
-    return run_study(find_study(arguments.study), arguments.layers, arguments.until)
+    return run_study(find_study(arguments.study, get=True), arguments.layers, arguments.until)
 
 
 def command_plan(arguments: argparse.Namespace) -> int:
@@ -93,7 +99,7 @@ def command_retry(arguments: argparse.Namespace) -> int:
     from interp_assets.running import run_study
     from interp_assets.upkeep import forget_failures
 
-    study = find_study(arguments.study)
+    study = find_study(arguments.study, get=True)
     again = forget_failures(study, arguments.asset, arguments.layer)
     for label, reason in again.items():
         print(f"retry    {label}: {reason}")
@@ -241,8 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nstopped. {GOES_ON}", file=sys.stderr)
-        return 130
+        return stopped()
     except BrokenPipeError:
         # Whoever read our output has seen enough, as `head` does; nothing is left to be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from random import randrange
 from typing import Any, Literal, NamedTuple
 
 from interp_assets.api_keys import key_of
+from interp_assets.asset import Asset
+from interp_assets.engine_needs import check_needs
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations import pending as explaining
 from interp_assets.explanations.prompts import form_of, prompt
@@ -18,6 +20,9 @@ from interp_assets.job import Inputs
 from interp_assets.models import check_package, logged_engine
 from interp_assets.progress import Progress
 from interp_assets.scores.calibration import SINGLE, of_size
+from interp_assets.scores.intervention.effects import Effect, Raised
+from interp_assets.scores.intervention.explaining import request as effect_request
+from interp_assets.scores.intervention.wording import SCORED
 from interp_assets.scores.judged import Judged
 from interp_assets.scores.methods import methods_of
 from interp_assets.scores.pending import pending
@@ -25,11 +30,13 @@ from interp_assets.scores.trials import Subject, TestExample
 from interp_assets.settings import LlmExplainer, OpenAIEngine
 from interp_assets.study import Study
 from resources.language_models.logged import VERBS, LoggedEngine, request_key
-from resources.language_models.protocol import GenerateRequest, Request
+from resources.language_models.protocol import GenerateRequest, LikelihoodRequest, Request
 from resources.loaded_models import LoadedModels
 
-Role = Literal["explaining", "judging"]
+Role = Literal["explaining", "judging", "intervening"]
 
+PATIENCE = 10.0
+"Seconds for which a server that has trouble is waited for at the start of a run; one that is down is told of at once."
 SAMPLE = 20
 "Prompts."
 NEW_TOKENS = 8
@@ -60,7 +67,17 @@ def roles(study: Study, engine: str) -> list[Role]:
         found.append("explaining")
     if any(method.engine == engine for method in methods_of(study).values()):
         found.append("judging")
+    intervention = study.scorers.intervention
+    if intervention is not None and engine in (intervention.explainer, intervention.scorer):
+        found.append("intervening")
     return found
+
+
+def role_of(asset: Asset) -> Role:
+    """What an engine does that is asked for an asset."""
+    if asset.group == "explanations":
+        return "explaining"
+    return "intervening" if asset.name == "scores/intervention" else "judging"
 
 
 def require_engines(due: list[PartitionState], freshness: Freshness) -> None:
@@ -80,8 +97,12 @@ def require_engines(due: list[PartitionState], freshness: Freshness) -> None:
         if isinstance(settings, OpenAIEngine):
             from resources.language_models.openai_engine import OpenAIEngine as Server
 
-            key = key_of(name, settings)
-            Server(settings.base_url, settings.model, key, wait_seconds=0, request=settings.request).close()
+            key, patience = key_of(name, settings), min(PATIENCE, settings.wait_seconds)
+            server = Server(
+                settings.base_url, settings.model, key, wait_seconds=patience, request=settings.request, must_be_up=True
+            )
+            server.close()
+            check_needs(freshness.study, name, server, {state.asset for state in due})
 
 
 def will_be_asked(engine: str, due: list[PartitionState], freshness: Freshness) -> bool:
@@ -123,8 +144,7 @@ def asked_in(freshness: Freshness, engine: str, role: Role) -> Iterator[Partitio
     """The partitions with work left for an engine in one role."""
     for state in freshness.states():
         asset = freshness.assets[state.asset]
-        plays = engine in asset.engines and (asset.group == "explanations") == (role == "explaining")
-        if plays and state.state in ("stale", "missing", "partial"):
+        if engine in asset.engines and role_of(asset) == role and state.state in ("stale", "missing", "partial"):
             yield state
 
 
@@ -139,6 +159,22 @@ def requests_of(inputs: Inputs, engine: str) -> Iterator[Request]:
     method, _ = scoring_method(inputs)
     if method is not None:
         yield from method.requests(pending(inputs, method).subjects)
+
+
+def about_effects(
+    study: Study, engine: str, rendering: Rendering, window: Callable[[], list[int]]
+) -> Iterator[Request]:
+    """An effect to be explained, then passages to be scored, in about the proportion in which a study asks for them."""
+    settings = study.scorers.intervention
+    assert settings is not None
+    raised = [Raised(token, 0.1) for token in range(settings.shown_tokens)]
+    for latent in range(SAMPLE):
+        if engine == settings.explainer:
+            shown = [(window(), raised) for _ in range(settings.explain_prompts)]
+            yield effect_request(Effect(latent, "sample", shown=shown), settings, rendering)
+        for _ in range(2 * settings.score_prompts if engine == settings.scorer else 0):
+            passage = SCORED.format(passage=rendering.text(window()))
+            yield LikelihoodRequest(passage, SENTENCE)
 
 
 def made_up(study: Study, engine: str, role: Role) -> list[Request]:
@@ -162,6 +198,8 @@ def made_up(study: Study, engine: str, role: Role) -> list[Request]:
             messages = prompt(windows, None, explainer, rendering)
             found.append(GenerateRequest(messages, explainer.max_tokens, constraint=form_of(explainer)))
         return [*found]
+    if role == "intervening":
+        return [*islice(about_effects(study, engine, rendering, window), SAMPLE)]
     method = next(method for method in methods_of(study).values() if method.engine == engine)
     if isinstance(method, Judged) and method.settings.list_sizes:
         # Single prompts are asked first.

@@ -18,7 +18,7 @@ from interp_assets.study import Study
 from interp_assets.tables import calls_behind
 from resources.language_models.logged import LoggedEngine, request_key
 from resources.language_models.protocol import GenerateRequest, LanguageModel, LikelihoodRequest, Request
-from resources.sparse_autoencoders.locate import UnknownSae
+from resources.sparse_autoencoders.config import UnknownSae
 from resources.tokenizers import count_tokens, request_texts
 
 if TYPE_CHECKING:
@@ -190,8 +190,9 @@ def at_most(inputs: Inputs, engine: str | None) -> Forecast:
     if method.engine is None or engine not in (None, method.engine):
         return total
     controls = 2 if getattr(scorer, "shuffled_control", False) else 1
+    scored = least(scorer.latents, latents)
     for name in method.explainers or [None]:
-        explained = latents if name is None else least(getattr(study.explainers[name], "latents", None), latents)
+        explained = scored if name is None else least(getattr(study.explainers[name], "latents", None), scored)
         for most in method.most():
             subjects = explained if explained is None else explained * controls
             asked = subjects if most.subjects is None else least(most.subjects, explained)
@@ -233,7 +234,7 @@ def least(*counts: int | None) -> int | None:
 
 
 def most_latents(study: Study, asset: Asset, layer: str) -> int | None:
-    wanted = study.examples.latents
+    wanted = study.examples_of(layer).latents
     if wanted != "all":
         return wanted if isinstance(wanted, int) else len(wanted)
     try:

@@ -14,9 +14,11 @@ from interp_assets.explanations.wording import system_message
 from interp_assets.models_read import (
     engine_files,
     engines_read,
+    hub_model,
     hub_name,
     model_files,
     subject_files,
+    subject_read,
     tokenizer_files,
     tokenizer_read,
 )
@@ -56,12 +58,12 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="activation_cache",
             group="activations",
-            code_version="1",
+            code_version="2",
             description="Every activation of every latent on the corpus, sparse, ordered by latent. Begins with the "
             "proof of load, which stops a layer whose SAE does not fit the place it reads.",
             reads=(Read("sae_weights", "files", ("sha256",)), Read("corpus", "corpus", ("tokens",))),
             settings={
-                "subject_model": study.subject_model.identity() | hub_name(study, study.subject_model.path),
+                "subject_model": subject_read(study),
                 "proof_of_load": study.proof_of_load.identity(),
                 "bos": study.corpus.bos,
             },
@@ -74,7 +76,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="latent_statistics",
             group="activations",
-            code_version="1",
+            code_version="2",
             description="Firing rates, quantiles, promoted tokens, positional and unigram measures; dead or not.",
             reads=(
                 Read("activation_cache", "activations"),
@@ -82,7 +84,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 Read("corpus", "corpus", ("tokens",)),
             ),
             settings={
-                "subject_model": study.subject_model.identity() | hub_name(study, study.subject_model.path),
+                "subject_model": subject_read(study),
                 "bos": study.corpus.bos,
             },
             files={"subject_model": subject},
@@ -104,6 +106,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
             ),
             settings={"examples": study.examples.identity()} | embedder_read(study, by_text),
             files=embedder_files(study, by_text),
+            interprets=True,
             # Neurons have their directions in the subject model.
             in_process=by_text is not None or (reads_directions(study) and study.controls.neurons is not None),
         ),
@@ -147,7 +150,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="score_report",
             group="report",
-            code_version="2",
+            code_version="3",
             description="Scores of all layers and methods beside their controls: one page, and the tables behind it.",
             reads=tuple(
                 [
@@ -160,6 +163,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                     for method in study.scorers.chosen()
                     for read in (("scores",), ("trials", TRIAL_COLUMNS))
                 ]
+                + ([Read("scores/intervention", "effects")] if study.scorers.intervention else [])
                 + [
                     Read(f"scores/{method}", "calibration")
                     for method, scorer in study.scorers.chosen().items()
@@ -171,7 +175,8 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 "layers": [layer.key for layer in study.layers],
                 "tokenizer": tokenizer_read(study),
                 "bos": study.corpus.bos,
-                "costs": {f"{kind}.{name}": engine_asked(each) for kind, name, each in roles(study)},
+                "costs": {f"{kind}.{name}": engine_asked(each) for kind, name, each in roles(study)}
+                | ({"effects": study.scorers.intervention.explainer} if study.scorers.intervention else {}),
             },
             files={"tokenizer": tokenizer_files(study)},
             scope="study",
@@ -216,7 +221,7 @@ def embedder_read(study: Study, settings: SimilarText | None) -> dict[str, Any]:
     """How texts become vectors, but for the embedder's files."""
     if settings is None:
         return {}
-    return {"embedder": hub_name(study, settings.model), "tokenizer": tokenizer_read(study), "bos": study.corpus.bos}
+    return {"embedder": hub_model(study, settings.model), "tokenizer": tokenizer_read(study), "bos": study.corpus.bos}
 
 
 def embedder_files(study: Study, settings: SimilarText | None) -> dict[str, list[Path]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,32 @@ from interp_assets.settings import (
     identity,
     operational,
 )
+from resources.sparse_autoencoders.config import UnknownSae
 from resources.sparse_autoencoders.controls import NeuronsOf, RandomSae
-from resources.sparse_autoencoders.locate import SaeLocation, UnknownSae, locate
+from resources.sparse_autoencoders.locate import SaeLocation, locate
 
 CONTROLS = tuple(Controls.model_fields)
 "What stands behind the @ of a control's key; no SAE may be labelled so."
+
+
+@dataclass(frozen=True)
+class MissingSae:
+    """Stands where the study names an SAE and none is: the layer is there, and cannot be made."""
+
+    problem: str
+    format = "missing"
+
+    def files(self) -> list[Path]:
+        return []
+
+    def published_l0(self) -> float | None:
+        raise UnknownSae(self.problem)
+
+    def declared_latents(self) -> int:
+        raise UnknownSae(self.problem)
+
+    def described(self) -> dict[str, Any]:
+        return {}
 
 
 class Layer(Settings):
@@ -33,11 +55,19 @@ class Layer(Settings):
 
     key: str = operational()
     hookpoint: str = identity()
-    location: SaeLocation | RandomSae | NeuronsOf = operational()
+    writes: str | None = identity(None)
+    "Of a transcoder: the hookpoint that it reconstructs, and to which its latents are added."
+    location: SaeLocation | RandomSae | NeuronsOf | MissingSae = operational()
     control: str | None = identity(None)
     "Which control it is; None for an SAE of the study."
+    latents: int | None = identity(None)
+    "Of a control: at most so many are interpreted."
     untrained: int | None = identity(None)
     "Seed of the subject model's weights where they are not the trained ones."
+
+    def read(self) -> dict[str, Any]:
+        """What decides it beside its SAE's files, as plain values."""
+        return {"hookpoint": self.hookpoint} | ({"writes": self.writes} if self.writes else {})
 
     def control_read(self) -> dict[str, Any]:
         """What decides a control beside files, as plain values; nothing for an SAE of the study."""
@@ -63,16 +93,46 @@ def control_layers(controls: Controls, layers: Sequence[Layer], folder: Path | N
             label = layer.key.removeprefix(layer.hookpoint).removeprefix("@")
             if isinstance(control, NeuronsControl):
                 place = str(decoder_layer(layer.hookpoint))
-                made = Layer(key=f"{place}@{name}", hookpoint=place, location=NeuronsOf(control.top), control=name)
+                made = Layer(
+                    key=f"{place}@{name}",
+                    hookpoint=place,
+                    location=NeuronsOf(control.top),
+                    control=name,
+                    latents=control.latents,
+                )
                 if made in found:
                     continue
             else:
                 key = f"{layer.hookpoint}@{label}.{name}" if label else f"{layer.hookpoint}@{name}"
                 untrained = control.seed if isinstance(control, UntrainedControl) else None
                 location = sae_of_control(name, control, layer, folder)
-                made = Layer(key=key, hookpoint=layer.hookpoint, location=location, control=name, untrained=untrained)
+                made = Layer(
+                    key=key,
+                    hookpoint=layer.hookpoint,
+                    writes=layer.writes,
+                    location=location,
+                    control=name,
+                    latents=control.latents,
+                    untrained=untrained,
+                )
             found.append(made)
     return found
+
+
+def control_in(key: str) -> str | None:
+    """Which control a layer key stands for: `layers.10@random`, `layers.10@wide.random`; None for an SAE of the study."""
+    name = key.partition("@")[2].rpartition(".")[2]
+    return name if name in CONTROLS else None
+
+
+def stands_beside(control: str, key: str) -> bool:
+    """Whether a control, by its layer key, is what the SAE of another layer key is compared with."""
+    name = control_in(control)
+    if name is None or control_in(key) is not None:
+        return False
+    if name == "neurons":
+        return decoder_layer(key.partition("@")[0]) == control.partition("@")[0]
+    return control == (f"{key}.{name}" if "@" in key else f"{key}@{name}")
 
 
 def wanted_layers(
@@ -102,9 +162,9 @@ def decoder_layer(hookpoint: str) -> str | None:
 
 def sae_of_control(
     name: str, control: RandomControl | UntrainedControl, layer: Layer, folder: Path | None
-) -> SaeLocation | RandomSae:
+) -> SaeLocation | RandomSae | MissingSae:
     real = layer.location
-    assert isinstance(real, SaeLocation)
+    assert isinstance(real, SaeLocation | MissingSae)
     try:
         if isinstance(control, UntrainedControl) and folder is not None:
             there = {place.hookpoint: place for place in locate(folder)}
@@ -112,6 +172,8 @@ def sae_of_control(
                 places = listed(place for place in there if place)
                 raise StudyError(f"controls.untrained.saes: no SAE for {layer.hookpoint!r} in {folder}; {places}")
             return there[layer.hookpoint]
+        if isinstance(real, MissingSae):
+            return real
         published = real.published_l0()
         k = control.k or (round(published) if published else None)
         drawn = RandomSae(real.declared_latents(), real.declared_inputs(), k, control.seed, layer.hookpoint, real)

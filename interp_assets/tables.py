@@ -246,7 +246,11 @@ SCORE_REPORT: Schema = {
     "median_low": F64,
     "median_high": F64,
     "lower_quartile": F64,
+    "lower_quartile_low": F64,
+    "lower_quartile_high": F64,
     "upper_quartile": F64,
+    "upper_quartile_low": F64,
+    "upper_quartile_high": F64,
 }
 
 # Beside the report, one table behind each part of the page.
@@ -256,6 +260,7 @@ DIFFERENCES: Schema = {
     "method": TEXT,
     "explainer": TEXT,
     "statistic": TEXT,
+    "condition": TEXT,  # of an intervention, compared at equal KL; null where there is one, or the mean of all
     "n_latents": U32,
     "mean": F64,
     "low": F64,

@@ -10,7 +10,8 @@ from pathlib import Path
 import polars as pl
 
 from interp_assets.asset import Asset
-from interp_assets.freshness import Freshness, InputMissing, differences, partition_label
+from interp_assets.differences import differences
+from interp_assets.freshness import Freshness, InputMissing, partition_label
 from interp_assets.job import Inputs
 from interp_assets.partitions import partitions_of
 from interp_assets.setting_errors import StudyError, listed
@@ -55,7 +56,7 @@ def accept(study: Study, asset: str, key: str | None) -> list[tuple[Asset, str |
         except InputMissing as missing:
             raise StudyError(f"{label}: {missing}") from None
         if last is None:
-            raise StudyError(f"{label}: there is no result to accept; run: interp run {study.name}")
+            raise StudyError(f"{label}: there is no result to accept; run: interp run {study.called}")
         if others := [each for each in differences(last.parts, now.parts) if not each.startswith("code version ")]:
             raise StudyError(f"{label}: more than the code has changed: {'; '.join(others)}")
         note = {
@@ -77,6 +78,7 @@ def forget_failures(study: Study, asset: str | None, key: str | None) -> dict[st
         by partition, what will be tried again.
     """
     found = {}
+    in_order = {(state.asset, state.partition): state for state in Freshness(study).states()}
     for each, own in chosen(study, asset, key):
         freshness = Freshness(study)
         label = partition_label(each.name, own)
@@ -88,9 +90,13 @@ def forget_failures(study: Study, asset: str | None, key: str | None) -> dict[st
         if failure := store.note(NOTE_FAILED, each.name, own, now):
             store.remove_note(NOTE_FAILED, each.name, own, now)
             found[label] = failure["reason"]
-        partition = store.partition(each.name, own, now)
+        partition = freshness.current(each.name, own)
         keys = failed_replies(partition) if partition is not None else []
-        if keys:
+        state = in_order[each.name, own]
+        if keys and state.state == "stale" and not state.due_now:
+            # Which of them are asked for then is decided by what is made first.
+            found[label] = f"{len(keys)} failed replies; what it is made from comes first, then retry again"
+        elif keys:
             with Inputs(study, each, own, freshness).log as log:
                 log.forget(keys)
             reason = f"{len(keys)} failed replies are asked for again"

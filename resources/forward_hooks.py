@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from resources.subject_model import SubjectModel
+from resources.hookpoints import place_of
+
+if TYPE_CHECKING:
+    from resources.subject_model import SubjectModel
 
 
 def layers_below(subject: SubjectModel, hookpoint: str) -> list[torch.nn.Module]:
     """The decoder layers that have done their work when a hookpoint is reached; none where it is in no layer."""
-    found = re.fullmatch(r"(.*?)\.(\d+)(\..+)?", hookpoint.removesuffix(":in"))
-    layers = subject.modules.get(found[1]) if found else None
-    if found is None or not isinstance(layers, torch.nn.ModuleList):
+    path, side = place_of(hookpoint)
+    found = subject.structure.layer_of(path)
+    if found is None:
         return []
-    whole = found[3] is None and not hookpoint.endswith(":in")
-    return list(layers[: int(found[2]) + whole])
+    number, rest = found
+    return list(subject.structure.layers[: number + (side == "out" and not rest)])
 
 
 @contextmanager
@@ -61,13 +64,13 @@ def changed(subject: SubjectModel, reads: str, writes: str, addition: Callable[[
     read: list[Tensor] = []
 
     def see(x: Tensor) -> None:
-        read[:] = [x[:, -1]]
+        read[:] = [x[:, -1].to(subject.device)]
 
     def make(x: Tensor) -> Tensor:
         if reads == writes:
             see(x)
         x = x.clone()
-        x[:, -1] = (x[:, -1].float() + addition(read[0])).to(x.dtype)
+        x[:, -1] = (x[:, -1].float() + addition(read[0]).to(x.device)).to(x.dtype)
         return x
 
     handles = [] if reads == writes else [at(subject, reads, see)]
@@ -80,14 +83,37 @@ def changed(subject: SubjectModel, reads: str, writes: str, addition: Callable[[
 
 
 def at(subject: SubjectModel, hookpoint: str, function: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-    """Call a function with what stands at a hookpoint, [rows, length, d]; what it returns stands there from then on."""
-    module = subject.modules[hookpoint.removesuffix(":in")]
+    """Call a function with what stands at a hookpoint, [rows, length, d]; what it returns stands there from then on.
 
-    def hook(*value: Any) -> Any:
-        whole = value[-1]
-        if not isinstance(whole, tuple):
-            return function(whole)
-        new = function(whole[0])
-        return None if new is None else (new, *whole[1:])
+    What goes into a norm over its scale can only be looked at: nothing in the model holds it.
+    """
+    path, side = place_of(hookpoint)
+    module = subject.modules[path]
+    if side == "out":
+        return module.register_forward_hook(lambda _m, _i, output: put_out(output, function))
+    if side == "in":
+        return module.register_forward_pre_hook(partial(put_in, function), with_kwargs=True)
+    norm = subject.norm(path)
 
-    return module.register_forward_pre_hook(hook) if hookpoint.endswith(":in") else module.register_forward_hook(hook)
+    def look(x: Tensor) -> None:
+        assert function(norm.over_scale(x)) is None, "a norm's input over its scale cannot be changed"
+
+    return module.register_forward_pre_hook(partial(put_in, look), with_kwargs=True)
+
+
+def put_out(output: Any, function: Callable[[Tensor], Tensor | None]) -> Any:
+    """What a module puts out after a function saw it: a tensor, or the first of several things."""
+    if isinstance(output, Tensor):
+        return function(output)
+    new = function(output[0])
+    return None if new is None else (new, *output[1:])
+
+
+def put_in(function: Callable[[Tensor], Tensor | None], _module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """What goes into a module after a function saw it. Layers hand it to their parts by position or by name."""
+    if args:
+        new = function(args[0])
+        return None if new is None else ((new, *args[1:]), kwargs)
+    name = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
+    new = function(kwargs[name])
+    return None if new is None else (args, kwargs | {name: new})

@@ -21,7 +21,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from resources.forward_hooks import changed, layers_below, seeing, standing_in
+from resources.hookpoints import place_of
 from resources.latent_changes import Change
+from resources.model_structure import NoSuchHookpoint
 from resources.subject_model import SubjectModel
 
 PADDED_TO = 8
@@ -49,6 +51,7 @@ class Slots(DynamicLayer):
         return self.filled
 
     def rows(self, which: Tensor) -> Slots:
+        which = which.to(self.all_keys.device)
         keys, values = self.all_keys[which, :, : self.prompt], self.all_values[which, :, : self.prompt]
         return Slots(keys, values, self.all_keys.shape[2] - self.prompt)
 
@@ -136,7 +139,7 @@ class Prompts:
                 use_cache=True,
                 logits_to_keep=1,
             )
-        return output.logits[:, -1].float()
+        return output.logits[:, -1].float().to(self.subject.device)
 
 
 @torch.inference_mode()
@@ -161,10 +164,12 @@ def run_prompts(
         writes: the hookpoint that the latent is written to, where it is another one: a transcoder's.
 
     Raises:
-        NoSuchHookpoint: the model has no such module.
+        NoSuchHookpoint: the model has no such module, or nothing can be changed there.
     """
     for each in (hookpoint, writes or hookpoint):
         subject.check_hookpoint(each)
+    if place_of(writes or hookpoint).side == "normed":
+        raise NoSuchHookpoint(f"{writes or hookpoint}: no module holds it, so that nothing can be changed there")
     width = padded(longest - 1)
     by_width: dict[int, list[int]] = {}
     for row, prompt in enumerate(prompts):
@@ -179,7 +184,8 @@ def run_prompts(
             kept = keys_and_values(subject, [prompts[row][:-1] for row in part], own_width)
             pad = (0, 0, width - own_width, 0)
             parts.append([KeysValues(*(torch.nn.functional.pad(each, pad) for each in layer)) for layer in kept])
-    back = torch.tensor(order, device=subject.device).argsort()
+    # Indices on the CPU: the layers of a large model may stand on several devices.
+    back = torch.tensor(order).argsort()
     slots = [
         Slots(
             torch.cat([part.keys for part in layer])[back], torch.cat([part.values for part in layer])[back], new_tokens

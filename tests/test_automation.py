@@ -159,7 +159,7 @@ def test_what_reads_a_running_partition_waits(study: Study, instance: dg.Dagster
 
 def test_a_failed_input_holds_its_layer_and_the_report_goes_on(study: Study, instance: dg.DagsterInstance) -> None:
     seed(study, instance)
-    edit(study, proof_of_load__max_fvu=0.4)
+    edit(study, proof_of_load__tokens=512)
     current = load_study(study.file)
     freshness = Freshness(current)
     cache = freshness.assets["activation_cache"]

@@ -12,6 +12,7 @@ import pytest
 
 from interp_assets.activations import assets
 from interp_assets.activations.cache_file import CacheReader
+from interp_assets.examples.draws import first_latents
 from interp_assets.file_watcher import watch
 from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
@@ -144,3 +145,21 @@ def test_the_watcher_looks_for_no_files_of_controls(before: Path, tmp_path: Path
     # Those of the real SAE are seen for the first time, so that one has to wait.
     assert [event.partition for event in found.events] == [f"{REAL}@random", f"{REAL}@untrained"]
     assert not [note for note in found.notes if "@" in note and not note.startswith("made ")]
+
+
+def test_fewer_latents_of_a_control_are_interpreted(
+    before: Path, study: Study, carried_through: tuple[Tables, Passes]
+) -> None:
+    tables, _ = carried_through
+    layer, others = CONTROLS[0], [REAL, *CONTROLS[1:]]
+    few = load_study(changed(before, {**WITH_CONTROLS, "controls.random.latents": 3}, before.name))
+    states = {(state.asset, state.partition): state for state in Freshness(few).states()}
+    assert states["activation_cache", layer].state == states["latent_statistics", layer].state == "fresh"
+    assert states["examples", layer].reasons == ("latents: None -> 3",)
+    assert {states["examples", other].state for other in others} == {"fresh"}
+    found = make_partition(few, "examples", layer, OracleModels()).partition
+    interpreted = set(found.read("examples").filter(status="ok")["latent"])
+    all_interpreted = set(tables["examples", layer].partition.read("examples").filter(status="ok")["latent"])
+    assert len(interpreted) == 3 < len(all_interpreted)
+    assert interpreted == set(first_latents(few.examples.seed, sorted(all_interpreted), 3))
+    assert found.metadata["latents_drawn"] == 0

@@ -17,10 +17,11 @@ from interp_assets.freshness import Freshness
 from interp_assets.partitions import layer_pairs
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import load_study
+from resources.model_structure import NoSuchHookpoint
 from resources.sparse_autoencoders.controls import RandomSae
 from resources.sparse_autoencoders.locate import SaeLocation
 from resources.sparse_autoencoders.read import read_sae
-from resources.subject_model import NoSuchHookpoint, SubjectModel
+from resources.subject_model import SubjectModel
 from tests.changed_study import changed
 from tests.refusals import make
 from tests.tiny import HIDDEN, VOCABULARY, make_model, make_sae, shift
@@ -111,7 +112,7 @@ def test_down_projections_of_other_families(tmp_path: Path, ids: torch.Tensor) -
         seen = subject.activations(ids, [f"{module}:in", module])
         made = seen[f"{module}:in"] @ neurons.W_dec + subject.modules[module].bias
         torch.testing.assert_close(made, seen[module], atol=1e-5, rtol=1e-4)
-    with pytest.raises(NoSuchHookpoint, match=r"no MLP of a known form in wte; known are: mlp\.down_proj, "):
+    with pytest.raises(NoSuchHookpoint, match=r"wte has no one MLP whose neurons can be read; its maps onto 16: none"):
         SubjectModel(tmp_path / "gpt2", None, "float32", "cpu").down_projection("wte")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from interp_assets.job import COMPUTES, load_stage, make_partition
 from interp_assets.partitions import partitions_of
 from interp_assets.settings import Settings, mark
 from interp_assets.study import Layer, load_study
+from resources.table_store import Partition
 from tests.changed_study import IDENTITY, OPERATIONAL, changed
 from tests.conftest import make_all
 from tests.oracle import OracleModels
@@ -81,7 +83,7 @@ TESTED_ON_WINDOWS = {
     [
         ("examples.window", {"text_index", "examples", "scores/intervention", *TESTED_ON_WINDOWS}),
         ("corpus.tokens", {"corpus"}),
-        ("proof_of_load.max_fvu", {"activation_cache"}),
+        ("proof_of_load.tokens", {"activation_cache"}),
         ("explainers.quotes.words", {"explanations"}),
         ("scorers.detection.protocol", {"scores/detection"}),
         ("name", {"score_report"}),
@@ -173,3 +175,48 @@ def test_the_name_of_a_hub_model_decides_the_corpus(file: Path) -> None:
         for i, name in enumerate(("owner/one", "owner/other"))
     )
     assert one.fingerprint(one.assets["corpus"], None).value != other.fingerprint(other.assets["corpus"], None).value
+
+
+BY_EXPLANATION = {f"scores/{method}" for method in ("embedding", *ASK_THE_ORACLE)}
+WEIGHED = {"scores/embedding", "scores/detection", "scores/fuzzing", "scores/surprisal", "scores/example_embedding"}
+READERS: dict[tuple[str, str, str], set[str]] = {
+    # Another decoder with equal examples: what acts on the model or compares weights, and no judge.
+    ("sae_weights", "files", "sha256"): {
+        "activation_cache", "latent_statistics", "layer_matching", "scores/generation", "scores/intervention",
+    },
+    ("activation_cache", "activations", "activation"): {"latent_statistics", "examples", "scores/intervention"},
+    ("latent_statistics", "statistics", "max_activation"): {"scores/generation", "scores/intervention"},
+    ("latent_statistics", "statistics", "dead"): {"layer_matching"},
+    ("latent_statistics", "statistics", "promoted_tokens"): set(),  # shown to no explainer of this study
+    ("examples", "examples", "tokens"): {"explanations", *(f"scores/{method}" for method in ON_WINDOWS)},
+    ("examples", "examples", "decile"): WEIGHED,
+    ("examples", "latents", "windows"): WEIGHED,
+    ("explanations", "explanations", "explanation"): BY_EXPLANATION,
+    ("explanations", "explanations", "raw_reply"): set(),
+    ("text_index", "windows", "vector"): {"examples"},
+}  # fmt: skip
+"By column of a table of the first layer: who is made anew where it differs, the report left aside."
+
+
+@pytest.mark.parametrize("column", READERS, ids="/".join)
+def test_an_input_reaches_exactly_those_who_read_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch, column: tuple[str, str, str]
+) -> None:
+    places = ["embed_tokens", "layers.0"]
+    study = load_study(changed(file, {"saes.0.hookpoints": places, "alignment.pairs": [places]}, "pairs.yaml"))
+    before = fingerprints(study.file)
+    asset, table, name = column
+    current = Freshness.current
+
+    def with_another(self: Freshness, of: str, key: str | None) -> Partition | None:
+        partition = current(self, of, key)
+        if partition is None or of != asset or key not in (None, "embed_tokens"):
+            return partition
+        manifest = copy.deepcopy(partition.manifest)
+        assert name in manifest["tables"][table]["columns"]
+        manifest["tables"][table]["columns"][name] = "another"
+        return Partition(partition.folder, manifest)
+
+    monkeypatch.setattr(Freshness, "current", with_another)
+    after = fingerprints(study.file)
+    assert {one for one in before if after[one] != before[one]} - {"score_report"} == READERS[column]

@@ -15,6 +15,7 @@ import torch
 
 from interp_assets.activations.cache_file import CacheReader, Entries
 from interp_assets.corpus.contexts import tokens_matrix
+from interp_assets.engine_trial import asked_in, made_up, roles
 from interp_assets.forecast import forecast
 from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
@@ -23,7 +24,7 @@ from interp_assets.scores.intervention.search import MOST_STEPS, TOLERANCE, Stre
 from interp_assets.setting_errors import StudyError
 from interp_assets.settings import InterventionScorer
 from interp_assets.study import Study, load_study
-from resources.language_models.protocol import NOT_ASKED
+from resources.language_models.protocol import NOT_ASKED, GenerateRequest, LikelihoodRequest
 from resources.subject_model import SubjectModel
 from resources.table_store import Partition
 from tests.changed_study import changed
@@ -398,3 +399,24 @@ def test_a_search_without_end_ends(curve: Callable[[float], float], told: str) -
         steps += 1
     assert search.failed[3.0].startswith(told)
     assert steps <= MOST_STEPS
+
+
+@pytest.mark.parametrize(
+    ("engine", "kinds"),
+    [("oracle", {GenerateRequest, LikelihoodRequest}), ("reads", {LikelihoodRequest}), ("writes", {GenerateRequest})],
+)
+def test_its_engines_are_tried_with_what_they_will_be_asked(world: Path, engine: str, kinds: set[type]) -> None:
+    one = {"kind": "transformers", "path": "./model"}
+    both = (
+        {"explainer": "oracle", "scorer": "oracle"}
+        if engine == "oracle"
+        else {"explainer": "writes", "scorer": "reads"}
+    )
+    settings = {f"scorers.intervention.{name}": value for name, value in (both | {"max_tokens": 40}).items()}
+    study = load_study(changed(world, settings | {"engines": dict.fromkeys(("oracle", "reads", "writes"), one)}))
+    assert roles(study, engine) == ["intervening"]
+    asked = made_up(study, engine, "intervening")
+    assert len(asked) == 20
+    assert {type(request) for request in asked} == kinds
+    assert not set(map(repr, asked)) & set(map(repr, made_up(study, engine, "intervening")))
+    assert [state.asset for state in asked_in(Freshness(study), engine, "intervening")] == ["scores/intervention"]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from sklearn.metrics import roc_auc_score
 
 from interp_assets.engine_trial import made_up, roles
+from interp_assets.examples.draws import first_latents
 from interp_assets.forecast import forecast
 from interp_assets.freshness import Freshness
 from interp_assets.scores.methods import METHODS
@@ -155,3 +157,25 @@ def test_an_engine_is_tried_with_prompts_of_the_method(file: Path, method: str) 
     assert len(asked) == 20
     # New ones each time, so that none is answered from the log.
     assert not set(map(repr, asked)) & set(map(repr, made_up(alone, "oracle", "judging")))
+
+
+@pytest.mark.parametrize("method", ADDED)
+def test_fewer_latents_are_the_first_ones_and_keep_what_was_scored(
+    file: Path, made: dict[str, Partition], tmp_path: Path, method: str
+) -> None:
+    root = shutil.copytree(file.parent, tmp_path / "world")
+    scored = {}
+    for count in (5, 3):
+        few = changed(root / "study.yaml", {f"scorers.{method}.latents": count, "name": "tiny"}, "few.yaml")
+        oracle = OracleEngine()
+        partition = make_all(load_study(few), OracleModels(oracle))[f"scores/{method}"]
+        assert oracle.prompts == []
+        assert partition.metadata["explanations_tested"] == 0
+        scored[count] = partition.read("scores")
+        # Of the latents that are left nothing has changed, their controls included.
+        same = made[f"scores/{method}"].read("scores").filter(pl.col("latent").is_in(scored[count]["latent"].implode()))
+        assert_frame_equal(scored[count], same, check_row_order=False)
+    all_latents = sorted(set(made[f"scores/{method}"].read("scores")["latent"]))
+    for count, table in scored.items():
+        assert set(table["latent"]) == set(first_latents(0, all_latents, count))
+    assert set(scored[3]["latent"]) < set(scored[5]["latent"])

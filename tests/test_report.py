@@ -13,9 +13,10 @@ from interp_assets.examples.rendering import Rendering
 from interp_assets.report.correlations import correlations, disagreements
 from interp_assets.report.costs import costs
 from interp_assets.report.deciles import by_decile
-from interp_assets.report.evidence import NO_TRIALS, Evidence, tables_of
+from interp_assets.report.evidence import EFFECTS_READ, NO_TRIALS, Evidence, by_layer, tables_of
 from interp_assets.report.page import render
 from interp_assets.report.summary import against_control, against_layers, summarise
+from interp_assets.settings import InterventionScorer
 from interp_assets.settings.engines import Price
 from interp_assets.study import Study
 from interp_assets.tables import EXAMPLES, EXPLANATIONS, SCORES, conform
@@ -175,7 +176,7 @@ def test_costs_add_up_to_the_sums_of_the_tables(tiny: Study, tiny_tables: dict[s
         }
     )
     explanations = tiny_tables["explanations"].read("explanations").with_columns(layer=pl.lit("a"))
-    row = costs(priced, explanations, NO_TRIALS).row(0, named=True)
+    row = costs(priced, explanations, NO_TRIALS, by_layer({}, EFFECTS_READ)).row(0, named=True)
     assert row["money"] == pytest.approx((2 * row["prompt_tokens"] + 4 * row["completion_tokens"]) / 1e6)
 
 
@@ -209,6 +210,84 @@ def test_a_control_layer_is_compared_with_the_layer_itself() -> None:
     assert (found.layer, found.control) == ("layers.3", "layers.3@random")
     assert found.mean == pytest.approx(x.mean() - y.mean())
     assert found.high - found.low == pytest.approx(2 * stats.t.ppf(0.975, 59) * np.hypot(stats.sem(x), stats.sem(y)))
+
+
+@pytest.mark.parametrize(
+    ("control", "beside"),
+    [
+        ("layers.3@random", ["layers.3"]),
+        ("layers.3@wide.random", ["layers.3@wide"]),
+        ("layers.3@neurons", ["layers.3", "layers.3@wide", "layers.3.mlp"]),
+        ("layers.33@random", []),
+    ],
+)
+def test_controls_stand_beside_what_they_control(control: str, beside: list[str]) -> None:
+    keys = ["layers.3", "layers.3@wide", "layers.3.mlp", "layers.3@untrained", control]
+    table = pl.concat([scores(0.1).with_columns(layer=pl.lit(key)) for key in dict.fromkeys(keys)])
+    compared = [(found.layer, found.control) for found in against_layers(table)]
+    assert [layer for layer, other in compared if other == control] == beside
+    assert ("layers.3", "layers.3@untrained") in compared
+
+
+def effect_scores(layer: str, shift: float, *targets: str) -> pl.DataFrame:
+    draw = np.random.default_rng(len(layer))
+    rows = [
+        {
+            "latent": latent,
+            "explainer": "effect",
+            "control": "none",
+            "statistic": "nats",
+            "condition": target,
+            "value": shift * float(target) + draw.normal(0, 0.1),
+        }
+        for target in targets
+        for latent in range(20)
+    ]
+    return conform(pl.DataFrame(rows), SCORES).with_columns(layer=pl.lit(layer), method=pl.lit("intervention"))
+
+
+def test_interventions_are_compared_at_equal_kl() -> None:
+    # The control is never moved by 3 nats: a mean over what was reached would compare 3 with 1.
+    table = pl.concat([effect_scores("a.3", 1.0, "1", "3"), effect_scores("a.3@random", 1.0, "1")])
+    (found,) = against_layers(table)
+    assert (found.condition, found.n_latents) == ("1", 20)
+    assert found.low < 0 < found.high
+    assert "on a.3 at a KL of 1 nats is not above its control a.3@random" in found.sentence()
+    (above,) = against_layers(pl.concat([effect_scores("a.3", 2.0, "1"), effect_scores("a.3@random", 1.0, "1")]))
+    assert above.sentence().startswith(
+        "intervention of effect explanations on a.3 at a KL of 1 nats: above the control"
+    )
+
+
+def test_intervals_of_quantiles_hold_the_truth() -> None:
+    draw = np.random.default_rng(0)
+    latents, layers = 400, 500
+    layer = pl.Series(np.repeat(np.arange(layers), latents)).cast(pl.String)
+    table = scores(0.0, 1).head(1).select(pl.all().repeat_by(latents * layers).explode())
+    table = table.with_columns(layer=layer, value=pl.Series(draw.exponential(size=len(table))))
+    found = summarise(table)
+    for name, q in (("lower_quartile", 0.25), ("median", 0.5), ("upper_quartile", 0.75)):
+        truth = float(stats.expon.ppf(q))
+        held = found.select((pl.col(f"{name}_low") <= truth) & (truth <= pl.col(f"{name}_high"))).to_series().mean()
+        assert 0.93 <= held <= 0.985, name
+        assert (found[f"{name}_low"] < found[name]).all()
+
+
+def test_explaining_effects_is_paid_for_too(tiny: Study) -> None:
+    price = {"price": Price(input=2.0, output=4.0)}
+    intervention = InterventionScorer(explainer="oracle", scorer="oracle")
+    priced = tiny.model_copy(
+        update={
+            "engines": {"oracle": tiny.engines["oracle"].model_copy(update=price)},
+            "scorers": tiny.scorers.model_copy(update={"intervention": intervention}),
+        }
+    )
+    tokens = {"prompt_tokens": 900, "cached_tokens": 100, "completion_tokens": 50}
+    rows = [{"latent": i, "condition": "1", "prompt_hash": f"call{i}", **tokens} for i in range(2)]
+    effects = by_layer({"a": conform(pl.DataFrame(rows), EFFECTS_READ)}, EFFECTS_READ)
+    (row,) = costs(priced, by_layer({}, EXPLANATIONS), NO_TRIALS, effects).to_dicts()
+    assert (row["step"], row["latents"], row["calls"]) == ("intervention: its explanations", 2, 2)
+    assert row["money"] == pytest.approx(2 * (2 * 900 + 4 * 50) / 1e6)
 
 
 def test_a_single_latent_and_no_scores_make_a_page(tiny: Study) -> None:

@@ -32,8 +32,11 @@ def windows(noise: float, count: int = 12, seed: int = 0) -> tuple[list[list[flo
     ]
 
 
-def found(predicted: list[list[float]], true: list[list[float]]) -> dict[str, tuple[float, float, float]]:
-    return {name: rest for name, *rest in correlations(predicted, true, np.random.default_rng(0))}  # type: ignore[misc]
+def found(
+    predicted: list[list[float]], true: list[list[float]], contexts: list[int] | None = None
+) -> dict[str, tuple[float, float, float]]:
+    contexts = contexts or [*range(len(true))]
+    return {name: rest for name, *rest in correlations(predicted, true, contexts, np.random.default_rng(0))}  # type: ignore[misc]
 
 
 def test_pearson_and_ev_are_the_plain_ones() -> None:
@@ -54,6 +57,18 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     truth = found(*windows(2.0, 4000, seed=1))["pearson"][0]
     held = [low <= truth <= high for _, low, high in (found(*windows(2.0, 30, seed=s))["pearson"] for s in range(100))]
     assert 0.85 <= np.mean(held) <= 1.0
+
+
+def test_windows_of_one_context_are_no_new_evidence() -> None:
+    predicted, true = windows(2.0, 8)
+    alone = found(predicted, true)["pearson"]
+    # The same eight contexts, each window seen four times: as sure as before, where windows counted by themselves are surer.
+    again = found(4 * predicted, 4 * true, 4 * [*range(8)])["pearson"]
+    assert again == pytest.approx(alone, abs=0.02)
+    by_window = found(4 * predicted, 4 * true)["pearson"]
+    assert by_window[2] - by_window[1] < 0.7 * (alone[2] - alone[1])
+    # Of a single context nothing is known of how contexts differ.
+    assert all(map(math.isnan, found(predicted, true, [0] * 8)["pearson"][1:]))
 
 
 def test_one_number_throughout_foresees_nothing() -> None:

@@ -28,7 +28,7 @@ from resources.table_store import Partition
 
 @computes("examples")
 def examples(job: Job) -> Metadata:
-    settings = job.study.examples
+    settings = job.study.examples_of(job.layer)
     cache = CacheReader(job.input("activation_cache"))
     tokens = tokens_matrix(job.input("corpus").read("corpus", ["tokens"]))
     neighbours = neighbours_of(job, cache, tokens) if "neighbour" in settings.test.kinds else None

@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from interp_assets.activations.cache_file import CacheReader, Entries
-from interp_assets.examples.draws import PICK_LATENT, keyed
+from interp_assets.examples.draws import first_latents
 from interp_assets.examples.negatives import POOL, neighbour_negatives, random_negatives
 from interp_assets.examples.samplers import first_of_each, sample
 from interp_assets.examples.windows import (
@@ -122,8 +122,7 @@ def asked_latents(counted: Counted, settings: Examples) -> np.ndarray:
         asked[:] = True
     elif isinstance(settings.latents, int):
         candidates = np.flatnonzero(counted.enough(settings))
-        order = np.argsort(keyed(settings.seed, PICK_LATENT, candidates), kind="stable")
-        asked[candidates[order[: settings.latents]]] = True
+        asked[first_latents(settings.seed, candidates.tolist(), settings.latents)] = True
     else:
         if beyond := [latent for latent in settings.latents if latent >= n]:
             raise UnusableInput(f"examples.latents: there is no latent {beyond[0]}; this SAE has 0 to {n - 1}")

@@ -39,6 +39,14 @@ def _name_mixed_in(state: np.ndarray, name: np.ndarray) -> np.ndarray:
     return mixed(state ^ table)[name] if state.ndim == 0 else mixed(state ^ table[name])
 
 
+def first_latents(seed: int, latents: list[int], count: int | None) -> list[int]:
+    """So many latents, the first in a keyed order which every stage takes them in; by number. All where count is None."""
+    if count is None:
+        return latents
+    order = np.argsort(keyed(seed, PICK_LATENT, np.array(latents, dtype=np.int64)), kind="stable")
+    return sorted(latents[i] for i in order[:count])
+
+
 def order_by(group: np.ndarray, value: np.ndarray) -> np.ndarray:
     """Indices int64 that sort by (group, value), ties in the order given; group < 2^32, value uint64.
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from interp_assets.carry_over import inputs_hash, still_hold, windows_by_latent, without
-from interp_assets.examples.draws import PICK_LATENT, keyed
+from interp_assets.examples.draws import first_latents
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations.prompts import form_of, prompt
 from interp_assets.explanations.wording import system_message
@@ -53,7 +53,8 @@ def pending(inputs: Inputs) -> Pending:
     wanted = []
     for name, explainer in study.explainers.items():
         basis = [explainer_basis(inputs, explainer), *reading]
-        for latent in asked_latents(list(shown), explainer, study.examples.seed):
+        count = explainer.latents if isinstance(explainer, LlmExplainer) else None
+        for latent in first_latents(study.examples.seed, list(shown), count):
             also = promoted.get(latent) if shows_promoted(explainer) else None
             wanted.append((name, latent, inputs_hash(basis, shown[latent], also)))
     keys = {"explainer": pl.String, "latent": pl.UInt32, "inputs_hash": pl.UInt64}
@@ -81,15 +82,6 @@ def shows_promoted(explainer: Explainer) -> bool:
 def promoted_tokens(inputs: Inputs) -> dict[int, list[str]]:
     table = inputs.input("latent_statistics").read("statistics", ["latent", "promoted_tokens"])
     return dict(table.drop_nulls().iter_rows())
-
-
-def asked_latents(latents: list[int], explainer: Explainer, seed: int) -> list[int]:
-    """The first of the interpreted latents in the keyed order, in the order of their numbers."""
-    count = explainer.latents if isinstance(explainer, LlmExplainer) else None
-    if count is None:
-        return latents
-    order = np.argsort(keyed(seed, PICK_LATENT, np.array(latents, dtype=np.int64)), kind="stable")
-    return sorted(latents[i] for i in order[:count])
 
 
 def windows_of(explain: pl.DataFrame, latents: pl.Series) -> dict[int, list[Window]]:

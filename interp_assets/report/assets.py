@@ -7,7 +7,7 @@ import polars as pl
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import partition_label
 from interp_assets.job import Job, Metadata, computes
-from interp_assets.report.evidence import OF_TRIALS, TRIALS_READ, Evidence, of_methods, tables_of
+from interp_assets.report.evidence import EFFECTS_READ, OF_TRIALS, TRIALS_READ, Evidence, of_methods, tables_of
 from interp_assets.report.page import render
 from interp_assets.report.summary import counts
 from interp_assets.tables import SCORES
@@ -60,11 +60,26 @@ def gathered(job: Job) -> Evidence:
         layer: found for layer in layers if (found := table("explanations", layer, "explanations")) is not None
     }
     examples = {layer: found for layer in layers if (found := table("examples", layer, "examples")) is not None}
+    effects = {
+        layer: found
+        for layer in layers
+        if study.scorers.intervention is not None
+        and (found := table("scores/intervention", layer, "effects", list(EFFECTS_READ))) is not None
+    }
     layer_counts = {
         layer: counts(table("latent_statistics", layer, "statistics"), examples.get(layer), explanations.get(layer))
         for layer in layers
     }
     all_scores, all_trials = of_methods(scores, SCORES), of_methods(trials, TRIALS_READ)
     return Evidence(
-        study.name, layers, all_scores, all_trials, explanations, examples, layer_counts, problems, calibrations
+        study.name,
+        layers,
+        all_scores,
+        all_trials,
+        explanations,
+        examples,
+        layer_counts,
+        problems,
+        calibrations,
+        effects,
     )

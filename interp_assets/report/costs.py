@@ -5,25 +5,30 @@ from __future__ import annotations
 import polars as pl
 
 from interp_assets.graph import engine_asked
+from interp_assets.scores.intervention.wording import EXPLAINER
 from interp_assets.settings import Price
 from interp_assets.study import Study
 from interp_assets.tables import COSTS, OUTCOMES, conform
 
 TOKENS = ["prompt_tokens", "cached_tokens", "completion_tokens"]
+EXPLAINING_EFFECTS = "intervention: its explanations"
+"The step in which effects are explained, beside `intervention`, in which those explanations are scored."
 PER = 100_000
 
 
-def costs(study: Study, explanations: pl.DataFrame, trials: pl.DataFrame) -> pl.DataFrame:
+def costs(study: Study, explanations: pl.DataFrame, trials: pl.DataFrame, effects: pl.DataFrame) -> pl.DataFrame:
     """The table `tables.COSTS`, at the prices that stand in the study now.
 
     Args:
         explanations: `tables.EXPLANATIONS` of all layers, with column layer.
         trials: `tables.TRIALS` of all layers and methods, with columns layer and method.
+        effects: `tables.EFFECTS` of all layers, with column layer.
     """
     columns = ["step", "explainer", "layer", "latent", "prompt_hash", *TOKENS]
     rows = pl.concat(
         [
             explanations.with_columns(step=pl.lit("explanations")).select(columns),
+            effects.with_columns(step=pl.lit(EXPLAINING_EFFECTS), explainer=pl.lit(EXPLAINER)).select(columns),
             trials.with_columns(step="method").select(columns),
         ]
     )
@@ -45,8 +50,12 @@ def money_of(study: Study, row: dict[str, object]) -> float | None:
 
 def price_of(study: Study, step: str, explainer: str) -> Price | None:
     """Of the engine that is asked in a step; None where it has none."""
-    role = study.explainers.get(explainer) if step == "explanations" else study.scorers.chosen().get(step)
-    engine = engine_asked(role)
+    intervention = study.scorers.intervention
+    if step == EXPLAINING_EFFECTS and intervention is not None:
+        engine: str | None = intervention.explainer
+    else:
+        role = study.explainers.get(explainer) if step == "explanations" else study.scorers.chosen().get(step)
+        engine = engine_asked(role)
     return study.engines[engine].price if engine in study.engines else None
 
 

@@ -10,11 +10,11 @@ import polars as pl
 
 from interp_assets.asset import TRIAL_COLUMNS
 from interp_assets.report.correlations import correlations
-from interp_assets.report.costs import costs, outcomes
+from interp_assets.report.costs import TOKENS, costs, outcomes
 from interp_assets.report.deciles import by_decile
 from interp_assets.report.summary import Difference, against_control, against_layers, summarise
 from interp_assets.study import Study
-from interp_assets.tables import DIFFERENCES, EXAMPLES, EXPLANATIONS, SCORES, TRIALS, Schema
+from interp_assets.tables import DIFFERENCES, EFFECTS, EXAMPLES, EXPLANATIONS, SCORES, TRIALS, Schema
 
 OF_TRIALS = (*TRIAL_COLUMNS, "prompt_hash", "prompt_tokens", "cached_tokens", "completion_tokens")
 "What the report reads of trials."
@@ -39,6 +39,8 @@ class Evidence:
     "partitions that are missing or failed, and why"
     calibrations: Sequence[dict[str, Any]] = ()
     "method, layer and rows of `tables.CALIBRATION`, where prompt sizes were tried"
+    effects: dict[str, pl.DataFrame] = field(default_factory=dict)
+    "EFFECTS_READ of interventions by layer, as far as there are any"
 
 
 class Tables(NamedTuple):
@@ -51,7 +53,11 @@ class Tables(NamedTuple):
 
     def frames(self) -> dict[str, pl.DataFrame]:
         """By name."""
-        return self._asdict() | {"differences": pl.DataFrame(self.differences, schema=DIFFERENCES, orient="row")}
+        return self._asdict() | {
+            "differences": pl.DataFrame(self.differences, schema=DIFFERENCES, orient="row").with_columns(
+                pl.col("low", "high").fill_nan(None)
+            )
+        }
 
 
 def tables_of(evidence: Evidence, study: Study) -> Tables:
@@ -60,7 +66,12 @@ def tables_of(evidence: Evidence, study: Study) -> Tables:
         summarise(scores),
         against_control(scores) + against_layers(scores),
         correlations(scores),
-        costs(study, by_layer(evidence.explanations, EXPLANATIONS), trials),
+        costs(
+            study,
+            by_layer(evidence.explanations, EXPLANATIONS),
+            trials,
+            by_layer(evidence.effects, EFFECTS_READ),
+        ),
         by_decile(trials, by_layer(evidence.examples, EXAMPLES)),
         outcomes(trials),
     )
@@ -87,5 +98,6 @@ def of_methods(parts: dict[tuple[str, str], pl.DataFrame], schema: Schema) -> pl
 
 
 NO_SCORES = of_methods({}, SCORES)
+EFFECTS_READ: Schema = {name: EFFECTS[name] for name in ("latent", "condition", "prompt_hash", *TOKENS)}
 TRIALS_READ: Schema = {name: TRIALS[name] for name in OF_TRIALS}
 NO_TRIALS = of_methods({}, TRIALS_READ)

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from interp_assets.examples.rendering import Rendering
 from interp_assets.report.correlations import disagreements
-from interp_assets.report.headline import HEADLINE
+from interp_assets.report.headline import HEADLINE, OF_A_CONTROL
 
 SHOWN_LATENTS, SHOWN_EXAMPLES = 6, 4
 
@@ -20,7 +20,7 @@ def best_and_worst(
 ) -> list[dict[str, Any]]:
     """The latents of highest and lowest score by the study's broadest method, with their strongest examples."""
     # Intervention tests explanations of its own, which are not those that are shown here.
-    shown_here = (pl.col("method") != "intervention") & (pl.col("control") == "none")
+    shown_here = (pl.col("method") != "intervention") & (pl.col("control") == "none") & ~OF_A_CONTROL
     real = scores.filter(shown_here & pl.col("value").is_not_null())
     if real.is_empty():
         return []

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import polars as pl
 
+from interp_assets.layers import control_in
+
 HEADLINE = {
     "embedding": "auroc",
     "detection": "balanced_accuracy",
@@ -37,9 +39,8 @@ STATISTICS = {
     "nats": Statistic("nats, all conditions", 0.0, None),
 }
 SUBJECT = ["layer", "latent", "explainer"]
-CONTROL_SUBJECTS = ("random", "neurons", "untrained")
-"What layers `X@...` are called whose latents are not those of a trained SAE."
-OF_A_CONTROL = pl.col("layer").str.split("@").list.get(1, null_on_oob=True).is_in(CONTROL_SUBJECTS).fill_null(False)
+OF_A_CONTROL = pl.col("layer").map_elements(lambda key: control_in(key) is not None, pl.Boolean)
+"Rows of layers whose latents are not those of a trained SAE."
 
 
 def headlines(scores: pl.DataFrame) -> pl.DataFrame:

@@ -8,8 +8,10 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from interp_assets.report.headline import HEADLINE, OF_A_CONTROL, headlines
+from interp_assets.layers import stands_beside
+from interp_assets.report.headline import HEADLINE, headlines
 from interp_assets.scores.intervals import Z
+from interp_assets.settings.scorers import ZERO_ABLATION
 from interp_assets.tables import NO_EXPLAINER, SCORE_REPORT, conform
 
 
@@ -17,7 +19,8 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
     """The table `tables.SCORE_REPORT`.
 
     Every row of a group is another latent, so latents are what varies: the mean's interval is +- 1.96 standard errors
-    over latents, the median's lies between two order statistics (Conover 1999, section 3.2), whatever the distribution.
+    over latents; those of the median and the quartiles lie between two order statistics (Conover 1999, section 3.2),
+    whatever the distribution.
 
     Args:
         scores: `tables.SCORES` of all layers and methods with columns `layer` and `method`.
@@ -33,19 +36,26 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
             mean=value.mean(),
             mean_low=value.mean() - error,
             mean_high=value.mean() + error,
-            median=value.median(),
-            median_low=order_statistic(value, -Z),
-            median_high=order_statistic(value, Z),
-            lower_quartile=value.quantile(0.25, "linear"),
-            upper_quartile=value.quantile(0.75, "linear"),
+            **quantile_columns("lower_quartile", value, 0.25),
+            **quantile_columns("median", value, 0.5),
+            **quantile_columns("upper_quartile", value, 0.75),
         )
     )
     return conform(table, SCORE_REPORT)
 
 
-def order_statistic(value: pl.Expr, z: float) -> pl.Expr:
-    """The value of rank n / 2 + z sqrt(n) / 2, rounded away from the median and kept within what there is."""
-    rank = value.count() / 2 + z * value.count().sqrt() / 2
+def quantile_columns(name: str, value: pl.Expr, q: float) -> dict[str, pl.Expr]:
+    """A quantile and the ends of its interval."""
+    return {
+        name: value.quantile(q, "linear"),
+        f"{name}_low": order_statistic(value, q, -Z),
+        f"{name}_high": order_statistic(value, q, Z),
+    }
+
+
+def order_statistic(value: pl.Expr, q: float, z: float) -> pl.Expr:
+    """The value of rank n q + z sqrt(n q (1 - q)), rounded away from the quantile and kept within what there is."""
+    rank = value.count() * q + z * (value.count() * q * (1 - q)).sqrt()
     place = (rank.floor() - 1) if z < 0 else rank.ceil()
     return value.drop_nulls().sort().gather(place.clip(0, value.count() - 1).cast(pl.UInt32)).first()
 
@@ -59,6 +69,8 @@ class Difference(NamedTuple):
     method: str
     explainer: str
     statistic: str
+    condition: str | None
+    "At which it is compared; None where there is one, or where all are averaged."
     n_latents: int
     mean: float
     low: float
@@ -69,7 +81,7 @@ class Difference(NamedTuple):
         return self.low > 0
 
     def sentence(self) -> str:
-        name = f"{scored(self.method, self.explainer)} on {self.layer}"
+        name = f"{scored(self.method, self.explainer)} on {self.layer}{at_condition(self.condition)}"
         numbers = f"{self.mean:+.3f} (95 % interval {self.low:+.3f} to {self.high:+.3f}, {self.n_latents} latents)"
         control = "shuffled control" if self.control == "shuffled" else f"control {self.control}"
         if self.n_latents < 2:
@@ -82,6 +94,13 @@ class Difference(NamedTuple):
 def scored(method: str, explainer: str) -> str:
     """What a method scored, in words."""
     return f"{method} without explanation" if explainer == NO_EXPLAINER else f"{method} of {explainer} explanations"
+
+
+def at_condition(condition: str | None) -> str:
+    """The condition of an intervention, in words."""
+    if condition is None:
+        return ""
+    return " where the latent is taken away" if condition == ZERO_ABLATION else f" at a KL of {condition} nats"
 
 
 def against_control(scores: pl.DataFrame) -> list[Difference]:
@@ -101,37 +120,33 @@ def against_control(scores: pl.DataFrame) -> list[Difference]:
             continue
         error = Z * difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.nan
         mean, names = float(difference.mean()), (str(layer), "shuffled", str(method), str(explainer), statistic)
-        found.append(Difference(*names, len(difference), mean, mean - error, mean + error))
+        found.append(Difference(*names, None, len(difference), mean, mean - error, mean + error))
     return found
 
 
 def against_layers(scores: pl.DataFrame) -> list[Difference]:
-    """The headline statistic of each layer `X` minus that of the same place's control subjects, `X@random` and such.
+    """The headline statistic of each layer minus that of the control subjects beside it, `X@random` and such.
 
-    The interval is Welch's, with the degrees of freedom of the smaller group alone.
-
-    Their latents are different ones, so means are compared; what a latent scored under several conditions is averaged.
+    Interventions are compared at equal KL, condition by condition. Latents are different ones on both sides, so means
+    are compared; the interval is Welch's, with the degrees of freedom of the smaller group alone.
     """
-    keys = ["method", "explainer", "statistic"]
-    latents = (
+    parts = (
         headlines(scores)
         .filter(control="none")
-        .group_by(*keys, "layer", "latent", maintain_order=True)
-        .agg(pl.mean("value"))
+        .with_columns(condition=pl.when(pl.col("condition") != "sequential").then("condition"))
+        .group_by("method", "explainer", "statistic", "condition", "layer", maintain_order=True)
+        .agg(n=pl.len(), mean=pl.mean("value"), variance=pl.col("value").var() / pl.len())
     )
-    parts = latents.group_by(*keys, "layer", maintain_order=True).agg(
-        n=pl.len(), mean=pl.mean("value"), variance=pl.col("value").var() / pl.len()
-    )
-    controls = parts.filter(OF_A_CONTROL).with_columns(
-        layer_of_control="layer", layer=pl.col("layer").str.split("@").list.first()
-    )
-    both = parts.join(controls, on=[*keys, "layer"], suffix="_control", maintain_order="left_right")
     found = []
-    for row in both.iter_rows(named=True):
-        n, mean = min(row["n"], row["n_control"]), row["mean"] - row["mean_control"]
-        error = stats.t.ppf(0.975, n - 1) * np.sqrt(row["variance"] + row["variance_control"]) if n > 1 else np.nan
-        names = (row["layer"], row["layer_of_control"], row["method"], row["explainer"], row["statistic"])
-        found.append(Difference(*names, n, mean, mean - error, mean + error))
+    for row in parts.iter_rows(named=True):
+        for other in parts.iter_rows(named=True):
+            same = all(row[name] == other[name] for name in ("method", "explainer", "statistic", "condition"))
+            if not same or not stands_beside(other["layer"], row["layer"]):
+                continue
+            n, mean = min(row["n"], other["n"]), row["mean"] - other["mean"]
+            error = stats.t.ppf(0.975, n - 1) * np.sqrt(row["variance"] + other["variance"]) if n > 1 else np.nan
+            names = (row["layer"], other["layer"], row["method"], row["explainer"], row["statistic"], row["condition"])
+            found.append(Difference(*names, n, mean, mean - error, mean + error))
     return found
 
 

@@ -27,6 +27,8 @@ from interp_assets.scores.reading import strongest_on
 from interp_assets.scores.simulation import Simulation
 from interp_assets.scores.surprisal import Surprisal
 from interp_assets.tables import SCORES, calls_behind, conform
+from resources.language_models.logged import LoggedEngine
+from resources.language_models.protocol import require
 
 
 @computes("scores/embedding")
@@ -104,7 +106,7 @@ def judged_scores(job: Job, method: Judged) -> Metadata:
     sizes = method.settings.list_sizes
     if sizes is None:
         return asked_scores(job, method)
-    model, price = engine(job, method.engine), job.study.engines[method.engine].price
+    model, price = able_engine(job, method), job.study.engines[method.engine].price
     some = calibrators(job, method, sizes.latents)
     total = sum(len(subject.trials) for subject in some) * (1 + len(set(sizes.candidates)))
     with Progress(f"{job.label} prompt size", total, "trials", meter(model, price)) as progress:
@@ -121,8 +123,19 @@ def asked_scores(job: Job, method: AskingMethod[Any]) -> Metadata:
     return finish(job, todo, method) | cacheable_share(job.study, method.engine, method.requests(todo.subjects))
 
 
+def able_engine(job: Job, method: AskingMethod[Any]) -> LoggedEngine:
+    """
+    Raises:
+        UnusableInput: the engine cannot do what the method asks.
+    """
+    model = engine(job, method.engine)
+    for verb in method.verbs:
+        require(model, verb, f"scorers.{method.name}.engine")
+    return model
+
+
 def ask_engine(job: Job, method: AskingMethod[Any], todo: Pending) -> None:
-    model, price = engine(job, method.engine), job.study.engines[method.engine].price
+    model, price = able_engine(job, method), job.study.engines[method.engine].price
     total = sum(len(subject.trials) for subject in todo.subjects)
     with Progress(job.label, total, "trials", meter(model, price)) as progress:
         method.ask(todo.subjects, model, progress.advance)

@@ -20,7 +20,7 @@ from interp_assets.scores.trials import Subject
 from interp_assets.scores.wording import Wording
 from interp_assets.settings import JudgeScorer
 from interp_assets.tables import CALIBRATION, TRIALS, conform
-from resources.language_models.protocol import LanguageModel, require
+from resources.language_models.protocol import LanguageModel
 
 SINGLE = 1
 "The size of a prompt that holds one example and is answered by the probability of Yes."
@@ -46,7 +46,6 @@ def calibrate(
 ) -> Calibration:
     sizes = settings.list_sizes
     assert sizes is not None
-    require(model, "choose", "calibration of per_prompt")
     rows = {}
     for size in sizes_tried(settings):
         own = [replace(subject, rows=[]) for subject in subjects]

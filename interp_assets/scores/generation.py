@@ -23,7 +23,7 @@ from interp_assets.scores.trials import Key, Subject, Tested, TestExample, Trial
 from interp_assets.scores.wording_of_others import GENERATION, GENERATION_QUESTION
 from interp_assets.settings import GenerationScorer
 from interp_assets.tables import EXAMPLES, GENERATION_TRIALS
-from resources.language_models.protocol import Constraint, Generated, GenerateRequest, LanguageModel, Message, require
+from resources.language_models.protocol import Constraint, Generated, GenerateRequest, LanguageModel, Message
 from resources.language_models.structured import Unusable, generate, json_form, json_object
 
 if TYPE_CHECKING:
@@ -35,9 +35,11 @@ Row = dict[str, Any]
 
 class Generation(AskingMethod[GenerationScorer]):
     name = "generation"
+    code_version = "2"
     description = "On how many of the texts that an LLM writes from the explanation the latent fires, and how strongly."
     reads = (EXPLANATIONS, SAE, Read("latent_statistics", "statistics", ("latent", "max_activation")))
     schema = GENERATION_TRIALS
+    verbs = ("generate",)
 
     def prompts(self) -> dict[str, str]:
         return {"instructions": GENERATION, "question": GENERATION_QUESTION}
@@ -63,7 +65,6 @@ class Generation(AskingMethod[GenerationScorer]):
 
     def ask(self, subjects: list[Subject], model: LanguageModel, advance: Callable[[int], None]) -> None:
         """Record the texts; what the latents do on them is added by `add_activations`."""
-        require(model, "generate", "scorers.generation.engine")
         count = self.settings.texts
         for part in in_parts(subjects):
             answers = generate(

@@ -23,7 +23,7 @@ from interp_assets.scores.trials import Key, Subject, Tested, TestExample, Trial
 from interp_assets.scores.wording_of_others import INTRUDER, INTRUDER_QUESTION
 from interp_assets.settings import IntruderScorer
 from interp_assets.tables import INTRUDER_TRIALS, NO_EXPLAINER
-from resources.language_models.protocol import ChooseRequest, Chosen, LanguageModel, Message, require
+from resources.language_models.protocol import ChooseRequest, Chosen, LanguageModel, Message
 from resources.language_models.structured import Unusable, choose
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Intruder(AskingMethod[IntruderScorer]):
     description = "Whether an LLM finds, among a latent's examples, the one on which it is silent. No explanation."
     reads = (EXAMPLES,)
     schema = INTRUDER_TRIALS
+    verbs = ("choose",)
 
     def prompts(self) -> dict[str, str]:
         return {"instructions": INTRUDER, "question": INTRUDER_QUESTION}
@@ -90,7 +91,6 @@ class Intruder(AskingMethod[IntruderScorer]):
         return tuple(str(number) for number in range(1, self.settings.shown + 2))
 
     def ask(self, subjects: list[Subject], model: LanguageModel, advance: Callable[[int], None]) -> None:
-        require(model, "choose", "scorers.intruder.engine")
         for part in in_parts(subjects):
             record_left_out(part)
             trials = [(subject, trial) for subject in part for trial in asked(subject)]

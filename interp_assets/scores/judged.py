@@ -14,7 +14,7 @@ from interp_assets.scores.sequential import anytime, judge_in_rounds
 from interp_assets.scores.trials import Subject
 from interp_assets.scores.wording import Wording, prompts_read, wording_of
 from interp_assets.settings import JudgeScorer
-from resources.language_models.protocol import LanguageModel, Request
+from resources.language_models.protocol import Capability, LanguageModel, Request
 
 if TYPE_CHECKING:
     from interp_assets.job import Inputs
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 
 class Judged(AskingMethod[JudgeScorer]):
-    code_version = "3"
+    code_version = "4"
+
+    @property
+    def verbs(self) -> tuple[Capability, ...]:
+        if self.settings.list_sizes:
+            return "choose", "generate"
+        return ("choose",) if self.settings.protocol == "single" else ("generate",)
 
     @property
     def wording(self) -> Wording:

@@ -21,7 +21,6 @@ from resources.language_models.protocol import (
     LanguageModel,
     Message,
     Usage,
-    require,
 )
 from resources.language_models.structured import Unusable, choose, generate, json_form, json_object
 
@@ -45,7 +44,6 @@ def judge(
         wording: what is asked.
     """
     ask = ask_single if settings.protocol == "single" else ask_in_lists
-    require(model, "choose" if settings.protocol == "single" else "generate", f"{settings.protocol} protocol")
     for start in range(0, len(subjects), SUBJECTS_PER_CALL):
         part = subjects[start : start + SUBJECTS_PER_CALL]
         record_left_out(part)

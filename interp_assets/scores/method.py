@@ -21,7 +21,7 @@ from interp_assets.tables import TRIALS, Schema
 if TYPE_CHECKING:
     from interp_assets.job import Inputs
     from interp_assets.scores.pending import Pending
-    from resources.language_models.protocol import LanguageModel, Request
+    from resources.language_models.protocol import Capability, LanguageModel, Request
 
 S = TypeVar("S", bound=Scorer)
 
@@ -144,6 +144,11 @@ class AskingMethod(Method[S]):
     def engine(self) -> str:
         settings: Any = self.settings
         return settings.engine
+
+    @property
+    @abstractmethod
+    def verbs(self) -> tuple[Capability, ...]:
+        """What its engine must be able to do."""
 
     @abstractmethod
     def ask(self, subjects: list[Subject], model: LanguageModel, advance: Callable[[int], None]) -> None:

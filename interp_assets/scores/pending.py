@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from interp_assets.carry_over import inputs_hash, still_hold, windows_by_latent, without
-from interp_assets.examples.draws import CALIBRATE, keyed
+from interp_assets.examples.draws import CALIBRATE, first_latents, keyed
 from interp_assets.scores.method import Method
 from interp_assets.scores.trials import Key, Subject, Tested, Trial, test_examples
 from interp_assets.tables import SCORES
@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from interp_assets.job import Inputs
 
 KEYS = ["latent", "explainer", "control"]
-DECIDES_NO_ROW = ("explainers", "scorer.explainers", "scorer.shuffled_control", "hookpoint", "windows_per_context")
+DECIDES_NO_ROW = (
+    "explainers",
+    "scorer.explainers",
+    "scorer.latents",
+    "scorer.shuffled_control",
+    "hookpoint",
+    "writes",
+    "windows_per_context",
+)
 "Settings that decide which rows there are, not what stands in them."
 
 
@@ -37,7 +45,7 @@ class Pending:
 def pending(inputs: Inputs, method: Method[Any]) -> Pending:
     examples = method.examples(inputs)
     shown = windows_by_latent(examples)
-    tested = method.tested(inputs, examples)
+    tested = tested_of(inputs, method, examples)
     basis = row_basis(inputs, method)
     rows = [
         (*key, inputs_hash(basis, each.explanation, shown.get(key[0], b""), *each.also)) for key, each in tested.items()
@@ -51,10 +59,17 @@ def pending(inputs: Inputs, method: Method[Any]) -> Pending:
     return Pending(trials, scores, new, subjects_of(method, tested, examples, new.select(KEYS).rows()))
 
 
+def tested_of(inputs: Inputs, method: Method[Any], examples: pl.DataFrame) -> dict[Key, Tested]:
+    """What is put to the test, of as many latents as the study scores with this method."""
+    found = method.tested(inputs, examples)
+    chosen = set(first_latents(method.seed, sorted({key[0] for key in found}), method.settings.latents))
+    return {key: each for key, each in found.items() if key[0] in chosen}
+
+
 def calibrators(inputs: Inputs, method: Method[Any], count: int) -> list[Subject]:
     """So many explanations, no shuffled ones, of the latents that come first in a keyed order."""
     examples = method.examples(inputs)
-    tested = method.tested(inputs, examples)
+    tested = tested_of(inputs, method, examples)
     keys = [key for key in tested if key[2] == "none"]
     places = keyed(method.seed, CALIBRATE, np.array([key[0] for key in keys], dtype=np.int64))
     first = [key for _, key in sorted(zip(places.tolist(), keys, strict=True))[:count]]

@@ -3,9 +3,9 @@
 auroc: probability that a positive's value lies above a negative's, ties counting half.
 auprc: average precision, sum over thresholds of (recall_k - recall_{k-1}) precision_k, ties one threshold.
 
-Both are smooth functions of the trials' weights. A trial's influence is its weight times the derivative by it: for
-auroc these are the structural components of DeLong, DeLong and Clarke-Pearson (1988), whose sums by cluster are those
-of Obuchowski (1997); for auprc the same is done to average precision (the infinitesimal jackknife, Efron 1982).
+What each trial adds to the error is, for auroc, its structural component (DeLong, DeLong and Clarke-Pearson 1988), whose
+sums by cluster are those of Obuchowski (1997); for auprc what average precision loses when it is left out (the jackknife,
+Efron 1982), as its derivative says too little of the error where trials are few.
 """
 
 from __future__ import annotations
@@ -95,27 +95,34 @@ class Ranking:
         total1 = self.sums(w1)
         has_both = (total1 > 0) & (self.sums(self.weight) > total1)
         value = over(self.sums(w1 * self.precision()), np.where(has_both, total1, 0))
-        influence, together = self.influence_on_auprc(value), np.zeros(self.within.n)
+        lost, together = self.lost_without(value), np.zeros(self.within.n)
         for kind in (self.positive, ~self.positive):
             # Positives and negatives are drawn each for themselves: only what differs within a kind is error.
             share = over(self.weight * kind, self.sums(self.weight * kind)[self.group], 0.0)
-            centred = kind * influence - share * self.sums(kind * influence)[self.group]
-            together += corrected(self.within.squares(centred), self.within.counts(kind))
+            centred = kind * lost - share * self.sums(kind * lost)[self.group]
+            count = self.within.counts(kind)
+            together += self.within.squares(centred) * np.where(count > 1, over(count - 1, count), np.nan)
         most = over(self.sums(self.weight) ** 2, self.within.squares(self.weight))
         return value, wilson(value, np.fmin(over(value * (1 - value), together), most))
 
-    def influence_on_auprc(self, value: np.ndarray) -> np.ndarray:
-        """Each trial's weight times the derivative of average precision by it, float64 [trials].
+    def lost_without(self, value: np.ndarray) -> np.ndarray:
+        """What average precision loses when a trial is left out, float64 [trials].
+
+        With a and b the weight of positives and of all that a threshold accepts, and without a trial of weight w in
+        1 / (b - w) = 1 / b + w / (b (b - w)), the last w is taken as 1, the mean weight: exact where all weigh the same.
 
         Args:
             value: float64 [subjects], the average precision.
         """
-        w1 = self.weight * self.positive
-        precision, accepted = self.precision(), self.accepted(self.weight)
-        # A positive more raises the precision of every threshold that accepts it, a negative lowers it.
-        lost, gained = self.thresholds_below(precision / accepted), self.thresholds_below(1 / accepted)
-        derivative = self.positive * (precision - value[self.group] + gained) - lost
-        return np.nan_to_num(self.weight * over(derivative, self.sums(w1)[self.group]))
+        w1, precision, accepted = self.weight * self.positive, self.precision(), self.accepted(self.weight)
+        all1, negatives = self.sums(w1)[self.group], accepted - self.accepted(w1)
+        step = 1 / (accepted * (accepted - np.minimum(1, accepted / 2)))
+        # Without a positive all thresholds that accept it lose precision, but for its own, which is gone.
+        others = self.thresholds_below(negatives * step) - w1 * negatives * step
+        centre = value[self.group]
+        without_positive = over(all1 * centre - self.weight * (precision + others), all1 - self.weight)
+        without_negative = centre + self.weight * over(self.thresholds_below((accepted - negatives) * step), all1)
+        return np.nan_to_num(centre - np.where(self.positive, without_positive, without_negative))
 
     def accepted(self, values: np.ndarray) -> np.ndarray:
         """For each trial the sum of values of its subject's trials that tie with it or are ranked above."""

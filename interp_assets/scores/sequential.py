@@ -23,7 +23,7 @@ from interp_assets.scores.trials import Subject, Trial
 from interp_assets.scores.wording import Wording
 from interp_assets.settings import JudgeScorer, Sequential
 from interp_assets.tables import F64, SCORES, Schema
-from resources.language_models.protocol import LanguageModel, require
+from resources.language_models.protocol import LanguageModel
 
 SUBJECTS_AT_ONCE = 512
 """How many are in their rounds together: so many that a round keeps an engine's queue full, and so few that their
@@ -46,7 +46,6 @@ def judge_in_rounds(
     """Ask the subjects' trials, of each until enough is known; answers, and what was not asked, are recorded on them."""
     limits = settings.sequential
     assert limits is not None
-    require(model, "choose", "sequential scoring")
     record_left_out(subjects)
     coming = ((subject, rounds(subject, limits.pairs_per_round, seed)) for subject in subjects)
     under_way: list[tuple[Subject, Rounds]] = []

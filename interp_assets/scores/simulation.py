@@ -5,8 +5,8 @@ after token, each behind the text up to it, and takes their expectation.
 
 pearson: correlation of predicted and true activations over all tokens of the latent's test windows; 0 where all that is
 predicted is one number, which foresees nothing. ev: share of the variance of the true activations that is explained by
-the predicted ones, 10 standing for the strongest activation in these windows. Tokens of one window hang together, so
-the intervals are quantiles over BOOTSTRAPS samples of whole windows.
+the predicted ones, 10 standing for the strongest activation in these windows. Tokens of one context hang together, so
+the intervals are quantiles over BOOTSTRAPS samples of whole contexts.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from interp_assets.scores.wording_of_others import (
 from interp_assets.settings import SimulationScorer
 from interp_assets.tables import SIMULATION_TRIALS
 from resources.language_models.protocol import (
+    Capability,
     ChooseRequest,
     Chosen,
     Constraint,
@@ -41,7 +42,6 @@ from resources.language_models.protocol import (
     GenerateRequest,
     LanguageModel,
     Message,
-    require,
 )
 from resources.language_models.structured import Answer, Unusable, choose, generate, json_form, json_object
 
@@ -68,10 +68,15 @@ class Simulation(AskingMethod[SimulationScorer]):
     description = "Whether an LLM that reads the explanation foresees how active each token is. The costly classic."
     reads = (EXPLANATIONS, EXAMPLES)
     schema = SIMULATION_TRIALS
+    code_version = "2"
 
     @property
     def at_once(self) -> bool:
         return self.settings.mode == "all_at_once"
+
+    @property
+    def verbs(self) -> tuple[Capability, ...]:
+        return ("generate",) if self.at_once else ("choose",)
 
     def prompts(self) -> dict[str, str]:
         if self.at_once:
@@ -109,7 +114,6 @@ class Simulation(AskingMethod[SimulationScorer]):
             yield ChooseRequest(messages, NUMBERS, subject.group, shared)
 
     def ask(self, subjects: list[Subject], model: LanguageModel, advance: Callable[[int], None]) -> None:
-        require(model, "generate" if self.at_once else "choose", f"scorers.simulation.mode {self.settings.mode}")
         for part in in_parts(subjects):
             windows = [(subject, trial) for subject in part for trial in subject.trials]
             requests = [[*self.of_trial(subject, trial)] for subject, trial in windows]
@@ -131,8 +135,12 @@ class Simulation(AskingMethod[SimulationScorer]):
         return ([next(answers) for _ in range(length)] for length in lengths)
 
     def scores(self, inputs: Inputs, todo: Pending, trials: pl.DataFrame) -> pl.DataFrame:
+        examples = inputs.input("examples").read("examples", ["latent", "example", "purpose", "kind", "context"])
+        tests = examples.filter(pl.col("purpose") == "test")
+        tests = tests.select("latent", "example", "context", expected=pl.col("kind") == "activating")
+        placed = trials.join(tests, on=["latent", "example", "expected"], how="left", maintain_order="left")
         return score_table(
-            trials, lambda kept: simulated(kept, self.seed), "no answered trial on which the latent fires"
+            placed, lambda kept: simulated(kept, self.seed), "no answered trial on which the latent fires"
         )
 
     def most(self) -> list[Most]:
@@ -196,36 +204,44 @@ def together(answers: Sequence[Answer[list[float]]]) -> dict[str, Any]:
 
 
 def simulated(kept: pl.DataFrame, seed: int) -> list[pl.DataFrame]:
-    """pearson and ev of each latent, from answered trials."""
+    """pearson and ev of each latent, from answered trials with column context."""
     rows = []
     for key, group in kept.group_by(KEYS, maintain_order=True):
         predicted, true = group["predicted_activations"].to_list(), group["activations"].to_list()
-        latent = int(str(key[0]))
-        for statistic, value, low, high in correlations(predicted, true, np.random.default_rng([seed, latent])):
+        latent, contexts = int(str(key[0])), group["context"].to_list()
+        draw = np.random.default_rng([seed, latent])
+        for statistic, value, low, high in correlations(predicted, true, contexts, draw):
             rows.append((*key, statistic, value, low, high))
     names = [*KEYS, "statistic", "value", "low", "high"]
     return [pl.DataFrame(rows, schema=names, orient="row").cast({"latent": pl.UInt32})] if rows else []
 
 
 def correlations(
-    predicted: Sequence[Sequence[float]], true: Sequence[Sequence[float]], draw: np.random.Generator
+    predicted: Sequence[Sequence[float]],
+    true: Sequence[Sequence[float]],
+    contexts: Sequence[int],
+    draw: np.random.Generator,
 ) -> Iterator[tuple[str, float, float, float]]:
     """statistic, value, low, high of pearson and ev.
 
     Args:
         predicted, true: for each window the numbers of its tokens.
+        contexts: for each window where it comes from.
     """
     strongest = max(map(max, true))
-    sums = []
-    for x, y in zip(predicted, true, strict=True):
+    sums: dict[int, np.ndarray] = {}
+    for x, y, context in zip(predicted, true, contexts, strict=True):
         a, b = np.array(x, dtype=np.float64) / STRONGEST * strongest, np.array(y, dtype=np.float64)
-        sums.append([len(a), a.sum(), b.sum(), a @ a, b @ b, a @ b])
-    windows = np.array(sums)
-    draws = draw.multinomial(len(windows), np.full(len(windows), 1 / len(windows)), size=BOOTSTRAPS) @ windows
+        own = np.array([len(a), a.sum(), b.sum(), a @ a, b @ b, a @ b])
+        sums[context] = sums.get(context, np.zeros(6)) + own
+    parts = np.array([*sums.values()])
+    draws = draw.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=BOOTSTRAPS) @ parts
     for statistic, of in (("pearson", pearson), ("ev", explained_variance)):
-        value, sampled = float(of(windows.sum(0)[None])[0]), of(draws)
+        value, sampled = float(of(parts.sum(0)[None])[0]), of(draws)
         sampled = sampled[~np.isnan(sampled)]
-        low, high = np.quantile(sampled, [0.025, 0.975]) if len(sampled) else (math.nan, math.nan)
+        # A single context says nothing of how contexts differ.
+        known = len(parts) > 1 and len(sampled)
+        low, high = np.quantile(sampled, [0.025, 0.975]) if known else (math.nan, math.nan)
         yield statistic, value, float(low), float(high)
 
 

@@ -17,7 +17,7 @@ from interp_assets.scores.wording_of_others import SURPRISAL, UNRELATED
 from interp_assets.settings import SurprisalScorer
 from interp_assets.tables import SURPRISAL_TRIALS
 from resources.language_models.logged import request_key
-from resources.language_models.protocol import NOT_ASKED, LanguageModel, Likelihood, LikelihoodRequest, require
+from resources.language_models.protocol import NOT_ASKED, LanguageModel, Likelihood, LikelihoodRequest
 
 BLANK = "the text is nothing but white space"
 
@@ -25,7 +25,9 @@ BLANK = "the text is nothing but white space"
 class Surprisal(AskingMethod[SurprisalScorer]):
     name = "surprisal"
     description = "How much an explanation raises the probability of a latent's examples. For base models."
+    code_version = "2"
     schema = SURPRISAL_TRIALS
+    verbs = ("log_likelihood",)
 
     def prompts(self) -> dict[str, str]:
         return {"text": SURPRISAL, "unrelated": UNRELATED}
@@ -57,7 +59,6 @@ class Surprisal(AskingMethod[SurprisalScorer]):
                 )
 
     def ask(self, subjects: list[Subject], model: LanguageModel, advance: Callable[[int], None]) -> None:
-        require(model, "log_likelihood", "scorers.surprisal.engine")
         for part in in_parts(subjects):
             record_left_out(part)
             pairs = list(self.pairs(part))

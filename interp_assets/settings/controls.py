@@ -11,6 +11,11 @@ def layers_of_control() -> Any:
     return operational(None, min_length=1)
 
 
+def latents_interpreted() -> Any:
+    """A field: at most so many latents of the control are interpreted; as many as of the real SAE when left out."""
+    return identity(None, ge=1)
+
+
 def latents_per_token() -> Any:
     return identity(None, ge=1)
 
@@ -23,6 +28,7 @@ class RandomControl(Settings):
 
     layers: tuple[str, ...] | None = layers_of_control()
     "Keys of the layers that get one; all when left out. Which there are changes none of them."
+    latents: int | None = latents_interpreted()
     k: int | None = latents_per_token()
     "Latents that fire on a token. When left out the real SAE's k, or its mean L0 in whole numbers if it is not TopK."
     seed: int = identity(0, ge=0)
@@ -36,6 +42,7 @@ class NeuronsControl(Settings):
 
     layers: tuple[str, ...] | None = layers_of_control()
     "Keys of the layers that get one; all that lie in a numbered decoder layer when left out."
+    latents: int | None = latents_interpreted()
     top: int = identity(32, ge=1)
     "Only the largest so many of a token count as firing; the literature takes 32 or 256."
 
@@ -48,6 +55,7 @@ class UntrainedControl(Settings):
 
     layers: tuple[str, ...] | None = layers_of_control()
     "Keys of the layers that get one; all when left out."
+    latents: int | None = latents_interpreted()
     saes: str | None = operational(None)
     "A folder of SAEs trained on this untrained model, by hookpoint; a random SAE of the real one's shape when left out."
     k: int | None = latents_per_token()

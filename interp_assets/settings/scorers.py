@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,11 @@ from interp_assets.settings.base import Dtype, Settings, device, identity, opera
 from interp_assets.settings.examples import NegativeKinds
 
 ListSize = Annotated[int, Field(ge=2)]
+
+
+def first_latents() -> Any:
+    """A field: at most so many of the latents that could be scored, the first in the keyed order; all when left out."""
+    return identity(None, ge=1, where_set=True)
 
 
 class EmbedderSettings(Settings):
@@ -26,6 +31,7 @@ class EmbeddingScorer(EmbedderSettings):
     """Cosine of explanation and example in the space of a sentence embedder; no LLM."""
 
     explainers: tuple[str, ...] | None = identity(None, min_length=1)
+    latents: int | None = first_latents()
     activating: int = identity(10, ge=1)
     non_activating: int = identity(10, ge=1)
     negatives: NegativeKinds | None = identity(None, where_set=True)
@@ -38,6 +44,7 @@ class EmbeddingScorer(EmbedderSettings):
 class ExampleEmbeddingScorer(EmbedderSettings):
     """Cosine of examples and the mean of others of the same latent; needs no explanation, as a mark for those that do."""
 
+    latents: int | None = first_latents()
     examples: int = identity(10, ge=1)
     "Of the examples that explainers see: so many, spread over their strengths, stand for the latent."
     activating: int = identity(10, ge=1)
@@ -73,6 +80,7 @@ class JudgeScorer(Settings):
     engine: str = identity()
     explainers: tuple[str, ...] | None = identity(None, min_length=1)
     "Which explainers are scored; all when left out."
+    latents: int | None = first_latents()
     activating: int = identity(50, ge=1)
     non_activating: int = identity(50, ge=1)
     negatives: NegativeKinds | None = identity(None, where_set=True)
@@ -107,6 +115,7 @@ class SurprisalScorer(Settings):
     engine: str = identity()
     "Best a base model."
     explainers: tuple[str, ...] | None = identity(None, min_length=1)
+    latents: int | None = first_latents()
     activating: int = identity(50, ge=1)
     non_activating: int = identity(50, ge=1)
     negatives: NegativeKinds | None = identity(None, where_set=True)
@@ -119,6 +128,7 @@ class SimulationScorer(Settings):
 
     engine: str = identity()
     explainers: tuple[str, ...] | None = identity(None, min_length=1)
+    latents: int | None = first_latents()
     mode: Literal["all_at_once", "token_by_token"] = identity("all_at_once")
     """all_at_once: one prompt an example, answered by a list of numbers. token_by_token: one prompt a token, answered
     by the probabilities of the numbers, whose expectation is taken; finer, and costlier by the length of a window."""
@@ -134,6 +144,7 @@ class GenerationScorer(Settings):
 
     engine: str = identity()
     explainers: tuple[str, ...] | None = identity(None, min_length=1)
+    latents: int | None = first_latents()
     texts: int = identity(10, ge=1)
     max_tokens: int = identity(1000, ge=16)
     "Of the reply that holds all texts of one explanation."
@@ -144,6 +155,7 @@ class IntruderScorer(Settings):
     """A language model finds among examples of a latent the one on which it is silent; no explanation is read."""
 
     engine: str = identity()
+    latents: int | None = first_latents()
     shown: int = identity(4, ge=2, le=8)
     "Activating examples in one prompt, beside one intruder; chance is 1 / (shown + 1)."
     activating: int = identity(40, ge=2)

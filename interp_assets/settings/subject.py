@@ -6,6 +6,8 @@ from typing import Literal
 
 from interp_assets.settings.base import Dtype, Settings, device, identity, operational
 
+DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
+
 
 class SubjectModel(Settings):
     """The LLM whose activations are explained."""
@@ -15,7 +17,14 @@ class SubjectModel(Settings):
     revision: str | None = identity(None)
     "For a hub name: the commit, tag or branch."
     dtype: Dtype = identity("bfloat16")
+    "Of the weights and what they compute. Some models leave float16's range, which ends at 65,504; bfloat16's they do not."
+    quantization: Literal["8bit", "4bit"] | None = identity(None, where_set=True)
+    "Weights rounded while they are loaded, by bitsandbytes; `dtype` is then that of all that is computed."
     device: str = device()
+    "Where it runs; of a model that `device_map` spreads out, where activations are gathered and the SAEs are."
+    device_map: DeviceMap | dict[str, str | int] | None = operational(None)
+    """For a model too large for one device: spread over GPUs and CPU. balanced_low_0 leaves room on the first GPU for the
+    SAEs. Or for each module path of the model its device: a GPU's number, cpu or disk."""
     batch_tokens: int = operational(4096, ge=1)
     "Tokens in one forward pass."
 
@@ -24,7 +33,13 @@ class SaeSource(Settings):
     """A folder of sparse autoencoders, or a single one."""
 
     path: str = operational()
-    format: Literal["auto", "sparsify", "saelens"] = operational("auto")
+    "A folder, or a name on the Hugging Face hub: owner/name, or owner/name/folder/in/it."
+    revision: str | None = operational(None)
+    "For a hub name: the commit, tag or branch."
+    format: Literal[
+        "auto", "sparsify", "saelens", "gemma_scope", "gemma_scope_2", "llama_scope", "dictionary_learning"
+    ] = operational("auto")
+    "Found by content where it is left at auto."
     hookpoints: tuple[str, ...] | None = identity(None, min_length=1)
     "Module paths under the base model, such as layers.10 or layers.3.mlp; all that the folder holds when left out."
     label: str | None = identity(
@@ -52,12 +67,15 @@ class Corpus(Settings):
 
 
 class ProofOfLoad(Settings):
-    """What an SAE must show on a few thousand tokens before the long pass begins."""
+    """What an SAE must show on a few thousand tokens before the long pass begins.
+
+    Limits are no part of what is stored: a layer is judged by them from its stored figures, whenever it is looked at.
+    """
 
     tokens: int = identity(4096, ge=64)
-    max_fvu: float = identity(0.5, gt=0)
+    max_fvu: float = operational(0.5, gt=0)
     "Largest fraction of variance unexplained. A forgotten b_dec or a transposed decoder lies above 0.7."
     compare_layers: bool = identity(True)
     "Refuse an SAE that explains the same module of another layer better than the one it is said to read."
-    l0_factor: float = identity(2.0, gt=1)
+    l0_factor: float = operational(2.0, gt=1)
     "Mean L0 must lie within this factor of the published one, where there is one."

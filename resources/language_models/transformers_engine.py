@@ -35,10 +35,10 @@ from resources.language_models.protocol import (
     Usage,
     silent,
 )
-from resources.subject_model import load_language_model, pick_device
+from resources.model_loading import load_language_model, pick_device
 from resources.tokenizers import load_tokenizer
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 "Raise it, here and in `protocol.CODE_VERSIONS`, when the same request gets another reply."
 
 PADDED_TO = 8

@@ -11,7 +11,7 @@ import torch
 from interp_assets.activations.cache_file import CacheReader
 from interp_assets.carry_over import inputs_hash
 from interp_assets.examples.drawing import asked_latents, count_windows, window_shape
-from interp_assets.examples.draws import PICK_LATENT, keyed
+from interp_assets.examples.draws import first_latents
 from interp_assets.job import Inputs
 from interp_assets.scores.intervention.wording import prompts_read
 from interp_assets.settings import Examples, InterventionScorer
@@ -32,8 +32,7 @@ def latents_to_change(cache: CacheReader, tokens: np.ndarray, examples: Examples
     asked = asked_latents(counted, examples)
     listed = isinstance(examples.latents, tuple)
     found = np.flatnonzero(asked if listed else asked & counted.enough(examples))
-    order = np.argsort(keyed(examples.seed, PICK_LATENT, found), kind="stable")
-    return sorted(found[order[:latents]].tolist())
+    return first_latents(examples.seed, found.tolist(), latents)
 
 
 def effects_wanted(
@@ -59,7 +58,7 @@ def effects_basis(inputs: Inputs, settings: InterventionScorer) -> Any:
     """What decides an effect and its explanation beside its latent."""
     parts = inputs.freshness.fingerprint(inputs.asset, inputs.key).parts
     read = {name: parts["settings"][name] for name in ("subject_model", "bos", "seed", "hookpoint")}
-    read |= {"control": parts["settings"]["control"]} if "control" in parts["settings"] else {}
+    read |= {name: parts["settings"][name] for name in ("control", "writes") if name in parts["settings"]}
     tokens = inputs.input("corpus").tables["corpus"]["columns"]["tokens"]
     # Where a latent is taken away, how active it is depends on its whole SAE.
     sae = parts["files"].get("sae") if settings.zero_ablation else None

@@ -15,14 +15,12 @@ import polars as pl
 from scipy.stats import t as student
 
 from interp_assets.carry_over import inputs_hash
-from interp_assets.scores.intervention.wording import SCORED
+from interp_assets.scores.intervention.wording import EXPLAINER, SCORED
 from interp_assets.scores.trials import shuffled
 from interp_assets.tables import INTERVENTION_TRIALS, SCORES, conform
 from resources.language_models.logged import request_key
 from resources.language_models.protocol import NOT_ASKED, LanguageModel, Likelihood, LikelihoodRequest
 
-EXPLAINER = "effect"
-"Stands in the tables as the explainer: the explanations are made for this score and nothing else."
 KEYS = ["latent", "explainer", "control", "condition"]
 SUBJECTS_PER_CALL = 64
 

@@ -65,7 +65,7 @@ def all_effects(job: Job, settings: InterventionScorer) -> tuple[pl.DataFrame, p
     tokens = tokens_matrix(job.input("corpus").read("corpus", ["tokens"]))
     statistics = job.input("latent_statistics").read("statistics", ["latent", "max_activation"])
     strongest = dict(statistics.with_columns(pl.col("max_activation").fill_null(0)).iter_rows())
-    latents = latents_to_change(cache, tokens, study.examples, settings.latents)
+    latents = latents_to_change(cache, tokens, study.examples_of(job.layer), settings.latents)
     # A change as large as the latent's own largest activation moves most models by some tenths of a nat.
     strengths = {latent: strongest[latent] for latent in latents}
     layer = study.layer(job.layer)
@@ -88,6 +88,7 @@ def all_effects(job: Job, settings: InterventionScorer) -> tuple[pl.DataFrame, p
             subject_of(study, layer, job.models),
             sae,
             layer.hookpoint,
+            layer.writes,
             tokens,
             next(iter(rendering.hidden), None),
             settings,
