@@ -113,7 +113,7 @@ def command_retry(arguments: argparse.Namespace) -> int:
     for label, reason in again.items():
         print(f"retry    {label}: {reason}")
     if not again:
-        print(f"{study.name}: nothing has failed there")
+        print(f"{study.name}: nothing there can be asked for again")
         return 0
     return run_study(study, None, None)
 

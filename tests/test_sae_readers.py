@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp_assets.activations.proof_of_load import unexplained
+from interp_assets.activations.variance import unexplained
 from resources.sparse_autoencoders import autoencoder
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 from resources.sparse_autoencoders.locate import FORMATS, describe, locate
