@@ -145,27 +145,12 @@ def assets_of(study: Study) -> dict[str, Asset]:
         ),
     ]
     found += score_assets(study)
-    if study.alignment is not None:
-        found.append(
-            Asset(
-                name="layer_matching",
-                group="alignment",
-                code_version="1",
-                description="Latents of two layers matched one to one, so that their similarities add up to most.",
-                reads=(
-                    Read("sae_weights", "files", ("sha256",)),
-                    Read("latent_statistics", "statistics", ("latent", "dead")),
-                ),
-                settings={"alignment": study.alignment.identity()},
-                scope="pair",
-                kinds=("scipy", "polars"),
-            )
-        )
+    found += alignment_assets(study)
     found.append(
         Asset(
             name="score_report",
             group="report",
-            code_version="3",
+            code_version="4",
             description="Scores of all layers and methods beside their controls: one page, and the tables behind it.",
             reads=tuple(
                 [
@@ -199,6 +184,32 @@ def assets_of(study: Study) -> dict[str, Asset]:
         )
     )
     return {asset.name: asset for asset in found}
+
+
+def alignment_assets(study: Study) -> list[Asset]:
+    settings = study.alignment
+    if settings is None:
+        return []
+    by_activations = settings.similarity == "activations"
+    compared = (
+        (Read("activation_cache", "activations"), Read("corpus", "corpus", ("tokens",)))
+        if by_activations
+        else (Read("sae_weights", "files", ("sha256",)),)
+    )
+    dead = (Read("latent_statistics", "statistics", ("latent", "dead")),) if settings.dead == "left_out" else ()
+    return [
+        Asset(
+            name="layer_matching",
+            group="alignment",
+            code_version="2",
+            description="Latents of two layers matched one to one, so that their similarities add up to most.",
+            reads=(*compared, *dead),
+            settings={"alignment": settings.identity()} | ({"bos": study.corpus.bos} if by_activations else {}),
+            scope="pair",
+            kinds=("torch", "polars"),
+            pool="gpu",
+        )
+    ]
 
 
 def similar_text_of(study: Study) -> SimilarText | None:

@@ -209,8 +209,25 @@ INTERVENTION_TRIALS: Schema = {**TRIALS, "condition": TEXT, "nats": F64}
 LAYER_MATCHING: Schema = {
     "latent_a": U32,
     "latent_b": U32,
-    "similarity": F32,
+    "similarity": F64,
     "mutual_nearest": BOOL,
+    "rank": U32,  # of latent_b among all that latent_a could have been matched with, 1 the most similar
+}
+
+# Latents without a match.
+LEFT_OVER: Schema = {
+    "side": TEXT,  # a | b
+    "latent": U32,
+    "reason": TEXT,
+}
+
+# The most similar latents of the other side, matched or not.
+NEXT_BEST: Schema = {
+    "side": TEXT,  # a | b: whose latent it is
+    "latent": U32,
+    "place": U32,  # 1 the most similar
+    "other": U32,
+    "similarity": F64,
 }
 
 SCORE_REPORT: Schema = {

@@ -45,6 +45,7 @@ OPERATIONAL: dict[str, Any] = {
     "budget.tokens": 1000,
     "budget.money": 5.0,
     "alignment.pairs": None,
+    "alignment.device": "cpu",
     "proof_of_load.max_fvu": 0.7,
     "proof_of_load.l0_factor": 3,
     "scorers.intervention.batch_latents": 1,
