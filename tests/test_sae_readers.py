@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -241,3 +243,30 @@ def test_input_at_the_threshold_does_not_fire() -> None:
     wrong = dense(threshold_not_strict(maker.sae).encode(maker.x), maker.sae.n_latents)
     assert wrong[0, 0] == 0.75
     assert int((wrong != encoding).sum()) == 1
+
+
+def encode_within(room: int, dense_instead: bool) -> int:
+    """The exit code of a process that encodes 1,024 tokens with 65,536 latents and may take `room` bytes to do it."""
+    encode = "torch.addmm(sae.b_enc, x, sae.W_enc).topk(32)" if dense_instead else "sae.encode(x)"
+    code = f"""
+import resource, sys, torch
+from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
+torch.set_num_threads(1)
+rows = torch.randn(65536, 64)
+sae = SparseAutoencoder(rows.T, torch.zeros(65536), rows, torch.zeros(64), "topk", k=32)
+x = torch.randn(1024, 64)
+sae.encode(x[:8])
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + {room}, taken + {room}))
+try:
+    {encode}
+except RuntimeError as error:
+    sys.exit(3 if "memory" in str(error) else 4)
+"""
+    return subprocess.run([sys.executable, "-c", code], check=False).returncode
+
+
+@pytest.mark.parametrize(("dense_instead", "code"), [(False, 0), (True, 3)])
+def test_no_dense_copy_is_made(dense_instead: bool, code: int) -> None:
+    """All pre-activations would take 268 MB. Control: where they are made at once, they do not fit."""
+    assert encode_within(200 << 20, dense_instead) == code
