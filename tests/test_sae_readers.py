@@ -54,6 +54,23 @@ def test_format_is_recognised(case: str) -> None:
     assert said["d_out"] == (16 if case in SQUARE else 12)
 
 
+@pytest.mark.parametrize(
+    ("case", "name", "model"),
+    [
+        ("gemma_scope_res", None, "google/gemma-2-2b"),
+        ("gemma_scope_2_res", None, "google/gemma-3-1b-pt"),
+        ("llama_scope_res", "Llama3_1-8B-Base-L3R-8x", "meta-llama/Llama-3.1-8B"),
+        ("llama_scope_res", None, None),
+        ("dictionary_learning_topk", None, "EleutherAI/pythia-70m"),
+        ("saelens_5_standard", None, "tiny"),
+    ],
+)
+def test_the_model_that_it_was_trained_on(case: str, name: str | None, model: str | None, tmp_path: Path) -> None:
+    folder = shutil.copytree(GOLDEN / case, tmp_path / (name or "one"))
+    (location,) = locate(folder)
+    assert location.declared().model == model
+
+
 def test_hookpoints_are_folder_names(tmp_path: Path) -> None:
     """Several SAEs below one folder are found by hookpoint, and one of them is when it is given by itself."""
     for name in ("layers.3", "layers.10.mlp"):
