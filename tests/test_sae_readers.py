@@ -25,7 +25,7 @@ from resources.sparse_autoencoders.read import read_sae
 from tests.golden_cases import CASES, GOLDEN, dense, differences, golden, location_of
 
 TOPK = [case for case, what in CASES.items() if what.k and what.architecture != "groupmax"]
-JUMPRELU = [case for case in CASES if "jumprelu" in case]
+JUMPRELU = [case for case, what in CASES.items() if "jump" in what.architecture.lower()]
 SUBTRACTING = [case for case, what in CASES.items() if what.subtracts]
 SQUARE = [case for case in CASES if not ("saelens" in case and "transcoder" in case)]
 "Inputs and outputs have as many dimensions, so that b_dec could be subtracted."
@@ -223,6 +223,7 @@ WRONG_ENCODING = [
     *((case, other_norm) for case in ("saelens_layer_norm", "saelens_constant_norm")),
     ("saelens_jumprelu", threshold_not_strict),
     ("saelens_topk_rescaled", rescale_forgotten),
+    ("llama_scope_decoder_norms", rescale_forgotten),
     ("saelens_topk", rescale_invented),
 ]
 WRONG_DECODING = [
