@@ -89,7 +89,7 @@ def prepare(size: Size) -> tuple[Setup, list[Prompts]]:
         if len(latents) == size.latents:
             break
     bos = int(tokens[0, 0])
-    return Setup(subject, sae, HOOKPOINT, tokens, bos, settings, SEED, study.subject_model.batch_tokens), latents
+    return Setup(subject, sae, HOOKPOINT, None, tokens, bos, settings, SEED, study.subject_model.batch_tokens), latents
 
 
 def plain_generation(setup: Setup, latent: Prompts, texts: int) -> float:

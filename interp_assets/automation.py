@@ -31,6 +31,8 @@ warnings.filterwarnings("ignore", message=".*use_user_code_server", category=dg.
 DECIDE_FRESHNESS = (
     "study.py",
     "study_checks.py",
+    "sae_sources.py",
+    "layers.py",
     "asset.py",
     "graph.py",
     "*/graph.py",
@@ -38,6 +40,7 @@ DECIDE_FRESHNESS = (
     "partitions.py",
     "models_read.py",
     "freshness.py",
+    "proof_limits.py",
 )
 "Modules that a run loads anew while a sensor keeps those that it was loaded with."
 
@@ -101,7 +104,7 @@ def automation_allowed(study: Study) -> str | None:
     if study.budget is None:
         return f"engine {priced[0]} has a price: the automation needs a budget in {study.file}"
     if Freshness(study, ReadFiles).store.pointer(study.name, "score_report", None) is None:
-        return f"engine {priced[0]} has a price: the automation begins after one completed interp run {study.name}"
+        return f"engine {priced[0]} has a price: the automation begins after one completed interp run {study.called}"
     return None
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,9 +94,12 @@ def machine_trouble(error: BaseException) -> OSError | MemoryError | None:
 
 @contextlib.contextmanager
 def every_interrupt() -> Iterator[None]:
-    """Notices a Ctrl-C that arrives between Dagster's checkpoints, which Dagster would drop at the end of a run."""
+    """Notices a Ctrl-C that arrives between Dagster's checkpoints, which Dagster would drop at the end of a run.
+
+    Nor is it told of with a traceback where it arrives while something is cleared away, and can be raised to nobody.
+    """
     reading, writing = socket.socketpair()
-    with reading, writing:
+    with reading, writing, quiet_about_interrupts():
         reading.setblocking(False)
         writing.setblocking(False)
         before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
@@ -106,6 +110,21 @@ def every_interrupt() -> Iterator[None]:
         with contextlib.suppress(BlockingIOError):
             if {signal.SIGINT, signal.SIGTERM} & set(reading.recv(256)):
                 raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def quiet_about_interrupts() -> Iterator[None]:
+    before = sys.unraisablehook
+
+    def tell(raised: sys.UnraisableHookArgs) -> None:
+        if not isinstance(raised.exc_value, KeyboardInterrupt | DagsterExecutionInterruptedError):
+            before(raised)
+
+    sys.unraisablehook = tell
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def open_instance() -> dg.DagsterInstance:

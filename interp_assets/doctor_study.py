@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from interp_assets.budget import Purse
 from interp_assets.doctor import line
-from interp_assets.engine_trial import Speed, asked_in, check_verbs, measure, roles
+from interp_assets.engine_needs import check_needs
+from interp_assets.engine_trial import Speed, asked_in, measure, roles
 from interp_assets.forecast import Forecast, forecast
 from interp_assets.freshness import Freshness
 from interp_assets.job import say_waiting
@@ -40,7 +41,7 @@ def examine_engine(freshness: Freshness, models: LoadedModels, name: str) -> Non
     engine = logged_engine(freshness, models, name).load()
     forms = f"; holds replies to: {', '.join(sorted(engine.forms))}" if engine.forms else "; holds replies to no form"
     line(label, f"{engine.name} can {', '.join(sorted(engine.capabilities))}{forms}")
-    check_verbs(freshness.study, name, engine.capabilities, set(freshness.assets))
+    check_needs(freshness.study, name, engine, freshness.assets)
     used = roles(freshness.study, name)
     if not used:
         line(label, "no explainer and no scorer of the study uses it")

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from interp_assets.api_keys import key_of
 from interp_assets.asset import Asset
+from interp_assets.engine_needs import check_needs
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations import pending as explaining
 from interp_assets.explanations.prompts import form_of, prompt
@@ -23,19 +24,19 @@ from interp_assets.scores.intervention.effects import Effect, Raised
 from interp_assets.scores.intervention.explaining import request as effect_request
 from interp_assets.scores.intervention.wording import SCORED
 from interp_assets.scores.judged import Judged
-from interp_assets.scores.method import AskingMethod
 from interp_assets.scores.methods import methods_of
 from interp_assets.scores.pending import pending
 from interp_assets.scores.trials import Subject, TestExample
 from interp_assets.settings import LlmExplainer, OpenAIEngine
 from interp_assets.study import Study
-from resources.errors import UnusableInput
 from resources.language_models.logged import VERBS, LoggedEngine, request_key
-from resources.language_models.protocol import Capability, GenerateRequest, LikelihoodRequest, Request
+from resources.language_models.protocol import GenerateRequest, LikelihoodRequest, Request
 from resources.loaded_models import LoadedModels
 
 Role = Literal["explaining", "judging", "intervening"]
 
+PATIENCE = 10.0
+"Seconds for which a server that has trouble is waited for at the start of a run; one that is down is told of at once."
 SAMPLE = 20
 "Prompts."
 NEW_TOKENS = 8
@@ -87,7 +88,6 @@ def require_engines(due: list[PartitionState], freshness: Freshness) -> None:
 
     Raises:
         NotNow: one does not; in one line, with what to do.
-        UnusableInput: one cannot do what the study asks of it; with those that can.
     """
     for name, settings in freshness.study.engines.items():
         special = isinstance(settings, OpenAIEngine) or settings.package is not None
@@ -97,46 +97,12 @@ def require_engines(due: list[PartitionState], freshness: Freshness) -> None:
         if isinstance(settings, OpenAIEngine):
             from resources.language_models.openai_engine import OpenAIEngine as Server
 
-            key = key_of(name, settings)
-            server = Server(settings.base_url, settings.model, key, wait_seconds=0, request=settings.request)
-            server.close()
-            check_verbs(freshness.study, name, server.capabilities, {state.asset for state in due})
-
-
-def check_verbs(study: Study, engine: str, can: frozenset[Capability], assets: set[str]) -> None:
-    """
-    Args:
-        assets: those of which something is due.
-
-    Raises:
-        UnusableInput: naming the setting, and the study's engines that can do what it needs.
-    """
-    for asset, key, asked, verb in verbs_asked(study):
-        if asked == engine and asset in assets and verb not in can:
-            others = [
-                name
-                for name, other in study.engines.items()
-                if name != engine and verb in other.capabilities and not isinstance(other, OpenAIEngine)
-            ]
-            there = f"in this study {', '.join(others)} can" if others else "no other engine of this study surely can"
-            raise UnusableInput(
-                f"{key}: {engine} cannot {verb}, only {', '.join(sorted(can))}; {there}. The kinds transformers and vllm can "
-                "all; a server needs completions that tell log-probabilities, for log_likelihood those of a prompt"
+            key, patience = key_of(name, settings), min(PATIENCE, settings.wait_seconds)
+            server = Server(
+                settings.base_url, settings.model, key, wait_seconds=patience, request=settings.request, must_be_up=True
             )
-
-
-def verbs_asked(study: Study) -> Iterator[tuple[str, str, str, Capability]]:
-    """For each verb that a study needs: the asset, the setting that names the engine, the engine, the verb."""
-    for name, explainer in study.explainers.items():
-        if isinstance(explainer, LlmExplainer):
-            yield "explanations", f"explainers.{name}.engine", explainer.engine, "generate"
-    for name, method in methods_of(study).items():
-        if isinstance(method, AskingMethod):
-            for verb in method.verbs:
-                yield f"scores/{name}", f"scorers.{name}.engine", method.engine, verb
-    if (effects := study.scorers.intervention) is not None:
-        yield "scores/intervention", "scorers.intervention.explainer", effects.explainer, "generate"
-        yield "scores/intervention", "scorers.intervention.scorer", effects.scorer, "log_likelihood"
+            server.close()
+            check_needs(freshness.study, name, server, {state.asset for state in due})
 
 
 def will_be_asked(engine: str, due: list[PartitionState], freshness: Freshness) -> bool:

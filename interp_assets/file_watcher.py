@@ -18,6 +18,7 @@ from interp_assets.activations import sae_files
 from interp_assets.dagster_assets import asset_key, materialization_metadata
 from interp_assets.due import DATA_VERSION_TAG, is_read, recorded_versions
 from interp_assets.freshness import Freshness, partition_label
+from interp_assets.from_hub import moved
 from interp_assets.job import make_partition
 from interp_assets.models_read import sae_files as files_of_layer
 from interp_assets.study import Study
@@ -79,6 +80,7 @@ class Watch:
                     self.found.notes.append(f"{file} {why}")
             except OSError as error:
                 self.found.notes.append(str(error))
+        self.found.notes += moved(self.study, self.freshness.store.root / "hub.json")
         return self.found
 
     def _layer(self, layer: str, recorded: str | None) -> None:

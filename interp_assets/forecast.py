@@ -18,7 +18,7 @@ from interp_assets.study import Study
 from interp_assets.tables import calls_behind
 from resources.language_models.logged import LoggedEngine, request_key
 from resources.language_models.protocol import GenerateRequest, LanguageModel, LikelihoodRequest, Request
-from resources.sparse_autoencoders.locate import UnknownSae
+from resources.sparse_autoencoders.config import UnknownSae
 from resources.tokenizers import count_tokens, request_texts
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ Imports neither torch nor Dagster: `interp plan` answers at once.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +16,12 @@ from typing import Any, Literal, NamedTuple
 
 from interp_assets.asset import Asset
 from interp_assets.budget import Purse
+from interp_assets.differences import differences
 from interp_assets.graph import assets_of
+from interp_assets.layers import MissingSae
 from interp_assets.models_read import control_read, engine_model_files, engine_read, sae_files, tokenizer_files
 from interp_assets.partitions import layers_touched, partitions_of, partitions_read
+from interp_assets.proof_limits import beyond_limits
 from interp_assets.study import Study
 from interp_assets.tables import NOT_CONTENT
 from resources.content_hash import combined_hash
@@ -43,11 +45,12 @@ class Fingerprint(NamedTuple):
 
 
 class InputMissing(NotNow):
-    """An input has never been made, or was damaged since."""
+    """An input has never been made, was damaged since, or cannot be made."""
 
-    def __init__(self, label: str) -> None:
-        super().__init__(f"{label} was never made; make it first")
+    def __init__(self, label: str, problem: str | None = None) -> None:
+        super().__init__(f"{label}: {problem}" if problem else f"{label} was never made; make it first")
         self.label = label
+        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,14 @@ class Freshness:
         return found
 
     def _fingerprint(self, asset: Asset, key: str | None) -> Fingerprint:
+        if reads_sae(asset):
+            for each in layers_touched(self.study, asset, key):
+                if isinstance(place := self.study.layer(each).location, MissingSae):
+                    raise InputMissing(partition_label("sae_weights", each), place.problem)
         parts: dict[str, Any] = {"code": asset.code_version, "settings": asset.settings, "files": {}, "inputs": {}}
         if asset.per_layer:
             layer = self.study.layer(str(key))
-            parts["settings"] = asset.settings | {"hookpoint": layer.hookpoint}
+            parts["settings"] = asset.settings | layer.read()
             if reads_sae(asset):
                 parts["settings"] |= control_read(self.study, layer)
             if asset.interprets and layer.latents is not None:
@@ -211,9 +218,10 @@ class Freshness:
     ) -> PartitionState:
         inputs = [known[each] for each in self.inputs(asset, key)]
         moving = [i.label for i in inputs if self.is_due(i.state)]
-        failed = [i.label for i in inputs if i.state in ("failed", "blocked")]
+        stopped = {"failed": "failed", "blocked": "is blocked"}
+        failed = tuple(f"{i.label} {stopped[i.state]}" for i in inputs if i.state in stopped)
         if failed and asset.scope != "study":
-            return PartitionState(asset.name, key, "blocked", tuple(f"{label} failed" for label in failed))
+            return PartitionState(asset.name, key, "blocked", failed)
         own, reasons = self.own_state(asset, key)
         if own in ("fresh", "failed", "partial") and moving:
             own, reasons = "stale", tuple(f"{label} is to be made anew" for label in moving)
@@ -233,18 +241,27 @@ class Freshness:
         try:
             now = self.fingerprint(asset, key).value
         except InputMissing as missing:
+            if missing.problem is not None and asset.name == "sae_weights":
+                return "failed", (missing.problem,)
             if last is not None:
                 return "stale", (f"{missing.label} is to be made anew",)
             return "missing", (f"{missing.label} is missing",)
         if failure := store.note(NOTE_FAILED, asset.name, key, now):
-            return "failed", (failure["reason"],)
+            proof = failure.get("proof", {})
+            if "fvu" not in proof:
+                return "failed", (failure["reason"],)
+            if problem := beyond_limits(proof, self.study.proof_of_load):
+                return "failed", (f"proof of load: {problem}",)
+            return "stale" if last else "missing", ("the proof of load holds under the limits of now",)
         if retry := store.note(NOTE_RETRY, asset.name, key, now):
             return "stale", (retry["reason"],)
         stored = store.partition(asset.name, key, now)
+        if stored is not None and (problem := self._stopped_by_proof(key, stored)):
+            return "failed", (problem,)
         if stored is not None and (waiting := stored.metadata.get("not_asked", 0)):
             return "partial", (f"{waiting:,} rows wait: {self.budget_reached or 'there is budget again'}",)
         if stored is not None:
-            return "fresh", () if pointer == now else ("lies ready from before",)
+            return "fresh", () if pointer == now else ("it is there already",)
         if damage := store.damage(asset.name, key, now) or (
             store.damage(asset.name, key, pointer) if pointer else None
         ):
@@ -253,6 +270,14 @@ class Freshness:
             return "missing", ("never made",)
         return "stale", tuple(differences(last.parts, self.fingerprint(asset, key).parts))
 
+    def _stopped_by_proof(self, key: str | None, stored: Partition) -> str | None:
+        """Why an activation cache may not be used, under the limits of now; controls are never stopped."""
+        proof = stored.metadata.get("proof")
+        if proof is None or self.study.layer(str(key)).control is not None:
+            return None
+        problem = beyond_limits(proof, self.study.proof_of_load)
+        return f"proof of load: {problem}" if problem else None
+
     def recorded(self, asset: Asset, key: str | None) -> bool:
         """Whether the study has come to what is stored for the settings of now."""
         return self.store.pointer(self.study.name, asset.name, key) == self.fingerprint(asset, key).value
@@ -260,30 +285,3 @@ class Freshness:
 
 def reads_sae(asset: Asset) -> bool:
     return asset.name == "sae_weights" or any(read.asset == "sae_weights" for read in asset.reads)
-
-
-def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What changed between the parts of two fingerprints, one short sentence each."""
-    found = []
-    if before["code"] != after["code"]:
-        found.append(f"code version {before['code']} -> {after['code']}")
-    for key, old, new in changed_leaves(before["settings"], after["settings"]):
-        found.append(f"{key}: {old!r} -> {new!r}" if len(f"{old!r}{new!r}") <= 80 else f"{key} changed")
-    found += [f"{name} file changed" for name, _, _ in changed_leaves(before["files"], after["files"])]
-    for name, old, new in changed_leaves(before["inputs"], after["inputs"]):
-        found.append(f"{name} {'is new' if old is None else 'is no longer read' if new is None else 'changed'}")
-    found += [
-        f"{name}: {old or 'fine'} -> {new or 'fine'}"
-        for name, old, new in changed_leaves(before.get("states", {}), after.get("states", {}))
-    ]
-    return found or ["changed"]
-
-
-def changed_leaves(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    before, after = json.loads(json.dumps(before)), json.loads(json.dumps(after))
-    if isinstance(before, dict) and isinstance(after, dict):
-        found = []
-        for name in sorted(set(before) | set(after)):
-            found += changed_leaves(before.get(name), after.get(name), f"{key}.{name}" if key else name)
-        return found
-    return [] if before == after else [(key, before, after)]

@@ -14,9 +14,13 @@ from interp_assets.explanations.wording import system_message
 from interp_assets.models_read import (
     engine_files,
     engines_read,
+    hub_model,
     hub_name,
     model_files,
+    model_read,
+    scorer_files,
     subject_files,
+    subject_read,
     tokenizer_files,
     tokenizer_read,
 )
@@ -61,7 +65,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
             "proof of load, which stops a layer whose SAE does not fit the place it reads.",
             reads=(Read("sae_weights", "files", ("sha256",)), Read("corpus", "corpus", ("tokens",))),
             settings={
-                "subject_model": study.subject_model.identity() | hub_name(study, study.subject_model.path),
+                "subject_model": subject_read(study),
                 "proof_of_load": study.proof_of_load.identity(),
                 "bos": study.corpus.bos,
             },
@@ -82,7 +86,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 Read("corpus", "corpus", ("tokens",)),
             ),
             settings={
-                "subject_model": study.subject_model.identity() | hub_name(study, study.subject_model.path),
+                "subject_model": subject_read(study),
                 "bos": study.corpus.bos,
             },
             files={"subject_model": subject},
@@ -143,27 +147,12 @@ def assets_of(study: Study) -> dict[str, Asset]:
         ),
     ]
     found += score_assets(study)
-    if study.alignment is not None:
-        found.append(
-            Asset(
-                name="layer_matching",
-                group="alignment",
-                code_version="1",
-                description="Latents of two layers matched one to one, so that their similarities add up to most.",
-                reads=(
-                    Read("sae_weights", "files", ("sha256",)),
-                    Read("latent_statistics", "statistics", ("latent", "dead")),
-                ),
-                settings={"alignment": study.alignment.identity()},
-                scope="pair",
-                kinds=("scipy", "polars"),
-            )
-        )
+    found += alignment_assets(study)
     found.append(
         Asset(
             name="score_report",
             group="report",
-            code_version="3",
+            code_version="4",
             description="Scores of all layers and methods beside their controls: one page, and the tables behind it.",
             reads=tuple(
                 [
@@ -175,6 +164,12 @@ def assets_of(study: Study) -> dict[str, Asset]:
                     Read(f"scores/{method}", *read)
                     for method in study.scorers.chosen()
                     for read in (("scores",), ("trials", TRIAL_COLUMNS))
+                ]
+                + [
+                    Read(asset, table)
+                    for asset, tables in REPORTED_OF_PAIRS.items()
+                    if asset in {each.name for each in found}
+                    for table in tables
                 ]
                 + ([Read("scores/intervention", "effects")] if study.scorers.intervention else [])
                 + [
@@ -199,6 +194,58 @@ def assets_of(study: Study) -> dict[str, Asset]:
     return {asset.name: asset for asset in found}
 
 
+REPORTED_OF_PAIRS = {"layer_matching": ("matching", "left_over", "next_best"), "semantic_overlap": ("overlap",)}
+"What the report reads of pairs of layers."
+
+
+def alignment_assets(study: Study) -> list[Asset]:
+    settings = study.alignment
+    if settings is None:
+        return []
+    by_activations = settings.similarity == "activations"
+    compared = (
+        (Read("activation_cache", "activations"), Read("corpus", "corpus", ("tokens",)))
+        if by_activations
+        else (Read("sae_weights", "files", ("sha256",)),)
+    )
+    dead = (Read("latent_statistics", "statistics", ("latent", "dead")),) if settings.dead == "left_out" else ()
+    found = [
+        Asset(
+            name="layer_matching",
+            group="alignment",
+            code_version="2",
+            description="Latents of two layers matched one to one, so that their similarities add up to most.",
+            reads=(*compared, *dead),
+            settings={"alignment": settings.identity()} | ({"bos": study.corpus.bos} if by_activations else {}),
+            scope="pair",
+            kinds=("torch", "polars"),
+            pool="gpu",
+        )
+    ]
+    scorer = study.scorers.embedding
+    if scorer is not None:
+        found.append(
+            Asset(
+                name="semantic_overlap",
+                group="alignment",
+                code_version="1",
+                description="Whether matched latents are explained alike: cosine of their explanations, against chance.",
+                reads=(
+                    Read("layer_matching", "matching", ("latent_a", "latent_b")),
+                    Read("layer_matching", "greedy", ("latent_a", "latent_b")),
+                    Read("explanations", "explanations", ("latent", "explainer", "explanation", "status")),
+                ),
+                settings={"dtype": scorer.dtype, "seed": study.examples.seed} | model_read(study, scorer),
+                files=scorer_files(study, scorer),
+                scope="pair",
+                kinds=("torch", "polars"),
+                pool="gpu",
+                in_process=True,
+            )
+        )
+    return found
+
+
 def similar_text_of(study: Study) -> SimilarText | None:
     """The settings of the text index, where a test negative comes from it."""
     return study.examples.similar_text if "similar_text" in study.examples.test.kinds else None
@@ -208,7 +255,7 @@ def embedder_read(study: Study, settings: SimilarText | None) -> dict[str, Any]:
     """How texts become vectors, but for the embedder's files."""
     if settings is None:
         return {}
-    return {"embedder": hub_name(study, settings.model), "tokenizer": tokenizer_read(study), "bos": study.corpus.bos}
+    return {"embedder": hub_model(study, settings.model), "tokenizer": tokenizer_read(study), "bos": study.corpus.bos}
 
 
 def embedder_files(study: Study, settings: SimilarText | None) -> dict[str, list[Path]]:

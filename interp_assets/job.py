@@ -14,7 +14,8 @@ from typing import Any
 import polars as pl
 
 from interp_assets.asset import Asset
-from interp_assets.freshness import Fingerprint, Freshness, InputMissing, differences, partition_label
+from interp_assets.differences import differences
+from interp_assets.freshness import Fingerprint, Freshness, InputMissing, partition_label
 from interp_assets.partitions import layers_touched, partitions_of
 from interp_assets.provenance import Spent, provenance
 from interp_assets.setting_errors import StudyError, listed
@@ -157,8 +158,9 @@ def make_partition(
     fingerprint = freshness.fingerprint(asset, key)
     state, reasons = freshness.own_state(asset, key)
     if state == "failed":
-        failure = store.note(NOTE_FAILED, asset_name, key, fingerprint.value) or {"reason": reasons[0]}
-        raise UnusableInput(failure["reason"], {"proof": failure["proof"]} if "proof" in failure else None)
+        stored = store.partition(asset_name, key, fingerprint.value)
+        measured = store.note(NOTE_FAILED, asset_name, key, fingerprint.value) or (stored.metadata if stored else {})
+        raise UnusableInput(reasons[0], {"proof": measured["proof"]} if "proof" in measured else None)
     done = not freshness.is_due(state)
     partition = store.partition(asset_name, key, fingerprint.value) if done else None
     reused = partition is not None

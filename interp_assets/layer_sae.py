@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from interp_assets.layers import Layer
+from interp_assets.layers import Layer, MissingSae
 from interp_assets.models import subject_model
 from interp_assets.study import Study
+from resources.errors import UnusableInput
 from resources.loaded_models import LoadedModels
 from resources.model_loading import pick_device
 from resources.sparse_autoencoders.controls import Neurons, NeuronsOf
@@ -29,4 +30,6 @@ def sae_of(study: Study, layer: Layer, models: LoadedModels) -> SparseAutoencode
     """
     if isinstance(layer.location, NeuronsOf):
         return subject_of(study, layer, models).neurons(layer.hookpoint, layer.location.top)
+    if isinstance(layer.location, MissingSae):
+        raise UnusableInput(layer.location.problem)
     return read_sae(layer.location, pick_device(study.subject_model.device))

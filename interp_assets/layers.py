@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,32 @@ from interp_assets.settings import (
     identity,
     operational,
 )
+from resources.sparse_autoencoders.config import UnknownSae
 from resources.sparse_autoencoders.controls import NeuronsOf, RandomSae
-from resources.sparse_autoencoders.locate import SaeLocation, UnknownSae, locate
+from resources.sparse_autoencoders.locate import SaeLocation, locate
 
 CONTROLS = tuple(Controls.model_fields)
 "What stands behind the @ of a control's key; no SAE may be labelled so."
+
+
+@dataclass(frozen=True)
+class MissingSae:
+    """Stands where the study names an SAE and none is: the layer is there, and cannot be made."""
+
+    problem: str
+    format = "missing"
+
+    def files(self) -> list[Path]:
+        return []
+
+    def published_l0(self) -> float | None:
+        raise UnknownSae(self.problem)
+
+    def declared_latents(self) -> int:
+        raise UnknownSae(self.problem)
+
+    def described(self) -> dict[str, Any]:
+        return {}
 
 
 class Layer(Settings):
@@ -33,13 +55,19 @@ class Layer(Settings):
 
     key: str = operational()
     hookpoint: str = identity()
-    location: SaeLocation | RandomSae | NeuronsOf = operational()
+    writes: str | None = identity(None)
+    "Of a transcoder: the hookpoint that it reconstructs, and to which its latents are added."
+    location: SaeLocation | RandomSae | NeuronsOf | MissingSae = operational()
     control: str | None = identity(None)
     "Which control it is; None for an SAE of the study."
     latents: int | None = identity(None)
     "Of a control: at most so many are interpreted."
     untrained: int | None = identity(None)
     "Seed of the subject model's weights where they are not the trained ones."
+
+    def read(self) -> dict[str, Any]:
+        """What decides it beside its SAE's files, as plain values."""
+        return {"hookpoint": self.hookpoint} | ({"writes": self.writes} if self.writes else {})
 
     def control_read(self) -> dict[str, Any]:
         """What decides a control beside files, as plain values; nothing for an SAE of the study."""
@@ -81,6 +109,7 @@ def control_layers(controls: Controls, layers: Sequence[Layer], folder: Path | N
                 made = Layer(
                     key=key,
                     hookpoint=layer.hookpoint,
+                    writes=layer.writes,
                     location=location,
                     control=name,
                     latents=control.latents,
@@ -133,9 +162,9 @@ def decoder_layer(hookpoint: str) -> str | None:
 
 def sae_of_control(
     name: str, control: RandomControl | UntrainedControl, layer: Layer, folder: Path | None
-) -> SaeLocation | RandomSae:
+) -> SaeLocation | RandomSae | MissingSae:
     real = layer.location
-    assert isinstance(real, SaeLocation)
+    assert isinstance(real, SaeLocation | MissingSae)
     try:
         if isinstance(control, UntrainedControl) and folder is not None:
             there = {place.hookpoint: place for place in locate(folder)}
@@ -143,9 +172,17 @@ def sae_of_control(
                 places = listed(place for place in there if place)
                 raise StudyError(f"controls.untrained.saes: no SAE for {layer.hookpoint!r} in {folder}; {places}")
             return there[layer.hookpoint]
-        published = real.published_l0()
+        if isinstance(real, MissingSae):
+            return real
+        declared = real.declared()
+        if declared.d_in != declared.d_out:
+            raise StudyError(
+                f"controls.{name}: {layer.key} reads {declared.d_in} dimensions and writes {declared.d_out}: no random SAE stands "
+                f"beside it; leave it out of controls.{name}.layers"
+            )
+        published = declared.l0
         k = control.k or (round(published) if published else None)
-        drawn = RandomSae(real.declared_latents(), real.declared_inputs(), k, control.seed, layer.hookpoint, real)
+        drawn = RandomSae(declared.n_latents, declared.d_in, k, control.seed, layer.hookpoint, real)
     except UnknownSae as error:
         raise StudyError(f"controls.{name}: {error}") from None
     if k is None and isinstance(control, UntrainedControl):

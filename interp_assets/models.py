@@ -29,10 +29,8 @@ def subject_model(study: Study, models: LoadedModels, untrained: int | None = No
     from resources.subject_model import SubjectModel
 
     settings = study.subject_model
-    path = study.local_folder(settings.path) or settings.path
     arguments = (
-        path,
-        settings.revision,
+        *study.model_at(settings.path, settings.revision),
         settings.dtype,
         settings.device,
         untrained,
@@ -51,10 +49,10 @@ def logged_engine(freshness: Freshness, models: LoadedModels, name: str) -> Logg
     study = freshness.study
     settings = study.engines[name]
     identity = freshness.engine_identity(name)
-    path = study.local_folder(settings.path) or settings.path if isinstance(settings, LocalModel) else None
+    place = study.model_at(settings.path, settings.revision) if isinstance(settings, LocalModel) else None
 
     def load() -> LanguageModel:
-        return models.get(("engine", str(path), settings.model_dump_json()), load_anew)
+        return models.get(("engine", str(place), settings.model_dump_json()), load_anew)
 
     def load_anew() -> LanguageModel:
         check_package(name, settings)
@@ -71,8 +69,8 @@ def logged_engine(freshness: Freshness, models: LoadedModels, name: str) -> Logg
                 settings.wait_seconds,
                 settings.request,
             )
-        assert path is not None
-        model = (path, settings.revision, settings.dtype)
+        assert place is not None
+        model = (*place, settings.dtype)
         if isinstance(settings, VllmEngine):
             from resources.language_models import vllm_engine
 
@@ -112,6 +110,8 @@ def check_package(name: str, settings: Engine) -> None:
 def embedder(study: Study, settings: EmbedderSettings | SimilarText, models: LoadedModels) -> TextEmbedder:
     from resources.text_embedder import TextEmbedder
 
-    path = study.local_folder(settings.model) or settings.model
-    identity = ("embedder", str(path), settings.dtype, settings.device)
-    return models.get(identity, lambda: TextEmbedder(path, settings.dtype, settings.device, settings.batch_size))
+    path, revision = study.model_at(settings.model)
+    identity = ("embedder", str(path), revision, settings.dtype, settings.device)
+    return models.get(
+        identity, lambda: TextEmbedder(path, settings.dtype, settings.device, settings.batch_size, revision)
+    )

@@ -22,6 +22,19 @@ def hub_name(study: Study, path: str) -> dict[str, str]:
     return {} if study.path(path).exists() else {"hub": path}
 
 
+def hub_model(study: Study, path: str, revision: str | None = None) -> dict[str, str]:
+    """The same of a model, with the commit that it was fetched at, if it is here: a branch stands now here, now there."""
+    found = hub_name(study, path)
+    commit = study.revision_of(path, revision) if found else None
+    return found | ({"commit": commit} if commit and commit != revision else {})
+
+
+def subject_read(study: Study) -> dict[str, Any]:
+    """What decides the subject model, but for its files."""
+    settings = study.subject_model
+    return settings.identity() | hub_model(study, settings.path, settings.revision)
+
+
 def model_files(study: Study, path: str) -> list[Path]:
     folder = study.local_folder(path)
     if folder is None:
@@ -42,13 +55,14 @@ def control_read(study: Study, layer: Layer) -> dict[str, Any]:
     """What decides a control beside files; nothing for an SAE of the study."""
     found = layer.control_read()
     if isinstance(layer.location, NeuronsOf):
-        found["subject_model"] = study.subject_model.identity() | hub_name(study, study.subject_model.path)
+        found["subject_model"] = subject_read(study)
     return found
 
 
 def tokenizer_read(study: Study) -> dict[str, Any]:
     """Which tokenizer, where the hub has it; that of a folder enters by its files."""
-    return {"revision": study.subject_model.revision} | hub_name(study, study.subject_model.path)
+    settings = study.subject_model
+    return {"revision": settings.revision} | hub_model(study, settings.path, settings.revision)
 
 
 def tokenizer_files(study: Study) -> list[Path]:
@@ -59,7 +73,7 @@ def tokenizer_files(study: Study) -> list[Path]:
 def engine_read(study: Study, name: str) -> dict[str, Any]:
     """What decides an engine's replies, but for the files of its model."""
     settings = study.engines[name]
-    hub = hub_name(study, settings.path) if isinstance(settings, LocalModel) else {}
+    hub = hub_model(study, settings.path, settings.revision) if isinstance(settings, LocalModel) else {}
     return settings.identity() | hub | {"code": CODE_VERSIONS[settings.kind]}
 
 
@@ -78,7 +92,7 @@ def engine_tokenizer(study: Study, name: str) -> Any | None:
     settings = study.engines[name]
     if not isinstance(settings, LocalModel):
         return None
-    return load_tokenizer(study.local_folder(settings.path) or settings.path, settings.revision)
+    return load_tokenizer(*study.model_at(settings.path, settings.revision))
 
 
 def engines_read(study: Study, names: Sequence[str]) -> dict[str, Any]:
@@ -98,7 +112,7 @@ def engines_asked(scorer: Scorer) -> tuple[str, ...]:
 
 def model_read(study: Study, scorer: Scorer) -> dict[str, Any]:
     if isinstance(scorer, EmbedderSettings):
-        return {"embedder": hub_name(study, scorer.model)}
+        return {"embedder": hub_model(study, scorer.model)}
     return engines_read(study, engines_asked(scorer))
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
+from interp_assets.differences import in_short
 from interp_assets.forecast import Forecast, forecast
 from interp_assets.freshness import STATES, Freshness, PartitionState, State
 from interp_assets.study import Study
@@ -81,7 +82,7 @@ def print_plan(study: Study, listed: list[Listed]) -> None:
         print(f"language models: {most}{calls} calls, {most}{tokens} prompt tokens{money}")
         print(f"replies reused: {total.replies_reused:,}")
     if any(each.state.state in WORK for each in listed):
-        print(f"to carry it out: interp run {study.name}")
+        print(f"to carry it out: interp run {study.called}")
 
 
 def print_status(study: Study, listed: list[Listed]) -> None:
@@ -91,7 +92,7 @@ def print_status(study: Study, listed: list[Listed]) -> None:
             print(f"{count} failed in {each.state.label}: {reason}")
     print(f"{study.name}: {counted(listed)}")
     if any(each.failed_rows or each.state.state == "failed" for each in listed):
-        print(f"to ask again for what failed: interp retry {study.name} [ASSET] [LAYER]")
+        print(f"to ask again for what failed: interp retry {study.called} [ASSET] [LAYER]")
 
 
 def counted(listed: list[Listed]) -> str:
@@ -108,7 +109,7 @@ def print_states(listed: list[Listed], remark: Callable[[list[Listed]], str]) ->
         if len(members) > 1 and len(alike) == 1:
             lines.append((members[0].state.state, f"{asset}[*]", without_key(members[0]), remark(members)))
         else:
-            lines += [(e.state.state, e.state.label, "; ".join(e.state.reasons), remark([e])) for e in members]
+            lines += [(e.state.state, e.state.label, in_short(e.state.reasons), remark([e])) for e in members]
     width = max((len(label) for _, label, _, _ in lines), default=0)
     for state, label, reasons, work in lines:
         print(f"{state:8} {label:{width}}  {reasons}{work}".rstrip())
@@ -117,7 +118,7 @@ def print_states(listed: list[Listed], remark: Callable[[list[Listed]], str]) ->
 
 
 def without_key(each: Listed) -> str:
-    return "; ".join(each.state.reasons).replace(f"[{each.state.partition}]", "")
+    return in_short(each.state.reasons).replace(f"[{each.state.partition}]", "")
 
 
 def total_of(members: list[Listed]) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from interp_assets.asset import Asset
+from interp_assets.ctrl_c import ending_at_once
+from interp_assets.differences import in_short
 from interp_assets.freshness import Freshness, partition_label
 from interp_assets.job import CHANGED_MEANWHILE, load_stage, say_waiting, wanted_partitions
 from interp_assets.partitions import layer_keys, partitions_of
@@ -38,6 +40,7 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
     if until is not None and until not in freshness.assets:
         raise StudyError(f"--until: {study.name} has no asset {until!r}; {listed(freshness.assets)}")
     print(f"{study.name}: {study.file}")
+    quiet_libraries()
     with study_lease(study).acquire(STUDY_LEASE, waiting=say_waiting):
         check_engines(Freshness(study), layers, until)
         for attempt in range(TRIES):
@@ -113,7 +116,7 @@ class Runner:
         elif state == "failed":
             self.leave("failed", label, f"{reasons[0]} (tried again when its input changes, or by interp retry)")
         else:
-            self.make(asset, key, label, "; ".join(reasons), state == "fresh")
+            self.make(asset, key, label, in_short(reasons), state == "fresh")
 
     def inputs_not_fresh(self, asset: Asset, key: str | None) -> list[str]:
         labels = [partition_label(*each) for each in self._look.inputs(asset, key)]
@@ -152,10 +155,10 @@ class Runner:
         """Dagster, and the libraries that the asset needs: on the first call this takes a while, so it says so."""
         if self._dagster is None:
             print(f"{'load':8} Dagster, torch, transformers (once, about ten seconds)", flush=True)
-            quiet_libraries()
-            from interp_assets.dagster_runs import DagsterRuns
+            with ending_at_once():
+                from interp_assets.dagster_runs import DagsterRuns
 
-            load_stage(asset)
+                load_stage(asset)
             self._dagster = DagsterRuns(self.study, self.layers)
         return self._dagster
 
@@ -170,15 +173,28 @@ class Runner:
         freshness = Freshness(self.study)
         if self.counts["partial"] and (reached := freshness.budget_reached):
             print(f"budget:  {reached}; with a larger one in {self.study.file} the next run goes on")
+        if failed := failed_rows_in(freshness):
+            name = self.study.called
+            print(f"failed:  {failed:,} rows; why: interp status {name}; to ask again: interp retry {name}")
         report = freshness.current("score_report", None)
         if report is not None:
             print(f"report:  {report.files('page')[0]}")
         for asset in reversed(freshness.assets.values()):
             key = next((x for x in partitions_of(self.study, asset) if x and freshness.current(asset.name, x)), None)
             if key is not None:
-                print(f"tables:  interp path {self.study.name} {asset.name} {key}")
+                print(f"tables:  interp path {self.study.called} {asset.name} {key}")
                 break
         print("lineage: make ui")
+
+
+def failed_rows_in(freshness: Freshness) -> int:
+    """How many rows failed in what is stored now."""
+    stored = (
+        freshness.current(asset.name, key)
+        for asset in freshness.assets.values()
+        for key in partitions_of(freshness.study, asset)
+    )
+    return sum(sum(each.metadata.get("failed_rows", {}).values()) for each in stored if each is not None)
 
 
 def quiet_libraries() -> None:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from interp_assets.api_keys import place_of_key
 from interp_assets.layers import Layer, control_layers
+from interp_assets.sae_sources import find_layers
 from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
 from interp_assets.settings import (
     Alignment,
@@ -36,7 +37,7 @@ from interp_assets.settings import (
     operational,
 )
 from interp_assets.study_checks import check_layers, check_settings
-from resources.sparse_autoencoders.locate import SaeLocation, UnknownSae, locate
+from resources.hub import cached
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -70,6 +71,11 @@ class Study(Settings):
     root: Path = operational(exclude=True)
     layers: tuple[Layer, ...] = operational((), exclude=True)
 
+    @property
+    def called(self) -> str:
+        """What a command calls it: by its file's name in the studies folder, by its file elsewhere."""
+        return self.file.stem if self.file.parent == studies_folder() else str(self.file)
+
     def path(self, path: str) -> Path:
         """A path of the study file as an absolute one."""
         return (self.root / Path(path).expanduser()).resolve()
@@ -77,6 +83,15 @@ class Study(Settings):
     def local_folder(self, path: str) -> Path | None:
         """The folder that a model's `path` names, or None where it is a hub name."""
         return folder if (folder := self.path(path)).is_dir() else None
+
+    def revision_of(self, path: str, revision: str | None = None) -> str | None:
+        """The commit at which a hub name was fetched to this machine; what the study says where it is not here."""
+        here = None if self.local_folder(path) is not None or path.count("/") != 1 else cached(path, revision)
+        return revision if here is None else here.commit
+
+    def model_at(self, path: str, revision: str | None = None) -> tuple[Path | str, str | None]:
+        """Where a model is read: its folder, or its name on the hub and the commit that it was fetched at."""
+        return self.local_folder(path) or path, self.revision_of(path, revision)
 
     def layer(self, key: str) -> Layer:
         for layer in self.layers:
@@ -102,10 +117,13 @@ class Study(Settings):
         return scorer.explainers if scorer.explainers is not None else tuple(self.explainers)
 
 
-def load_study(file: str | Path) -> Study:
+def load_study(file: str | Path, get: bool = False) -> Study:
     """Read and check a study file.
 
     Relative paths in it start at the folder above a `studies` folder, or at the file's own folder elsewhere.
+
+    Args:
+        get: fetch SAEs from the hub that are not here.
 
     Raises:
         StudyError: with one line that names the file, the key, the value and what is allowed.
@@ -125,7 +143,7 @@ def load_study(file: str | Path) -> Study:
     try:
         study = Study.model_validate({"name": name, **content, "file": file, "root": root})
         check_settings(study)
-        study = study.model_copy(update={"layers": find_layers(study)})
+        study = study.model_copy(update={"layers": find_layers(study, get)})
         study = study.model_copy(update={"layers": (*study.layers, *find_controls(study))})
         check_layers(study)
         return study
@@ -161,53 +179,9 @@ def read_yaml(file: Path) -> Any:
         raise StudyError(f"{file}: {where}not valid YAML ({problem})") from None
 
 
-def find_layers(study: Study) -> tuple[Layer, ...]:
-    layers: list[Layer] = []
-    for i, source in enumerate(study.saes):
-        folder = study.path(source.path)
-        if not folder.exists():
-            raise StudyError(f"saes[{i}].path: {source.path}: no such folder ({folder})")
-        try:
-            found = locate(folder, source.format)
-        except UnknownSae as error:
-            raise StudyError(f"saes[{i}].path: {error}") from None
-        for hookpoint, place in wanted_saes(f"saes[{i}].hookpoints", source, found):
-            key = f"{hookpoint}@{source.label}" if source.label else hookpoint
-            layers.append(Layer(key=key, hookpoint=hookpoint, location=place))
-    return tuple(layers)
-
-
 def find_controls(study: Study) -> list[Layer]:
     named = study.controls.untrained.saes if study.controls.untrained else None
     folder = study.path(named) if named else None
     if folder is not None and not folder.exists():
         raise StudyError(f"controls.untrained.saes: {named}: no such folder ({folder})")
     return control_layers(study.controls, study.layers, folder)
-
-
-def wanted_saes(key: str, source: SaeSource, found: list[SaeLocation]) -> list[tuple[str, SaeLocation]]:
-    """The SAEs of a source by hookpoint: those it names, or all."""
-    if source.hookpoints is not None and len(found) == 1 and found[0].hookpoint is None:
-        if len(source.hookpoints) > 1:
-            raise StudyError(
-                f"{key}: {list(source.hookpoints)} are {len(source.hookpoints)} places for the one SAE in {source.path}"
-            )
-        return [(source.hookpoints[0], found[0])]
-    unnamed = [place.folder.name for place in found if place.hookpoint is None]
-    if source.hookpoints is None and unnamed:
-        raise StudyError(
-            f"{key}: missing; the files of {', '.join(unnamed)} in {source.path} do not say what it reads, so name it here, "
-            f"as in hookpoints: [layers.10]"
-            + ("" if len(found) == 1 else ", with one entry under saes for each such folder")
-        )
-    chosen: list[tuple[str, SaeLocation]] = []
-    for hookpoint in source.hookpoints or dict.fromkeys(str(place.hookpoint) for place in found):
-        places = [place for place in found if place.hookpoint == hookpoint]
-        if not places:
-            there = listed(place.hookpoint for place in found if place.hookpoint is not None)
-            raise StudyError(f"{key}: no SAE for {hookpoint!r} in {source.path}; {there}")
-        if len(places) > 1:
-            folders = ", ".join(str(place.folder) for place in places)
-            raise StudyError(f"{key}: {len(places)} SAEs read {hookpoint}: {folders}; point saes.path at one of them")
-        chosen.append((hookpoint, places[0]))
-    return chosen

@@ -209,8 +209,57 @@ INTERVENTION_TRIALS: Schema = {**TRIALS, "condition": TEXT, "nats": F64}
 LAYER_MATCHING: Schema = {
     "latent_a": U32,
     "latent_b": U32,
-    "similarity": F32,
+    "similarity": F64,
     "mutual_nearest": BOOL,
+    "rank": U32,  # of latent_b among all that latent_a could have been matched with, 1 the most similar
+}
+
+# Latents without a match.
+LEFT_OVER: Schema = {
+    "side": TEXT,  # a | b
+    "latent": U32,
+    "reason": TEXT,
+}
+
+# The most similar latents of the other side, matched or not.
+NEXT_BEST: Schema = {
+    "side": TEXT,  # a | b: whose latent it is
+    "latent": U32,
+    "place": U32,  # 1 the most similar
+    "other": U32,
+    "similarity": F64,
+}
+
+# The greedy matching beside it: the most similar pair first, then the most similar of those left.
+GREEDY_MATCHING: Schema = {"latent_a": U32, "latent_b": U32, "similarity": F64}
+
+SEMANTIC_OVERLAP: Schema = {
+    "explainer": TEXT,
+    "matching": TEXT,  # optimal | greedy | random
+    "statistic": TEXT,  # mean_cosine of the explanations; above_random: less that of random matchings
+    "n_latents": U32,  # of the first layer, matched with an explained one
+    "value": F64,
+    "low": F64,
+    "high": F64,
+}
+OVERLAP_PAIRS: Schema = {
+    "explainer": TEXT,
+    "matching": TEXT,
+    "latent_a": U32,
+    "latent_b": U32,
+    "cosine": F64,
+}
+
+# Latents that persist from layer to layer: one row for each layer of a chain.
+CHAINS: Schema = {
+    "chain": U32,
+    "step": U32,  # 1 in the layer in which it begins
+    "layer": TEXT,
+    "latent": U32,
+    "similarity": F64,  # with the latent of the step before
+    "splits": U32,  # latents of the next layer that are nearest to this one and nearly as similar as its match
+    "length": U32,  # layers of the whole chain
+    "end": TEXT,  # in its last row why it ends
 }
 
 SCORE_REPORT: Schema = {

@@ -10,7 +10,8 @@ from pathlib import Path
 import polars as pl
 
 from interp_assets.asset import Asset
-from interp_assets.freshness import Freshness, InputMissing, differences, partition_label
+from interp_assets.differences import differences
+from interp_assets.freshness import Freshness, InputMissing, partition_label
 from interp_assets.job import Inputs
 from interp_assets.partitions import partitions_of
 from interp_assets.setting_errors import StudyError, listed
@@ -37,6 +38,10 @@ def chosen(study: Study, asset: str | None, key: str | None) -> Iterator[tuple[A
                 yield each, own
 
 
+OF_CODE = re.compile(r"code version |engines\..*\.code: ")
+"Differences that are of code alone: the asset's own, or that of an engine it asks."
+
+
 def accept(study: Study, asset: str, key: str | None) -> list[tuple[Asset, str | None, Partition]]:
     """Record that results are what the code of now would give. The tables are kept, their files are shared.
 
@@ -55,13 +60,11 @@ def accept(study: Study, asset: str, key: str | None) -> list[tuple[Asset, str |
         except InputMissing as missing:
             raise StudyError(f"{label}: {missing}") from None
         if last is None:
-            raise StudyError(f"{label}: there is no result to accept; run: interp run {study.name}")
-        if others := [each for each in differences(last.parts, now.parts) if not each.startswith("code version ")]:
+            raise StudyError(f"{label}: there is no result to accept; run: interp run {study.called}")
+        changes = differences(last.parts, now.parts)
+        if others := [change for change in changes if not OF_CODE.match(change)]:
             raise StudyError(f"{label}: more than the code has changed: {'; '.join(others)}")
-        note = {
-            "accepted": f"code version {last.parts['code']} -> {each.code_version}",
-            "accepted_from": last.fingerprint,
-        }
+        note = {"accepted": "; ".join(changes), "accepted_from": last.fingerprint}
         with freshness.store.draft(each.name, own, now.value) as draft:
             draft.adopt_all(last)
             made = draft.commit(now.parts, last.metadata | note)
@@ -77,6 +80,7 @@ def forget_failures(study: Study, asset: str | None, key: str | None) -> dict[st
         by partition, what will be tried again.
     """
     found = {}
+    in_order = {(state.asset, state.partition): state for state in Freshness(study).states()}
     for each, own in chosen(study, asset, key):
         freshness = Freshness(study)
         label = partition_label(each.name, own)
@@ -88,9 +92,13 @@ def forget_failures(study: Study, asset: str | None, key: str | None) -> dict[st
         if failure := store.note(NOTE_FAILED, each.name, own, now):
             store.remove_note(NOTE_FAILED, each.name, own, now)
             found[label] = failure["reason"]
-        partition = store.partition(each.name, own, now)
+        partition = freshness.current(each.name, own)
         keys = failed_replies(partition) if partition is not None else []
-        if keys:
+        state = in_order[each.name, own]
+        if keys and state.state == "stale" and not state.due_now:
+            # Which of them are asked for then is decided by what is made first.
+            found[label] = f"{len(keys)} failed replies; what it is made from comes first, then retry again"
+        elif keys:
             with Inputs(study, each, own, freshness).log as log:
                 log.forget(keys)
             reason = f"{len(keys)} failed replies are asked for again"

@@ -53,7 +53,7 @@ class TakenAway:
     def of(self, x: Tensor) -> Tensor:
         top = self.sae.encode(x)
         activation = torch.where(top.indices == self.latents[:, None], top.activations, 0).sum(1)
-        return -activation[:, None] * self.sae.W_dec[self.latents]
+        return -activation[:, None] * self.sae.output_scale(x) * self.sae.W_dec[self.latents]
 
     def rows(self, which: Tensor) -> TakenAway:
         return TakenAway(self.sae, self.latents[which])

@@ -14,7 +14,14 @@ REMEMBERED_TEXTS = 200_000
 
 
 class TextEmbedder:
-    def __init__(self, path: str | Path, dtype: str = "float32", device: str = "auto", batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        dtype: str = "float32",
+        device: str = "auto",
+        batch_size: int = 64,
+        revision: str | None = None,
+    ) -> None:
         """
         Raises:
             UnusableInput: no sentence-transformers model lies there.
@@ -26,6 +33,7 @@ class TextEmbedder:
         try:
             self.model = SentenceTransformer(
                 str(path),
+                revision=revision,
                 device=place,
                 model_kwargs={"dtype": getattr(torch, dtype)},
                 trust_remote_code=False,

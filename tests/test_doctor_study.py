@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from interp_assets import cli
+from interp_assets.engine_trial import require_engines
 from interp_assets.forecast import Forecast
 from interp_assets.freshness import Freshness
 from interp_assets.plan import plan
 from interp_assets.study import PROJECT, Study, load_study
+from resources.errors import NotNow
 from resources.loaded_models import LoadedModels
 from tests.bench_server import Manners, free_port, serving
 from tests.changed_study import changed
@@ -105,39 +108,99 @@ def test_an_engine_that_is_not_there_is_told_before_any_work(
         assert cli.main(["run", str(study.file), "--until", "corpus"]) == 0
 
 
-@pytest.mark.parametrize(
-    ("scorer", "key", "verb"),
-    [
-        ({"surprisal": {"engine": "oracle"}}, "scorers.surprisal.engine", "log_likelihood"),
-        (
-            {"intervention": {"explainer": "local", "scorer": "oracle", "prompt_tokens": 32}},
-            "scorers.intervention.scorer",
-            "log_likelihood",
-        ),
-        ({"simulation": {"engine": "oracle", "mode": "token_by_token"}}, "scorers.simulation.engine", "choose"),
-    ],
-)
-def test_an_engine_that_cannot_do_it_is_refused_before_any_work(
-    world: Path, capsys: pytest.CaptureFixture[str], scorer: dict[str, Any], key: str, verb: str
+WITHOUT_PROBABILITIES = Manners(log_probabilities=False, echo=False)
+NEEDED = {
+    "detection": ({"engine": "oracle"}, "choose"),
+    "fuzzing": ({"engine": "oracle", "protocol": "list"}, None),
+    "fuzzing: size to be found": (
+        {"engine": "oracle", "protocol": "list", "per_prompt": {"candidates": [2]}},
+        "choose",
+    ),
+    "surprisal": ({"engine": "oracle"}, "log_likelihood"),
+    "simulation": ({"engine": "oracle"}, None),
+    "simulation: by token": ({"engine": "oracle", "mode": "token_by_token"}, "choose"),
+    "generation": ({"engine": "oracle"}, None),
+    "intruder": ({"engine": "oracle"}, "choose"),
+    "intervention": ({"explainer": "oracle", "scorer": "oracle"}, "log_likelihood"),
+}
+
+
+@pytest.fixture(scope="module")
+def without_probabilities() -> Iterator[str]:
+    with serving(WITHOUT_PROBABILITIES) as server:
+        yield server.url
+
+
+@pytest.mark.parametrize("case", NEEDED)
+def test_a_server_that_cannot_do_what_a_method_needs_is_told_before_any_work(
+    world: Path, without_probabilities: str, case: str
 ) -> None:
-    """By a server that only chats; the study's other engine can do all."""
-    with serving(Manners(echo=False, log_probabilities=False)) as server:
-        served(world, server.url)
-        (settings,) = scorer.values()
-        trials = {"activating": 5, "non_activating": 5} if "intervention" not in scorer else {}
-        engines = {"scorers": dict.fromkeys(scorer, settings | trials)}
-        engines["engines.local"] = {"kind": "transformers", "path": "./model"}
-        study = load_study(changed(world.parent / "served.yaml", engines, "chats.yaml"))
-        assert cli.main(["run", str(study.file)]) == 2
-        captured = capsys.readouterr()
-        assert "made" not in captured.out
-        (line,) = captured.err.splitlines()
-        assert line.startswith(f"error: {key}: oracle cannot {verb}, only ")
-        assert "in this study local can" in line
-        assert cli.main(["doctor", str(study.file)]) == 1
-        assert re.search(rf"engine oracle +not usable: {key}: oracle cannot {verb}", capsys.readouterr().out)
-        # Control: until the method that needs it, all is made.
-        assert cli.main(["run", str(study.file), "--until", "examples"]) == 0
+    settings, verb = NEEDED[case]
+    method = case.partition(":")[0]
+    file = changed(world, {"scorers": {method: settings}, "examples.test": {"activating": 50, "non_activating": 50}})
+    study = served(file, without_probabilities)
+    look = Freshness(study)
+    if verb is None:
+        require_engines(look.states(), look)
+        return
+    with pytest.raises(NotNow) as refused:
+        require_engines(look.states(), look)
+    setting = "scorers.intervention.scorer" if method == "intervention" else f"scorers.{method}"
+    assert str(refused.value) == (
+        f"{setting} needs an engine that can {verb}; oracle (oracle) can: generate; engines in this process can"
+    )
+
+
+def test_an_engine_of_the_study_that_could_is_named(
+    world: Path, without_probabilities: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = served(world, without_probabilities)
+    local = changed(study.file, {"engines.local": {"kind": "transformers", "path": "./model"}}, "local.yaml")
+    assert cli.main(["run", str(local)]) == 2
+    told = capsys.readouterr()
+    assert told.err == (
+        "error: scorers.detection needs an engine that can choose; oracle (oracle) can: generate; "
+        "of this study's engines local can\n"
+    )
+    assert "made" not in told.out
+    assert cli.main(["doctor", str(local)]) == 1
+    assert "engine oracle          not usable: scorers.detection needs" in capsys.readouterr().out
+
+
+def test_trouble_at_the_start_is_waited_out(world: Path) -> None:
+    """A server that is down is another matter."""
+    with serving(Manners(first=(503, 0, 429, 500, 200, 0))) as server:
+        look = Freshness(served(world, server.url))
+        require_engines(look.states(), look)
+        assert server.told().requests > 6
+    with pytest.raises(NotNow, match=r"it cannot be reached \(Connect call failed .*\)$"):
+        require_engines(look.states(), look)
+
+
+def test_what_a_server_refuses_is_told_and_asked_again_by_retry_alone(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(Manners(refuse="Excerpt 1")) as refusing, serving(Manners()) as other:
+        study = served(world, refusing.url)
+        assert cli.main(["run", str(study.file)]) == 0
+        (failed,) = re.findall(
+            r"^failed: +([\d,]+) rows; why: interp status (.*); to ask again:", capsys.readouterr().out, re.M
+        )
+        assert int(failed[0]) > 40
+        assert failed[1] == str(study.file)
+        asked = refusing.told().requests
+        assert cli.main(["run", str(study.file)]) == 0
+        # Nor are refused rows asked for where others of their table are made anew.
+        more = changed(
+            study.file, {"explainers.brief": {"kind": "llm", "engine": "oracle", "n_examples": 3}}, "more.yaml"
+        )
+        (work,) = [each.work for each in plan(load_study(more)) if each.state.asset == "explanations"]
+        assert work.llm_calls == int(failed[0])
+        assert refusing.told().requests == asked
+        elsewhere = served(world, other.url)
+        assert cli.main(["retry", str(elsewhere.file)]) == 0
+        assert "failed:" not in capsys.readouterr().out.split("asked for again")[1]
+        assert sum("Excerpt 1" in prompt for prompt in other.told().prompts) == int(failed[0])
 
 
 def test_a_server_that_nothing_asks_need_not_be_there(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,6 +156,14 @@ def test_an_unreadable_sae_stops_its_layer_only(settled: Ticks, monkeypatch: pyt
     monkeypatch.setattr(Path, "open", refuse)
     assert [settled.tick(), settled.tick()] == [[], ["embed_tokens"]]
     assert any("Permission denied" in note for note in settled.notes)
+
+
+def test_an_sae_that_is_gone_stops_its_layer_only(settled: Ticks) -> None:
+    weights(settled.study, "layers.0").write_bytes(other_sae(settled.study))
+    shutil.rmtree(weights(settled.study, "embed_tokens").parent)
+    settled.study = load_study(settled.study.file)
+    assert [settled.tick(), settled.tick()] == [[], ["layers.0"]]
+    assert any("no SAE for 'embed_tokens'" in note for note in settled.notes)
 
 
 def test_a_file_is_complete_when_it_ends_where_its_header_says(tmp_path: Path) -> None:

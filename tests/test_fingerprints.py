@@ -83,7 +83,7 @@ TESTED_ON_WINDOWS = {
     [
         ("examples.window", {"text_index", "examples", "scores/intervention", *TESTED_ON_WINDOWS}),
         ("corpus.tokens", {"corpus"}),
-        ("proof_of_load.max_fvu", {"activation_cache"}),
+        ("proof_of_load.tokens", {"activation_cache"}),
         ("explainers.quotes.words", {"explanations"}),
         ("scorers.detection.protocol", {"scores/detection"}),
         ("name", {"score_report"}),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import tomllib
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from interp_assets import run_processes
 from interp_assets.dagster_runs import every_interrupt
 from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
-from interp_assets.study import Study, load_study
+from interp_assets.study import PROJECT, Study, load_study
 from resources.loaded_models import LoadedModels
 from tests.interruptions import Story
 from tests.refusals import GOOD
@@ -49,6 +52,53 @@ def test_a_signal_that_dagster_drops_is_noticed(passing: bool) -> None:
                 os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("told", [KeyboardInterrupt(), ValueError()])
+def test_a_signal_that_arrives_while_something_is_cleared_away(
+    told: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can be raised to nobody; the error of another kind is the control."""
+    heard: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: heard.append(raised.exc_value))
+
+    class Fleeting:
+        def __del__(self) -> None:
+            raise told
+
+    with every_interrupt():
+        Fleeting()
+    assert heard == [] if isinstance(told, KeyboardInterrupt) else heard == [told]
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Signals:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Signals())
+"""
+
+
+@pytest.mark.parametrize("imported", ["yaml", "datetime"])
+def test_ctrl_c_while_the_command_is_being_loaded(imported: str) -> None:
+    """`datetime` is imported by a library in Rust, which panics where Python would raise KeyboardInterrupt."""
+    ends = [
+        subprocess.run(
+            [sys.executable, "-c", INTERRUPTED_IMPORT + begin, imported], capture_output=True, text=True, cwd=PROJECT
+        )
+        for begin in ("from interp_assets.__main__ import main; sys.exit(main())", "import interp_assets.cli")
+    ]
+    assert ends[0].returncode == 130
+    assert ends[0].stderr.strip() == "stopped. What was finished is kept; the same command goes on from there."
+    assert "Traceback" in ends[1].stderr, "control"
+
+
+def test_the_command_begins_there() -> None:
+    scripts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"interp": "interp_assets.__main__:main"}
 
 
 def test_a_full_disk_is_one_line(stories: dict[str, Future[Story]]) -> None:

@@ -53,7 +53,7 @@ def leaves(model: type[Settings], key: str = "") -> Iterator[tuple[str, str | No
             yield full, mark(field)
 
 
-PAIRS = {"alignment.similarity"}
+PAIRS = {"alignment.similarity", "alignment.dead"}
 "Decides what there is of two layers; tried in test_alignment."
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from interp_assets.cli import find_study
 from interp_assets.setting_errors import StudyError
+from interp_assets.settings import SaeSource
 from interp_assets.study import load_study
+from resources.sparse_autoencoders.locate import FORMATS, what_makes_one
 from tests.changed_study import LEFT_OUT, changed
 
 
@@ -25,7 +28,7 @@ def refusal(file: Path) -> str:
 
 KEYS = "name, storage, subject_model, saes, controls, corpus, proof_of_load, examples, engines, explainers, scorers, alignment, budget, automation"
 CORPUS_KEYS = "path, split, column, tokens, context_length, bos, separator"
-SAE_LIST = "it must be a list of mappings with the keys path, format, hookpoints, label, not empty"
+SAE_LIST = "it must be a list of mappings with the keys path, revision, format, hookpoints, label, not empty"
 LATENTS = "it must be a whole number, at least 1, or a list of whole numbers, at least 0, not empty, or 'all'"
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
@@ -41,7 +44,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "show_activations, promoted_tokens, chain_of_thought, instructions, max_tokens",
     ),
     ({"engines.oracle.size": 1}, "engines.oracle.size: unknown key; there are: kind, path, revision, dtype, chat_template, price, device, batch_size"),
-    ({"saes.0.place": "x"}, "saes[0].place: unknown key; there are: path, format, hookpoints, label"),
+    ({"saes.0.place": "x"}, "saes[0].place: unknown key; there are: path, revision, format, hookpoints, label"),
     ({"scorers.guessing": {}}, "scorers.guessing: unknown key; there are: embedding, detection, fuzzing, surprisal, simulation, generation, intervention, intruder, example_embedding"),
     ({"scorers.surprisal.engine": "nobody"}, "scorers.surprisal.engine: 'nobody' is not under engines; there are: oracle"),
     ({"scorers.simulation.activating": 500}, "scorers.simulation.activating: 500 is more than examples.test.activating, 10"),
@@ -117,8 +120,8 @@ def test_control_the_unchanged_study_is_fine(complete_file: Path) -> None:
         ("corpus.path", "./nowhere", "no such file ({there})"),
         ("corpus.path", "model", "is a folder; what is read: .parquet, .jsonl, .txt"),
         ("corpus.path", "model/config.json", "is a .json file; what is read: .parquet, .jsonl, .txt"),
-        ("saes.0.path", "nowhere", "no such folder ({there})"),
-        ("saes.0.path", "model", "{there}: no SAE here: no cfg.json in it or below; supported formats: sparsify, saelens"),
+        ("saes.0.path", "nowhere", "no such folder ({there}), and not a hub name like owner/name"),
+        ("saes.0.path", "model", f"{{there}}: no SAE here or below; an SAE is {what_makes_one()}"),
     ],
 )  # fmt: skip
 def test_missing_files_are_named(complete_file: Path, key: str, value: str, said: str) -> None:
@@ -171,6 +174,15 @@ def test_a_single_sae_needs_its_hookpoint(complete_file: Path) -> None:
     assert layer.key == "layers.0"
 
 
+def test_what_commands_call_a_study(complete_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `name` stands in the UI and in storage, and need not be its file's."""
+    study = load_study(changed(complete_file, {"name": "another"}, "mine.yaml"))
+    assert study.called == str(study.file)
+    monkeypatch.setenv("INTERP_STUDIES", str(study.file.parent))
+    assert study.called == "mine"
+    assert find_study(study.called) == study
+
+
 def test_relative_paths(complete_file: Path, tmp_path: Path) -> None:
     """They start at the folder above `studies`, or at the file's own folder elsewhere; absolute ones stay."""
     root = complete_file.parent
@@ -186,3 +198,7 @@ def test_relative_paths(complete_file: Path, tmp_path: Path) -> None:
     study = load_study(changed(complete_file, absolute, "with-hyphen.yaml"))
     assert study.path(study.storage) == tmp_path / "tables"
     assert study.name == "with_hyphen"
+
+
+def test_every_format_can_be_named() -> None:
+    assert get_args(SaeSource.model_fields["format"].annotation) == ("auto", *FORMATS)

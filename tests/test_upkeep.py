@@ -20,6 +20,7 @@ from interp_assets.setting_errors import StudyError
 from interp_assets.study import PROJECT, Study, load_study
 from interp_assets.upkeep import accept, clean, failed_replies, forget_failures
 from resources.errors import UnusableInput
+from resources.language_models.protocol import CODE_VERSIONS
 from resources.table_store import MANIFEST, Partition
 from tests.changed_study import changed
 from tests.conftest import make_all
@@ -144,6 +145,16 @@ def test_accepted_code_recomputes_nothing(study: Study, monkeypatch: pytest.Monk
     assert set(states(study).values()) == {"fresh"}
 
 
+def test_code_of_an_engine_is_code_too(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CODE_VERSIONS, "transformers", "next")
+    assert states(study)["scores/detection"] == "stale"
+    for asset in ("explanations", "scores/detection"):
+        ((_, _, made),) = accept(study, asset, None)
+        assert made.metadata["accepted"].startswith("engines.oracle.code: ")
+    found = states(study)
+    assert (found["explanations"], found["scores/detection"], found["scores/fuzzing"]) == ("fresh", "fresh", "stale")
+
+
 def test_control_code_that_is_not_accepted_is_run_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     with_code(monkeypatch, {"explanations": "next"})
     made = make_all(study)
@@ -180,6 +191,33 @@ def test_retry_asks_again_for_what_failed_and_for_nothing_else(study: Study, tmp
     assert failed_replies(mended) == []
     assert states(study)["explanations"] == "fresh"
     assert forget_failures(study, "explanations", None) == {}
+
+
+def test_retry_of_what_is_stale_by_now(study: Study, tmp_path: Path) -> None:
+    """What failed in the result before is asked for again in the next one, and is not carried over."""
+    study = study.model_copy(update={"storage": str(tmp_path / "careless")})
+    make_all(study, OracleModels(Careless()))
+    fewer = load_study(changed(study.file, {"scorers.fuzzing.activating": 9})).model_copy(
+        update={"storage": str(tmp_path / "careless")}
+    )
+    failed = Freshness(study).current("scores/fuzzing", "embed_tokens")
+    assert failed is not None
+    control = tmp_path / "control"
+    shutil.copytree(tmp_path / "careless", control)
+    asked(fewer.model_copy(update={"storage": str(control)}))
+    carried = Freshness(fewer.model_copy(update={"storage": str(control)})).current("scores/fuzzing", "embed_tokens")
+    assert carried is not None
+    assert failed_replies(carried), "control"
+    said = f"{len(failed_replies(failed))} failed replies are asked for again"
+    assert forget_failures(fewer, "scores/fuzzing", None) == {"scores/fuzzing[embed_tokens]": said}
+    made = make_partition(fewer, "scores/fuzzing", "embed_tokens", OracleModels(OracleEngine())).partition
+    assert failed_replies(made) == []
+    # Where its inputs move too, nobody knows yet what there will be to ask.
+    moving = load_study(changed(study.file, {"examples.seed": 5})).model_copy(
+        update={"storage": str(tmp_path / "careless")}
+    )
+    (told,) = forget_failures(moving, "explanations", None).values()
+    assert told.endswith("failed replies; what it is made from comes first, then retry again")
 
 
 def test_retry_of_a_partition_that_failed(study: Study) -> None:

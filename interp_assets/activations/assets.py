@@ -83,6 +83,7 @@ def layer_pass(job: Job, tokens: np.ndarray) -> LayerPass:
     return LayerPass(
         key=layer.key,
         hookpoint=layer.hookpoint,
+        writes=layer.writes,
         published_l0=layer.location.published_l0(),
         load_sae=load_sae,
         writer_for=lambda n_latents: CacheWriter(job.draft, n_latents),
@@ -159,10 +160,9 @@ def promoted_columns(job: Job, directions: torch.Tensor) -> dict[str, pl.Series]
     """Promoted and suppressed tokens of each decoder direction, where the SAE writes into the residual stream."""
     study, layer = job.study, job.study.layer(job.layer)
     subject = subject_of(study, layer, job.models)
-    if not subject.writes_to_residual_stream(layer.hookpoint, directions.shape[1]):
+    if not subject.writes_to_residual_stream(layer.writes or layer.hookpoint, directions.shape[1]):
         return {}
-    path = study.local_folder(study.subject_model.path) or study.subject_model.path
-    tokenizer = load_tokenizer(path, study.subject_model.revision)
+    tokenizer = load_tokenizer(*study.model_at(study.subject_model.path, study.subject_model.revision))
     names = tokenizer.batch_decode([[i] for i in range(subject.model.get_output_embeddings().weight.shape[0])])
     text = np.array(names, dtype=object)
     found = subject.promoted_tokens(directions)

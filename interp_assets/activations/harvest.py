@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from interp_assets.activations.cache_file import CacheWriter, Entries
+from interp_assets.activations.misreadings import TOKENS_TO_COMPARE
 from interp_assets.activations.proof_of_load import ProofFailed, compare_layers, prove
 from interp_assets.progress import Progress
 from interp_assets.settings import ProofOfLoad
@@ -18,9 +19,6 @@ from resources.errors import UnusableInput
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder, TopActivations
 from resources.sparse_autoencoders.controls import Neurons
 from resources.subject_model import SubjectModel, context_batches
-
-TOKENS_TO_COMPARE = 1_024
-"Tokens on which it is asked whether an SAE explains another layer better."
 
 
 @dataclass
@@ -33,6 +31,8 @@ class LayerPass:
     load_sae: Callable[[SubjectModel], SparseAutoencoder | Neurons]
     writer_for: Callable[[int], CacheWriter]
     "Gives the writer, once the number of latents is known."
+    writes: str | None = None
+    "Of a transcoder: the hookpoint that it reconstructs."
     of_neurons: bool = False
     "The hookpoint is a decoder layer; what goes into the down projection of its MLP is read."
     blocking: bool = True
@@ -64,7 +64,8 @@ def harvest(
         with failing_alone(layer):
             if layer.of_neurons:
                 layer.hookpoint = f"{subject.down_projection(layer.hookpoint)}:in"
-            subject.check_hookpoint(layer.hookpoint)
+            for hookpoint in (layer.hookpoint, layer.writes or layer.hookpoint):
+                subject.check_hookpoint(hookpoint)
             layer.sae = layer.load_sae(subject)
     prove_all(subject, tokens[: max(1, limits.tokens // tokens.shape[1])], layers, skip, batch_tokens, limits)
     for batch in context_batches(tokens, batch_tokens):
@@ -109,31 +110,56 @@ def prove_all(
 ) -> None:
     """The proof of load of every layer, on a few thousand tokens."""
     sound = [layer for layer in layers if layer.failure is None]
-    own = activations_at(subject, tokens, [layer.hookpoint for layer in sound], skip, batch_tokens)
+    places = [place for layer in sound for place in (layer.hookpoint, layer.writes) if place]
+    own = activations_at(subject, tokens, places, skip, batch_tokens)
     few = tokens[: max(1, TOKENS_TO_COMPARE // tokens.shape[1])]
-    compared = [layer.hookpoint for layer in sound if layer.blocking and limits.compare_layers]
-    wanted = compared + [name for hookpoint in compared for name in subject.same_place_elsewhere(hookpoint)]
+    compared = [layer for layer in sound if layer.blocking and limits.compare_layers]
+    wanted = [place for layer in compared for pair in same_elsewhere(layer, subject) for place in pair]
     elsewhere = activations_at(subject, few, wanted, skip, batch_tokens)
     with Progress("proof of load", len(sound), "layers") as progress:
         for layer in sound:
-            prove_one(layer, subject, own, elsewhere, limits)
+            prove_one(layer, subject, own, elsewhere, tokens.shape[1] - skip, limits)
             progress.advance(1)
 
 
+def same_elsewhere(layer: LayerPass, subject: SubjectModel) -> list[tuple[str, str]]:
+    """What a layer reads and writes, and the same in other layers of the model."""
+    writes = layer.writes or layer.hookpoint
+    others = subject.same_place_elsewhere(layer.hookpoint), subject.same_place_elsewhere(writes)
+    if len(others[0]) != len(others[1]):
+        return [(layer.hookpoint, writes)]
+    return [(layer.hookpoint, writes), *zip(*others, strict=True)]
+
+
 def prove_one(
-    layer: LayerPass, subject: SubjectModel, own: dict[str, Tensor], elsewhere: dict[str, Tensor], limits: ProofOfLoad
+    layer: LayerPass,
+    subject: SubjectModel,
+    own: dict[str, Tensor],
+    elsewhere: dict[str, Tensor],
+    tokens_per_context: int,
+    limits: ProofOfLoad,
 ) -> None:
     with failing_alone(layer):
         assert layer.sae is not None
         try:
-            layer.proof = prove(layer.sae, own[layer.hookpoint], layer.hookpoint, layer.published_l0, limits)
+            layer.proof = prove(
+                layer.sae,
+                own[layer.hookpoint],
+                layer.hookpoint,
+                layer.published_l0,
+                limits,
+                target=own[layer.writes] if layer.writes else None,
+                writes=layer.writes,
+                tokens_per_context=tokens_per_context,
+            )
         except ProofFailed as failed:
             if layer.blocking or not failed.measured:
                 raise
             layer.proof = failed.details["proof"] | {"would_fail": str(failed)}
         if limits.compare_layers and layer.blocking:
-            names = [layer.hookpoint, *subject.same_place_elsewhere(layer.hookpoint)]
-            compare_layers(layer.sae, layer.hookpoint, {name: elsewhere[name] for name in names}, layer.proof)
+            pairs = same_elsewhere(layer, subject)
+            places, targets = ({pair[0]: elsewhere[pair[i]] for pair in pairs} for i in (0, 1))
+            compare_layers(layer.sae, layer.hookpoint, places, layer.proof, targets)
         layer.writer = layer.writer_for(layer.sae.n_latents)
 
 

@@ -7,21 +7,19 @@ of one explains the other not badly; so it is also asked whether it explains ano
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from interp_assets.activations.misreadings import likely_cause
+from interp_assets.activations.variance import typical, unexplained
+from interp_assets.proof_limits import beyond_limits, explained_better_elsewhere
 from interp_assets.settings import ProofOfLoad
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 from resources.sparse_autoencoders.controls import Neurons
-
-MASSIVE = 10.0
-"""Tokens whose norm is this many times the median are left out of the FVU that is judged: a handful of them can hold
-nearly all variance of a layer (Sun et al. 2024, "Massive Activations"), and would pass any SAE that hits them."""
-BETTER = 0.95
-"Another layer counts as explained better below this share of the own layer's FVU."
 
 
 class ProofFailed(UnusableInput):
@@ -34,38 +32,43 @@ class ProofFailed(UnusableInput):
         "False where the shapes or numbers are such that nothing can be computed."
 
 
-def typical(x: Tensor) -> Tensor:
-    """The rows of x [tokens, d] without massive activations, float32."""
-    x = x.float()
-    norms = x.norm(dim=1)
-    return x[norms <= MASSIVE * norms.median()]
-
-
-def unexplained(sae: SparseAutoencoder | Neurons, x: Tensor) -> float:
-    """FVU = sum ||x - x'||^2 / sum ||x - mean(x)||^2 over x [tokens, d_in]."""
-    error = (x - sae.decode(sae.encode(x))).square().sum()
-    return float(error / (x - x.mean(0)).square().sum())
-
-
 def prove(
-    sae: SparseAutoencoder | Neurons, x: Tensor, hookpoint: str, published_l0: float | None, limits: ProofOfLoad
+    sae: SparseAutoencoder | Neurons,
+    x: Tensor,
+    hookpoint: str,
+    published_l0: float | None,
+    limits: ProofOfLoad,
+    *,
+    target: Tensor | None = None,
+    writes: str | None = None,
+    tokens_per_context: int | None = None,
 ) -> dict[str, Any]:
     """Measure an SAE on activations x [tokens, d_in]; BOS left out. Returns what was measured, plain numbers.
+
+    Args:
+        target: of a transcoder, what stands at `writes` on the same tokens, [tokens, d_out].
+        tokens_per_context: where given, it is also looked at whether the first token of each is what goes wrong.
 
     Raises:
         ProofFailed: dimensions, FVU or L0 out of bounds.
     """
-    proof: dict[str, Any] = {"hookpoint": hookpoint, "tokens": len(x)}
-    if x.shape[1] != sae.d_in:
-        raise ProofFailed(f"{hookpoint} holds {x.shape[1]} dimensions, the SAE reads {sae.d_in}", proof)
-    dtype, x = str(x.dtype).removeprefix("torch."), x.float()
-    if not torch.isfinite(x).all():
-        # Massive activations of some models leave the range of float16, which no later float32 brings back.
-        why = "; float16 ends at 65,504: set subject_model.dtype: bfloat16" if dtype == "float16" else ""
-        raise ProofFailed(f"{hookpoint} holds values that are NaN or infinite{why}", proof)
-    proof |= {"dtype": dtype, "largest_activation": float(x.abs().max())}
-    usual = typical(x)
-    fvu = unexplained(sae, usual)
+    proof: dict[str, Any] = {"hookpoint": hookpoint, "tokens": len(x)} | ({"writes": writes} if writes else {})
+    target = x if target is None else target
+    for place, values, width, does in (
+        (hookpoint, x, sae.d_in, "reads"),
+        (writes or hookpoint, target, sae.d_out, "writes"),
+    ):
+        if values.shape[1] != width:
+            raise ProofFailed(f"{place} holds {values.shape[1]} dimensions, the SAE {does} {width}", proof)
+        if not torch.isfinite(values).all():
+            # Massive activations of some models leave the range of float16, which no later float32 brings back.
+            half = values.dtype == torch.float16
+            why = "; float16 ends at 65,504: set subject_model.dtype: bfloat16" if half else ""
+            raise ProofFailed(f"{place} holds values that are NaN or infinite{why}", proof)
+    proof |= {"dtype": str(x.dtype).removeprefix("torch."), "largest_activation": float(x.float().abs().max())}
+    x, target = x.float(), target.float()
+    usual = typical(x) & typical(target)
+    fvu = unexplained(sae, x[usual], target[usual])
     top = sae.encode(x)
     active = top.activations > 0
     alive = torch.zeros(sae.n_latents, dtype=torch.bool, device=x.device)
@@ -73,45 +76,42 @@ def prove(
     mean_l0 = float(active.sum(1).float().mean())
     proof |= {
         "fvu": round(fvu, 6),
-        "fvu_with_massive_activations": round(unexplained(sae, x), 6),
-        "tokens_with_massive_activations": len(x) - len(usual),
+        "fvu_with_massive_activations": round(unexplained(sae, x, target), 6),
+        "tokens_with_massive_activations": len(x) - int(usual.sum()),
         "max_fvu": limits.max_fvu,
         "mean_l0": round(mean_l0, 4),
         "published_l0": published_l0,
         "silent_share": round(1 - float(alive.float().mean()), 6),
     }
-    if not fvu <= limits.max_fvu:
-        raise ProofFailed(
-            f"at {hookpoint} the SAE leaves {fvu:.3g} of the variance unexplained (allowed: {limits.max_fvu:g}); "
-            "wrong hookpoint, wrong subject model, or weights read in a wrong way",
-            proof,
-        )
-    if published_l0 and not published_l0 / limits.l0_factor <= mean_l0 <= published_l0 * limits.l0_factor:
-        raise ProofFailed(
-            f"at {hookpoint} {mean_l0:.1f} latents fire per token, published are {published_l0:g} "
-            f"(allowed: within a factor of {limits.l0_factor:g})",
-            proof,
-        )
+    if beyond_limits(proof, limits) and (cause := likely_cause(sae, x, target, proof, tokens_per_context)):
+        proof["likely_cause"] = cause
+    if problem := beyond_limits(proof, limits):
+        raise ProofFailed(problem, proof)
     return proof
 
 
 def compare_layers(
-    sae: SparseAutoencoder | Neurons, hookpoint: str, places: dict[str, Tensor], proof: dict[str, Any]
+    sae: SparseAutoencoder | Neurons,
+    hookpoint: str,
+    places: Mapping[str, Tensor],
+    proof: dict[str, Any],
+    targets: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Add to a proof how well the SAE explains the same module of other layers.
 
     Args:
-        places: activations [tokens, d] on the same tokens, by hookpoint, the own one among them.
+        places: activations [tokens, d_in] on the same tokens, by hookpoint, the own one among them.
+        targets: of a transcoder, what is to be reconstructed, [tokens, d_out], by the hookpoint that is read.
 
     Raises:
         ProofFailed: it explains another one better than its own.
     """
-    fvu = {name: round(unexplained(sae, typical(x)), 6) for name, x in places.items() if x.shape[1] == sae.d_in}
+    fvu: dict[str, float] = {}
+    for name, x in places.items():
+        target = x if targets is None else targets[name]
+        if x.shape[1] == sae.d_in and target.shape[1] == sae.d_out:
+            usual = typical(x) & typical(target)
+            fvu[name] = round(unexplained(sae, x[usual].float(), target[usual].float()), 6)
     proof["fvu_by_layer"] = fvu
-    best = min(fvu, key=lambda name: fvu[name])
-    if fvu[best] < BETTER * fvu[hookpoint]:
-        raise ProofFailed(
-            f"the SAE explains {best} better (FVU {fvu[best]:.3g}) than {hookpoint} (FVU {fvu[hookpoint]:.3g}), which the "
-            "study names as its hookpoint; if that is right all the same, set proof_of_load.compare_layers: false",
-            proof,
-        )
+    if problem := explained_better_elsewhere(proof):
+        raise ProofFailed(problem, proof)

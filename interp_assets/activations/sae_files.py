@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -9,6 +10,7 @@ import polars as pl
 from interp_assets.job import Job, Metadata, computes
 from interp_assets.tables import SAE_WEIGHTS, conform
 from resources.content_hash import combined_hash
+from resources.hub import origin_of
 
 
 @computes("sae_weights")
@@ -29,4 +31,13 @@ def sae_weights(job: Job) -> Metadata:
         "format": location.format,
         "bytes": sum(row["bytes"] for row in rows),
         "published_l0": location.published_l0() or "not published",
-    } | ({"weights": {"path": str(files[0].parent)}} if files else {})
+    } | where_from(files)
+
+
+def where_from(files: list[Path]) -> Metadata:
+    """The folder of an SAE's files; of those that were fetched from the hub the repository and its commit."""
+    if not files:
+        return {}
+    origin = origin_of(files[0].parent)
+    hub = {} if origin is None else {"hub": "/".join(filter(None, origin[0])), "commit": origin[1]}
+    return {"weights": {"path": str(files[0].parent)}} | hub

@@ -1,44 +1,120 @@
-"""The one-to-one matching of two layers' latents whose similarities add up to most."""
+"""The one-to-one matching of two sides whose similarities add up to most, and how far it is from the best of all.
+
+Where all similarities are few they are looked at together, by scipy's `linear_sum_assignment`. Otherwise: candidates,
+the best assignment on them with its prices, one look at all similarities that either proves it the best of all or
+finds better pairs; these become candidates too, and it is solved again.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-import polars as pl
 from scipy.optimize import linear_sum_assignment
 
-from interp_assets.tables import LAYER_MATCHING, conform
-from resources.errors import UnusableInput
+from interp_assets.alignment.assignment import Edges, assign
+from interp_assets.alignment.blocks import Arrays, Blocks
+from interp_assets.alignment.candidates import PER_COLUMN, PER_ROW, candidates, joined, with_values
+from interp_assets.alignment.certificate import look
+from interp_assets.alignment.directions import Similarities, row_blocks
 
-LARGEST = 16_384
-"Latents on a side whose similarities still fit in memory as one matrix."
+DENSE = 1_024**2
+"With up to so many similarities the dense method is the faster one: `python -m benchmarks.assignment`."
+PASSES = 8
+"How often all similarities are looked at, at most, after the candidates are found."
+MANY_BETTER = 0.001
+"While a look in bfloat16 finds more better pairs than this for each row, the next one is in bfloat16 too."
+ROUNDING = 1e-12
+"A gap of less than this share of the sum of absolute similarities is float64's rounding."
 
 
-def match(first: np.ndarray, second: np.ndarray, latents_a: np.ndarray, latents_b: np.ndarray) -> pl.DataFrame:
-    """The table `tables.LAYER_MATCHING`; of unequal numbers of latents some of the larger side are left over.
+class Matching(NamedTuple):
+    row: np.ndarray
+    "int64 [matched], ascending"
+    column: np.ndarray
+    "int64 [matched]"
+    similarity: np.ndarray
+    "float64 [matched]"
+    gap: float
+    "by how much the sum of similarities could be larger at most; 0 where that is within rounding"
+    method: str
+    "dense, or sparse"
+    looks: int
+    "how often all similarities were looked at, the search for candidates left out"
+    looked_at: Edges
+    "pairs whose similarity is known, among them the most similar of each row and of each column"
+
+    @property
+    def total_cost(self) -> float:
+        """Sum of 1 - similarity."""
+        return float((1 - self.similarity).sum())
+
+
+def best_matching(
+    similarities: Similarities,
+    blocks: Blocks,
+    *,
+    dense: int = DENSE,
+    passes: int = PASSES,
+    per_row: int = PER_ROW,
+    per_column: int = PER_COLUMN,
+) -> Matching:
+    """Match all latents of the smaller side; one row and one column at least.
 
     Args:
-        first, second: directions float32 [latents, d] of the two layers.
-        latents_a, latents_b: int64, the numbers of the latents to be matched, rows of `first` and `second`.
-
-    Raises:
-        UnusableInput: too many latents, or directions of different length.
+        dense: up to so many similarities are looked at together.
+        per_row, per_column: candidates to begin with.
     """
-    if first.shape[1] != second.shape[1]:
-        raise UnusableInput(f"directions of {first.shape[1]} and of {second.shape[1]} numbers cannot be compared")
-    if max(len(latents_a), len(latents_b)) > LARGEST:
-        raise UnusableInput(f"{max(len(latents_a), len(latents_b))} latents; up to {LARGEST} can be matched")
-    similarity = unit_rows(first[latents_a]) @ unit_rows(second[latents_b]).T
-    rows, columns = linear_sum_assignment(similarity, maximize=True)
-    found = similarity[rows, columns]
-    nearest = (similarity[rows].argmax(1) == columns) & (similarity[:, columns].argmax(0) == rows)
-    table = {
-        "latent_a": latents_a[rows],
-        "latent_b": latents_b[columns],
-        "similarity": found,
-        "mutual_nearest": nearest,
-    }
-    return conform(pl.DataFrame(table), LAYER_MATCHING).sort("latent_a")
+    rows, columns = similarities.shape
+    if rows * columns <= dense:
+        table = similarities.exact_tile(np.arange(rows))
+        row, column = linear_sum_assignment(table, maximize=True)
+        return Matching(row, column, table[row, column], 0.0, "dense", 1, strongest(table))
+    if rows > columns:
+        other = best_matching(
+            similarities.T, blocks, dense=dense, passes=passes, per_row=per_row, per_column=per_column
+        )
+        order = np.argsort(other.column)
+        row, column, similarity = other.column[order], other.row[order], other.similarity[order]
+        looked_at = other.looked_at
+        turned = Edges(looked_at.column, looked_at.row, looked_at.value)
+        return other._replace(row=row, column=column, similarity=similarity, looked_at=turned)
+    edges, bound, price = candidates(similarities, blocks, per_row, per_column), np.inf, None
+    parts, rough, number = row_blocks(rows, columns), passes > 1, 0
+    while True:
+        number += 1
+        solved = blocks.once(f"solution {number}", lambda: solution(edges, rows, columns, price))  # noqa: B023
+        column, similarity, price = solved["column"], solved["similarity"], solved["price"]
+        profit = similarity - price[column]
+
+        def seen(block: slice) -> Arrays:
+            return look(similarities, block, profit[block], price, rough)  # noqa: B023
+
+        found = blocks.over(f"{'better pairs' if rough else 'certificate'} {number}", parts, seen)
+        if not rough:
+            bound = min(bound, float(np.concatenate([each["greatest"] for each in found]).sum() + price.sum()))
+            gap = bound - float(similarity.sum())
+            certified = gap <= ROUNDING * max(1.0, float(np.abs(similarity).sum()))
+            if certified or number >= passes:
+                gap = 0.0 if certified else gap
+                return Matching(np.arange(rows), column, similarity, gap, "sparse", number, edges)
+        better = sum(int(each["better"][0]) for each in found)
+        rough = rough and better > MANY_BETTER * rows and number + 1 < passes
+        more = (np.concatenate([each[name] for each in found]) for name in ("row", "column"))
+        edges = joined(edges, with_values(similarities, *more))
 
 
-def unit_rows(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+def strongest(table: np.ndarray) -> Edges:
+    """The PER_ROW highest of each row and the PER_COLUMN highest of each column of similarities float64."""
+    kept = np.zeros(table.shape, dtype=bool)
+    for axis, count in ((1, PER_ROW), (0, PER_COLUMN)):
+        count = min(count, table.shape[axis])
+        best = np.take(np.argpartition(-table, count - 1, axis), np.arange(count), axis)
+        np.put_along_axis(kept, best, True, axis)
+    row, column = np.nonzero(kept)
+    return Edges(row, column, table[row, column])
+
+
+def solution(edges: Edges, rows: int, columns: int, price: np.ndarray | None) -> Arrays:
+    found = assign(edges, rows, columns, price)
+    return {"column": edges.column[found.edge], "similarity": edges.value[found.edge], "price": found.price}

@@ -12,11 +12,11 @@ from resources.tokenizers import load_tokenizer, vocabulary_size
 @computes("corpus")
 def corpus(job: Job) -> Metadata:
     study = job.study
-    subject = study.local_folder(study.subject_model.path) or study.subject_model.path
-    tokenizer = load_tokenizer(subject, study.subject_model.revision)
+    subject = study.model_at(study.subject_model.path, study.subject_model.revision)
+    tokenizer = load_tokenizer(*subject)
     texts = documents(study.corpus, study.path(study.corpus.path))
     with Progress(job.label, study.corpus.tokens, "tokens") as progress:
-        table = pack(texts, tokenizer, study.corpus, vocabulary_size(subject, study.subject_model.revision), progress)
+        table = pack(texts, tokenizer, study.corpus, vocabulary_size(*subject), progress)
     job.draft.write("corpus", conform(table, CORPUS))
     return {
         "contexts": len(table),

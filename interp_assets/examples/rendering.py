@@ -28,8 +28,8 @@ class Rendering:
 
     @classmethod
     def of(cls, study: Study) -> Rendering:
-        path = study.local_folder(study.subject_model.path) or study.subject_model.path
-        return cls(load_tokenizer(path, study.subject_model.revision), study.corpus.bos)
+        tokenizer = load_tokenizer(*study.model_at(study.subject_model.path, study.subject_model.revision))
+        return cls(tokenizer, study.corpus.bos)
 
     @cached_property
     def pieces(self) -> np.ndarray:

@@ -7,10 +7,10 @@ from typing import Any
 from interp_assets.asset import Asset, Read
 from interp_assets.models_read import (
     engines_asked,
-    hub_name,
     model_read,
     scorer_files,
     subject_files,
+    subject_read,
     tokenizer_files,
     tokenizer_read,
 )
@@ -50,7 +50,7 @@ def of_method(study: Study, method: Method[Any]) -> Asset:
         settings["prompts"] = prompts
     engines = engines_asked(scorer)
     if SAE in method.reads:
-        settings["subject_model"] = study.subject_model.identity() | hub_name(study, study.subject_model.path)
+        settings["subject_model"] = subject_read(study)
         # No text is read further than the corpus's contexts are long.
         settings["context_length"] = study.corpus.context_length
         files["subject_model"] = subject_files(study)
@@ -85,7 +85,7 @@ def intervention(study: Study, scorer: InterventionScorer) -> Asset:
         settings={
             "scorer": scorer.identity(),
             "prompts": wording.prompts_read(),
-            "subject_model": study.subject_model.identity() | hub_name(study, study.subject_model.path),
+            "subject_model": subject_read(study),
             "bos": study.corpus.bos,
             "seed": study.examples.seed,
             "interpreted": {name: getattr(study.examples, name) for name in DECIDE_INTERPRETED},

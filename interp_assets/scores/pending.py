@@ -25,6 +25,7 @@ DECIDES_NO_ROW = (
     "scorer.latents",
     "scorer.shuffled_control",
     "hookpoint",
+    "writes",
     "windows_per_context",
 )
 "Settings that decide which rows there are, not what stands in them."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from interp_assets.settings.base import Settings, identity, operational
+from interp_assets.settings.base import Settings, device, identity, operational
 
 
 class Alignment(Settings):
@@ -12,5 +12,9 @@ class Alignment(Settings):
 
     pairs: tuple[tuple[str, str], ...] | None = operational(None, min_length=1)
     "Pairs of layer keys; every two adjacent layers when left out. Which pairs there are changes none of them."
-    similarity: Literal["decoder", "encoder"] = identity("decoder")
-    "Cosine of decoder or of encoder directions."
+    similarity: Literal["decoder", "encoder", "both", "folded", "activations"] = identity("decoder")
+    """Cosine of decoder directions, of encoder directions, or the mean of both. folded: nearness of decoder directions
+    times JumpReLU thresholds. activations: correlation of what both do on the study's text."""
+    dead: Literal["left_out", "matched"] = identity("left_out")
+    "Latents that never fire on the study's text."
+    device: str = device()

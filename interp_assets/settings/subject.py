@@ -33,9 +33,16 @@ class SaeSource(Settings):
     """A folder of sparse autoencoders, or a single one."""
 
     path: str = operational()
-    format: Literal["auto", "sparsify", "saelens"] = operational("auto")
+    "A folder, or a name on the Hugging Face hub: owner/name, or owner/name/folder/in/it."
+    revision: str | None = operational(None)
+    "For a hub name: the commit, tag or branch."
+    format: Literal[
+        "auto", "sparsify", "saelens", "gemma_scope", "gemma_scope_2", "llama_scope", "dictionary_learning"
+    ] = operational("auto")
+    "Found by content where it is left at auto."
     hookpoints: tuple[str, ...] | None = identity(None, min_length=1)
-    "Module paths under the base model, such as layers.10 or layers.3.mlp; all that the folder holds when left out."
+    """Module paths under the base model, such as layers.10, layers.3.mlp or layers.3.self_attn.o_proj:in, or names that
+    TransformerLens gives them; `resources/hookpoints.py` has the grammar. All that the folder holds when left out."""
     label: str | None = identity(
         None, allowed="letters, digits and any of _ . -", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
     )
@@ -61,12 +68,15 @@ class Corpus(Settings):
 
 
 class ProofOfLoad(Settings):
-    """What an SAE must show on a few thousand tokens before the long pass begins."""
+    """What an SAE must show on a few thousand tokens before the long pass begins.
+
+    Limits are no part of what is stored: a layer is judged by them from its stored figures, whenever it is looked at.
+    """
 
     tokens: int = identity(4096, ge=64)
-    max_fvu: float = identity(0.5, gt=0)
+    max_fvu: float = operational(0.5, gt=0)
     "Largest fraction of variance unexplained. A forgotten b_dec or a transposed decoder lies above 0.7."
     compare_layers: bool = identity(True)
     "Refuse an SAE that explains the same module of another layer better than the one it is said to read."
-    l0_factor: float = identity(2.0, gt=1)
+    l0_factor: float = operational(2.0, gt=1)
     "Mean L0 must lie within this factor of the published one, where there is one."

@@ -52,6 +52,7 @@ class OpenAIEngine:
         timeout_seconds: float = 600,
         wait_seconds: float = 600,
         request: Mapping[str, Any] | None = None,
+        must_be_up: bool = False,
     ) -> None:
         """
         Args:
@@ -62,13 +63,14 @@ class OpenAIEngine:
             timeout_seconds: longest time to one reply.
             wait_seconds: how long a server that answers nothing is waited for.
             request: further fields of each request; the engine's own come before them.
+            must_be_up: a server that cannot even be reached is not waited for.
 
         Raises:
             NotNow: the server does not answer, does not take the key or does not know the model.
         """
         self.name = model
         self.identity = {"kind": "openai", "model": model} if identity is None else identity
-        self.server = Server(base_url, key, concurrency, timeout_seconds, wait_seconds)
+        self.server = Server(base_url, key, concurrency, timeout_seconds, wait_seconds, must_be_up)
         self._request = dict(request or {})
         self._chat = True
         self._limit = "max_tokens"
@@ -175,7 +177,10 @@ class OpenAIEngine:
             except SENSELESS:
                 return False
 
-        return self.server.ask(call._replace(read=read)) is True
+        # A senseless reply may be an accident, so a second one decides.
+        replies = (self.server.ask(call._replace(read=read)) for _ in range(2))
+        first = next(replies)
+        return first is True or (first is False and next(replies) is True)
 
     # --- requests and replies ---
 

@@ -58,11 +58,18 @@ class Trouble:
     "How long the server asks to be left alone."
     fault: bool = True
     "It may be the request's own; False where the server cannot be reached or says that it is busy."
+    reached: bool = True
 
 
 class Server:
     def __init__(
-        self, base_url: str, key: str | None, concurrency: int, timeout_seconds: float, wait_seconds: float
+        self,
+        base_url: str,
+        key: str | None,
+        concurrency: int,
+        timeout_seconds: float,
+        wait_seconds: float,
+        must_be_up: bool = False,
     ) -> None:
         """
         Args:
@@ -70,7 +77,9 @@ class Server:
             concurrency: most requests in flight.
             timeout_seconds: longest time to one reply.
             wait_seconds: how long a server that answers nothing is waited for.
+            must_be_up: one that cannot even be reached is not waited for.
         """
+        self.must_be_up = must_be_up
         self.base_url = base_url.rstrip("/")
         self.concurrency = concurrency
         self.timeout_seconds = timeout_seconds
@@ -141,6 +150,8 @@ class Server:
             if not isinstance(reply, Trouble):
                 self._silent_since, self._said = None, False
                 return reply
+            if self.must_be_up and not reply.reached:
+                raise NotNow(f"{self.base_url}: {reply.why}")
             self.retries += 1
             faults += reply.fault
             left = self._patience_left(reply)
@@ -182,7 +193,9 @@ class Server:
                     return call.read(json.loads(body))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             reason = getattr(error, "os_error", None) or error
-            return Trouble(f"it cannot be reached ({getattr(reason, 'strerror', None) or reason})", fault=False)
+            return Trouble(
+                f"it cannot be reached ({getattr(reason, 'strerror', None) or reason})", fault=False, reached=False
+            )
         except TimeoutError:
             return Trouble(f"no reply within {self.timeout_seconds:g} s")
         except (aiohttp.ClientError, OSError):

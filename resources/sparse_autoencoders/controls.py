@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .locate import SaeLocation, UnknownSae
+from .config import UnknownSae
+from .locate import SaeLocation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +102,7 @@ class Neurons:
     def n_latents(self) -> int:
         return self.W_dec.shape[0]
 
-    d_in = n_latents
+    d_in = d_out = n_latents
 
     @property
     def W_enc(self) -> Tensor:
@@ -119,3 +120,7 @@ class Neurons:
         """What is left of the input, float32 [tokens, n_neurons]."""
         empty = top.activations.new_zeros(len(top.activations), self.n_latents)
         return empty.scatter_(1, top.indices, top.activations)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The same, of an input [tokens, n_neurons]."""
+        return self.decode(self.encode(x))

@@ -1,87 +1,180 @@
-"""Find SAEs on disk and recognise their format by content. Reads settings only, no weights; needs no torch."""
+"""Find SAEs on disk and recognise their format by content. Reads settings and headers only; needs no torch."""
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from resources.errors import UnusableInput
+from resources.hookpoints import PATH, hookpoint_of
 
-from . import saelens, sparsify
+from . import dictionary_learning, gemma_scope, gemma_scope_2, llama_scope, saelens, sparsify
+from .config import Config, Declared, Hooks, UnknownSae, config_in, read_config
+from .headers import shapes_in
 
-FORMATS: dict[str, ModuleType] = {"sparsify": sparsify, "saelens": saelens}
-"A format is one module: `WEIGHTS` (file name), `recognises(config)`, `hookpoint(config, name)`, `read(folder, config)`."
+FORMATS: dict[str, ModuleType] = {
+    "sparsify": sparsify,
+    "saelens": saelens,
+    "gemma_scope": gemma_scope,
+    "gemma_scope_2": gemma_scope_2,
+    "llama_scope": llama_scope,
+    "dictionary_learning": dictionary_learning,
+}
+"""A format is one module:
 
-CONFIG = "cfg.json"
+- `MAKER`; `CONFIG` and `WEIGHTS`, file names (no CONFIG where the weights stand alone); `ARCHITECTURES`, name -> what is
+  computed; `FAMILY`, settings of the model by which its hooks' names are understood, where it serves one family alone;
+- `recognises(config)`; `hooks(config, folder, name)`; `declared(config, folder)`: from settings and headers, without torch;
+- `read(config, folder, device)`.
+"""
+CONFIGS = tuple(dict.fromkeys(module.CONFIG for module in FORMATS.values() if module.CONFIG))
 
 
-class UnknownSae(UnusableInput):
-    """No SAE of a supported format lies where the study says; the message says what was found instead."""
+def file_names() -> tuple[str, ...]:
+    """What files of SAEs are called, in all formats."""
+    return (*CONFIGS, *dict.fromkeys(module.WEIGHTS for module in FORMATS.values()))
 
 
 class SaeLocation(NamedTuple):
+    """Where one SAE lies, and which hookpoints it reads and writes."""
+
     hookpoint: str | None
-    "Module path under the base model; None where the files do not say."
+    "What it reads; None where the files do not say."
     folder: Path
     format: str
+    writes: str | None = None
+    "Of a transcoder: what it reconstructs."
+    transcodes: bool = False
 
     def files(self) -> list[Path]:
-        return [self.folder / CONFIG, self.folder / FORMATS[self.format].WEIGHTS]
+        module = FORMATS[self.format]
+        return [self.folder / name for name in (module.CONFIG, module.WEIGHTS) if name]
+
+    def config(self) -> Config:
+        return config_of(self.folder, FORMATS[self.format])
+
+    def declared(self) -> Declared:
+        """
+        Raises:
+            UnknownSae: its settings lack a number, or hold none.
+        """
+        return FORMATS[self.format].declared(self.config(), self.folder)
 
     def published_l0(self) -> float | None:
         """The mean L0 that the settings promise: k for TopK, None where they promise nothing."""
-        try:
-            return FORMATS[self.format].published_l0(config_of(self.folder))
-        except (TypeError, ValueError) as error:
-            raise UnknownSae(f"{self.folder / CONFIG}: k is not a number ({error})") from None
+        return self.declared().l0
 
     def declared_latents(self) -> int:
-        """How many latents the settings promise.
-
-        Raises:
-            UnknownSae: they promise no number.
-        """
-        try:
-            return FORMATS[self.format].declared_latents(config_of(self.folder))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UnknownSae(f"{self.folder / CONFIG}: no number of latents ({error})") from None
+        """How many latents the settings promise."""
+        return self.declared().n_latents
 
     def declared_inputs(self) -> int:
-        """How many dimensions the settings promise to read.
+        """How many dimensions the settings promise to read."""
+        return self.declared().d_in
 
-        Raises:
-            UnknownSae: they promise no number.
-        """
-        try:
-            return int(config_of(self.folder)["d_in"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UnknownSae(f"{self.folder / CONFIG}: no number of dimensions, d_in ({error})") from None
+    def at(self, hookpoint: str) -> SaeLocation:
+        """The same SAE at a place that its files do not name; of a transcoder the module is named."""
+        module = hookpoint.removesuffix(":in")
+        if not self.transcodes:
+            return self._replace(hookpoint=hookpoint)
+        return self._replace(hookpoint=f"{module}:in", writes=self.writes or module)
 
 
-def locate(root: Path, format: str = "auto") -> list[SaeLocation]:
+def locate(
+    root: Path,
+    format: str = "auto",
+    model: Mapping[str, Any] | None = None,
+    problems: dict[Path, str] | None = None,
+) -> list[SaeLocation]:
     """Every SAE in or below a folder, by hookpoint.
+
+    Args:
+        model: settings of the subject model, by which names of hooks are understood.
+        problems: where given, takes up by folder what is wrong with an SAE, and the others are found all the same.
 
     Raises:
         UnknownSae: there is none, or one that no format recognises.
+        UnknownHook: one names a hook that stands for no hookpoint.
     """
-    folders = [root] if (root / CONFIG).is_file() else sorted(file.parent for file in root.rglob(CONFIG))
+    folders = [root] if holds_sae(root) else [folder for folder in sorted(below(root)) if holds_sae(folder)]
     if not folders:
-        raise UnknownSae(f"{root}: no SAE here: no {CONFIG} in it or below; supported formats: {', '.join(FORMATS)}")
-    return [recognise(folder, root, format) for folder in folders]
+        raise UnknownSae(f"{root}: no SAE here or below; an SAE is {what_makes_one()}")
+    found = []
+    for folder in folders:
+        try:
+            found.append(recognise(folder, root, format, model))
+        except UnusableInput as error:
+            if problems is None:
+                raise
+            problems[folder] = str(error)
+    return found
 
 
-def recognise(folder: Path, root: Path, format: str) -> SaeLocation:
-    config = config_of(folder)
-    names = [name for name in (FORMATS if format == "auto" else [format]) if FORMATS[name].recognises(config)]
-    if not names:
-        what = "no supported format has" if format == "auto" else f"format {format} does not have"
-        raise UnknownSae(f"{folder / CONFIG}: {what} these keys; supported: {', '.join(FORMATS)}")
-    if not (folder / FORMATS[names[0]].WEIGHTS).is_file():
-        raise UnknownSae(f"{folder}: {CONFIG} is of format {names[0]}, but {FORMATS[names[0]].WEIGHTS} is missing")
-    own_name = None if folder == root and not looks_like_module(folder.name) else folder.relative_to(root.parent).name
-    return SaeLocation(FORMATS[names[0]].hookpoint(config, own_name), folder, names[0])
+def what_makes_one() -> str:
+    """The files of each format."""
+    names = {name: [each for each in (module.CONFIG, module.WEIGHTS) if each] for name, module in FORMATS.items()}
+    return ", ".join(f"{' + '.join(files)} ({name})" for name, files in names.items())
+
+
+def below(root: Path) -> Iterator[Path]:
+    return (folder for folder in root.rglob("*") if folder.is_dir() and not folder.name.startswith("."))
+
+
+def holds_sae(folder: Path) -> bool:
+    """Whether it is to be read as an SAE: has settings that only SAEs have, or weights under the name that a format uses.
+
+    A `config.json` alone is not enough: models have one, and so has a folder of SAEs for its training.
+    """
+    if (folder / "cfg.json").is_file():
+        return True
+    if any((folder / module.WEIGHTS).is_file() for module in FORMATS.values()):
+        return True
+    others = (module for module in FORMATS.values() if module.CONFIG not in (None, "cfg.json"))
+    return any((folder / module.CONFIG).is_file() and known(folder, module) for module in others)
+
+
+def known(folder: Path, module: ModuleType) -> bool:
+    try:
+        return module.recognises(config_of(folder, module))
+    except UnknownSae:
+        return False
+
+
+def recognise(folder: Path, root: Path, format: str, model: Mapping[str, Any] | None = None) -> SaeLocation:
+    name = format if format != "auto" else format_of(folder)
+    module = FORMATS[name]
+    if module.CONFIG and not module.recognises(config_of(folder, module)):
+        raise UnknownSae(
+            f"{folder / module.CONFIG}: format {name} does not have these keys; supported: {', '.join(FORMATS)}"
+        )
+    if not (folder / module.WEIGHTS).is_file():
+        said = f"{module.CONFIG} is of format {name}, but " if module.CONFIG else ""
+        raise UnknownSae(f"{folder}: {said}{module.WEIGHTS} is missing")
+    # A single SAE's folder has a name of its own, which is a module's only if it looks like one.
+    own_name = None if folder == root and not looks_like_module(folder.name) else folder.name
+    if own_name and not re.fullmatch(PATH, own_name):
+        own_name = None
+    found: Hooks = module.hooks(config_of(folder, module), folder, own_name)
+    family = model if model is not None else getattr(module, "FAMILY", None)
+    reads, writes = (hook and hookpoint_of(hook, family) for hook in (found.reads, found.writes))
+    return SaeLocation(reads, folder, name, writes, found.transcodes)
+
+
+def format_of(folder: Path) -> str:
+    """By the keys of the settings; without settings, by the name of the weights."""
+    there = [module.CONFIG for module in FORMATS.values() if module.CONFIG and (folder / module.CONFIG).is_file()]
+    for name, module in FORMATS.items():
+        if module.CONFIG in there and module.recognises(config_of(folder, module)):
+            return name
+        if module.CONFIG is None and (folder / module.WEIGHTS).is_file():
+            return name
+    if there:
+        raise UnknownSae(f"{folder / there[0]}: no supported format has these keys; supported: {', '.join(FORMATS)}")
+    weights = next(module for module in FORMATS.values() if (folder / module.WEIGHTS).is_file())
+    raise UnknownSae(f"{folder}: {weights.CONFIG} is missing beside {weights.WEIGHTS}, the settings of {weights.MAKER}")
 
 
 def looks_like_module(name: str) -> bool:
@@ -90,11 +183,33 @@ def looks_like_module(name: str) -> bool:
     return len(parts) > 1 and parts[1].isdigit()
 
 
-def config_of(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UnknownSae(f"{folder / CONFIG}: not valid JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise UnknownSae(f"{folder / CONFIG}: not a JSON object")
-    return config
+def config_of(folder: Path, module: ModuleType) -> Config:
+    """The settings of an SAE of a format; empty for one that has none."""
+    if module.CONFIG is None:
+        return config_in(folder / module.WEIGHTS, {})
+    if not (folder / module.CONFIG).is_file():
+        raise UnknownSae(f"{folder}: {module.CONFIG} is missing, the settings of {module.MAKER}")
+    return read_config(folder / module.CONFIG)
+
+
+def describe(location: SaeLocation) -> dict[str, Any]:
+    """All that its settings and headers say, as plain values.
+
+    Raises:
+        UnusableInput: they do not say it, or are damaged.
+    """
+    declared = location.declared()
+    weights = location.folder / FORMATS[location.format].WEIGHTS
+    shapes = shapes_in(weights)
+    return {
+        "folder": str(location.folder),
+        "format": location.format,
+        **declared._asdict(),
+        "reads": location.hookpoint,
+        "writes": location.writes or location.hookpoint,
+        "transcodes": location.transcodes,
+        "tensors": {
+            name: {"shape": list(header.shape), "dtype": header.dtype} for name, header in (shapes or {}).items()
+        },
+        "bytes": weights.stat().st_size,
+    }

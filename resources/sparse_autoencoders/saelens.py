@@ -1,87 +1,198 @@
-"""SAELens 6: `cfg.json` + `sae_weights.safetensors` (standard, topk, jumprelu)."""
+"""SAELens, before and after 6.0: `cfg.json` + `sae_weights.safetensors`."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from .config import Config, Declared, Hooks, UnknownSae, config_in
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .autoencoder import SparseAutoencoder
+    from .input_norm import InputNorm
+    from .tensors import Weights
 
+MAKER = "SAELens"
+CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
-ACTIVATIONS: dict[str, Literal["relu", "topk", "jumprelu"]] = {
-    "standard": "relu",
-    "topk": "topk",
-    "jumprelu": "jumprelu",
+
+
+class Kind(NamedTuple):
+    activation: Literal["relu", "topk", "jumprelu"]
+    transcodes: bool = False
+    skip: bool = False
+
+
+KINDS = {
+    "standard": Kind("relu"),
+    "gated": Kind("jumprelu"),
+    "jumprelu": Kind("jumprelu"),
+    "topk": Kind("topk"),
+    "transcoder": Kind("relu", True),
+    "skip_transcoder": Kind("relu", True, True),
+    "jumprelu_transcoder": Kind("jumprelu", True),
+    "jumprelu_skip_transcoder": Kind("jumprelu", True, True),
 }
-"Supported architectures, and the activation function of each."
-SETTINGS: dict[str, Any] = {
-    "normalize_activations": "none",
-    "reshape_activations": "none",
-    # Before version 6, where a TopK SAE could be a standard one with another activation function.
-    "activation_fn": "relu",
-    "activation_fn_str": "relu",
-    "finetuning_scaling_factor": False,
+ARCHITECTURES = {
+    "standard": "relu(pre)",
+    "gated": "relu(magnitude) where the gate is open; read as the JumpReLU that computes the same",
+    "jumprelu": "pre where it is above the threshold; BatchTopK and Matryoshka are saved so",
+    "topk": "the k largest of relu(pre), with and without rescale_acts_by_decoder_norm",
+    "transcoder": "relu(pre); b_dec is not subtracted",
+    "skip_transcoder": "the same, and W_skip x is added",
+    "jumprelu_transcoder": "pre where it is above the threshold",
+    "jumprelu_skip_transcoder": "the same, and W_skip x is added",
 }
-"The only value of each setting that is read; one that is not there is as good."
+NORMS_TOLD = {
+    "expected_average_only_in": "x times one factor, folded into the weights",
+    "constant_norm_rescale": "x sqrt(d_in) / norm of x",
+    "layer_norm": "x less its mean, over its unbiased standard deviation + 1e-5",
+    "center_writing_weights": "in `model_from_pretrained_kwargs`: x less its mean",
+}
+NORMS: dict[str, InputNorm] = {
+    "none": "none",
+    "expected_average_only_in": "none",  # a constant, folded into the weights
+    "constant_norm_rescale": "constant_norm",
+    "layer_norm": "layer_norm",
+}
+OLD_NAMES = {
+    "hook_point": "hook_name",
+    "hook_point_head_index": "hook_head_index",
+    "activation_fn_str": "activation_fn",
+}
+FACTOR = "norm_scaling_factor"
+"sqrt(d_in) over the mean norm of the inputs in training; SAELens keeps it outside the SAE's own files."
 
 
-def recognises(config: dict[str, Any]) -> bool:
-    return {"architecture", "d_in", "d_sae"} <= set(config)
+def recognises(config: Config) -> bool:
+    return {"d_in", "d_sae"} <= set(config)
 
 
-def hookpoint(config: dict[str, Any], name: str | None) -> str | None:
-    """The HF module path its metadata names, or the one that a TransformerLens residual hook means."""
-    metadata = config.get("metadata") or {}
-    if metadata.get("hf_hook_name"):
-        return str(metadata["hf_hook_name"])
-    hook = str(metadata.get("hook_name") or "")
-    if found := re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", hook):
-        return f"layers.{found[1]}"
-    return name if name and not name.startswith("blocks.") else None
+def as_of_6(config: Config) -> Config:
+    """The settings under their names since 6.0, those of `metadata` beside the others."""
+    metadata = config.section("metadata")
+    version = metadata.text("sae_lens_version") or config.text("sae_lens_version") or "0"
+    merged: dict[str, Any] = {**metadata, **config}
+    if version.split(".")[0].isdigit() and int(version.split(".")[0]) >= 6:
+        return config_in(config.file, merged)
+    merged = {OLD_NAMES.get(key, key): value for key, value in merged.items() if value is not None}
+    merged.setdefault("architecture", "standard")
+    merged.setdefault("prepend_bos", True)
+    k = config_in(config.file, merged).section("activation_fn_kwargs").get("k")
+    if merged.get("activation_fn") == "topk" and k is not None:
+        merged |= {"architecture": "topk", "k": k, "activation_fn": "relu"}
+    if isinstance(norm := merged.get("normalize_activations"), bool):
+        merged["normalize_activations"] = "expected_average_only_in" if norm else "none"
+    return config_in(config.file, merged)
 
 
-def published_l0(config: dict[str, Any]) -> float | None:
-    return float(config["k"]) if config["architecture"] == "topk" and "k" in config else None
+def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
+    """As the settings say; the name of a hook in Hugging Face's model first, then that of TransformerLens."""
+    settings = as_of_6(config)
+    reads = settings.text("hf_hook_name") or settings.text("hook_name")
+    writes = settings.text("hf_hook_name_out") or settings.text("hook_name_out")
+    kind = KINDS.get(str(settings.get("architecture")))
+    transcodes = kind is not None and kind.transcodes
+    # A folder's name is no better than a guess, but where the settings name nothing it is the only one.
+    return Hooks(reads or (None if name is None or name.startswith("blocks.") else name), writes, transcodes)
 
 
-def declared_latents(config: dict[str, Any]) -> int:
-    return int(config["d_sae"])
-
-
-def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder:
-    """Its maker's rules: x - b_dec where apply_b_dec_to_input, then relu, strict threshold, or the k largest of relu."""
-    from .autoencoder import InvalidSae, SparseAutoencoder
-    from .tensors import check_declared, load_tensors
-
-    architecture = config["architecture"]
-    if architecture not in ACTIVATIONS:
-        supported = ", ".join(ACTIVATIONS)
-        raise InvalidSae(
-            f"{folder / 'cfg.json'}: architecture {architecture!r} is not supported; supported: {supported}"
-        )
-    for key, value in SETTINGS.items():
-        if config.get(key) not in (None, value):
-            raise InvalidSae(f"{folder / 'cfg.json'}: {key} {config[key]!r} is not supported; supported: {value!r}")
-    if architecture == "topk" and "k" not in config:
-        raise InvalidSae(f"{folder / 'cfg.json'}: k is missing, which architecture 'topk' needs")
-    names = ("W_enc", "b_enc", "W_dec", "b_dec", *(("threshold",) if architecture == "jumprelu" else ()))
-    tensors = load_tensors(folder / WEIGHTS, names, device)
-    d_in, d_sae = config["d_in"], config["d_sae"]
-    check_declared(folder / WEIGHTS, tensors, {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in)})
-    decoder_norm = None
-    if architecture == "topk" and config.get("rescale_acts_by_decoder_norm", False):
-        decoder_norm = tensors["W_dec"].norm(dim=1)
-        tensors["W_dec"] = tensors["W_dec"] / decoder_norm[:, None]
-    return SparseAutoencoder(
-        W_enc=tensors["W_enc"],
-        b_enc=tensors["b_enc"],
-        W_dec=tensors["W_dec"],
-        b_dec=tensors["b_dec"],
-        activation=ACTIVATIONS[architecture],
-        k=int(config["k"]) if architecture == "topk" else None,
-        threshold=tensors.get("threshold"),
-        subtract_b_dec=bool(config.get("apply_b_dec_to_input", True)),
-        decoder_norm=decoder_norm,
+def declared(config: Config, folder: Path) -> Declared:
+    settings = as_of_6(config)
+    d_in = settings.integer("d_in")
+    architecture = str(settings.get("architecture"))
+    l0 = settings.number("k") if architecture == "topk" and "k" in settings else None
+    d_out = settings.integer("d_out", d_in)
+    bos = settings.get("prepend_bos")
+    return Declared(
+        architecture,
+        settings.integer("d_sae"),
+        d_in,
+        d_out,
+        l0,
+        settings.text("model_name"),
+        bos if isinstance(bos, bool) else None,
     )
+
+
+def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
+    """Its maker's rules: cast, normalise, subtract b_dec where asked, linear, activation; the norm undone at the output."""
+    from .autoencoder import SparseAutoencoder
+    from .tensors import Weights
+
+    settings = as_of_6(config)
+    architecture = settings.one_of("architecture", tuple(KINDS))
+    kind = KINDS[architecture]
+    norm = settings.one_of("normalize_activations", tuple(NORMS), "none")
+    settings.one_of("activation_fn", ("relu",), "relu")
+    settings.one_of("finetuning_scaling_factor", (False,), False)
+    settings.one_of("hook_head_index", (None,), None)
+    # The heads of z stand side by side in the model as Hugging Face runs it: there is nothing to reshape.
+    settings.one_of("reshape_activations", ("none", "hook_z"), "none")
+    facts = declared(config, folder)
+    subtract = settings.one_of("apply_b_dec_to_input", (False, True), not kind.transcodes)
+    if kind.transcodes and subtract:
+        raise UnknownSae(
+            f"{config.file}: apply_b_dec_to_input True is not supported with {architecture}; supported: False"
+        )
+    weights = Weights(folder / WEIGHTS, device, CONFIG)
+    shape = (facts.d_in, facts.n_latents)
+    # Two forms of the weights never stand in memory at once: each is replaced where it is changed.
+    W_enc, W_dec = weights.get("W_enc", shape), weights.get("W_dec", (facts.n_latents, facts.d_out))
+    b_dec = weights.get("b_dec")
+    if architecture == "gated":
+        magnitude = weights.get("r_mag").exp()
+        b_enc = weights.get("b_mag")
+        threshold: Tensor | None = gate_as_threshold(weights, magnitude)
+        W_enc = W_enc * magnitude
+    else:
+        b_enc = weights.get("b_enc")
+        threshold = weights.get("threshold") if kind.activation == "jumprelu" else None
+    if norm == "expected_average_only_in":
+        factor = settings.number(FACTOR, None) if FACTOR in settings else None
+        if factor is None:
+            raise UnknownSae(
+                f"{config.file}: normalize_activations 'expected_average_only_in' needs the factor it was trained with, "
+                f'which SAELens keeps elsewhere: add "{FACTOR}" to the settings, sqrt(d_in) over the mean norm of the inputs'
+            )
+        W_enc, W_dec, b_dec = W_enc * factor, W_dec / factor, b_dec / factor
+    decoder_norm = None
+    if architecture == "topk" and settings.one_of("rescale_acts_by_decoder_norm", (False, True), False):
+        decoder_norm = W_dec.norm(dim=1)
+        W_dec = W_dec / decoder_norm[:, None]
+    input_norm = NORMS[norm]
+    if input_norm == "none" and settings.section("model_from_pretrained_kwargs").get("center_writing_weights"):
+        input_norm = "centred"
+    sae = SparseAutoencoder(
+        W_enc=W_enc,
+        b_enc=b_enc,
+        W_dec=W_dec,
+        b_dec=b_dec,
+        activation=kind.activation,
+        k=settings.integer("k") if architecture == "topk" else None,
+        threshold=threshold,
+        subtract_b_dec=subtract,
+        decoder_norm=decoder_norm,
+        W_skip=weights.get("W_skip", (facts.d_out, facts.d_in)) if kind.skip else None,
+        input_norm=input_norm,
+        undo_norm=not kind.transcodes,
+    )
+    check_neutral(weights)
+    weights.all_read()
+    return sae
+
+
+def gate_as_threshold(weights: Weights, magnitude: Tensor) -> Tensor:
+    """The threshold of the JumpReLU that is a gated SAE with shared encoder weights (Rajamanoharan et al. 2024).
+
+    The gate x W + b_gate > 0 is open where the magnitude (x W) exp(r_mag) + b_mag is above b_mag - exp(r_mag) b_gate.
+    """
+    return weights.get("b_mag") - magnitude * weights.get("b_gate")
+
+
+def check_neutral(weights: Weights) -> None:
+    """For a while every file had a scaling factor of ones; another one multiplies the activations before decoding."""
+    if "scaling_factor" in weights and not bool((weights.get("scaling_factor") == 1).all()):
+        raise UnknownSae(f"{weights.file}: tensor scaling_factor is not supported unless it is 1 throughout")

@@ -1,50 +1,79 @@
-"""EleutherAI sparsify: `<root>/<hookpoint>/cfg.json` + `sae.safetensors` (TopK)."""
+"""EleutherAI sparsify: `<root>/<hookpoint>/cfg.json` + `sae.safetensors`, SAEs and transcoders, TopK and groupmax."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .config import Config, Declared, Hooks, UnknownSae
 
 if TYPE_CHECKING:
     from .autoencoder import SparseAutoencoder
 
+MAKER = "sparsify (EleutherAI)"
+CONFIG = "cfg.json"
 WEIGHTS = "sae.safetensors"
+ARCHITECTURES = {
+    "topk": "the k largest of relu(pre)",
+    "groupmax": "of k groups of neighbouring latents the largest of relu(pre) each",
+    "topk with skip connection": "the k largest of relu(pre); W_skip x is added to the reconstruction",
+    "topk transcoder": "reads what goes into the module, writes what it puts out; b_dec is not subtracted",
+    "topk transcoder with skip connection": "the same, and W_skip x is added",
+}
+KNOWN = {"activation", "expansion_factor", "normalize_decoder", "num_latents", "k", "multi_topk", "skip_connection"}
+KNOWN |= {"transcode", "d_in", "signed"}
+"All keys that its releases have written."
 
 
-def recognises(config: dict[str, Any]) -> bool:
+def recognises(config: Config) -> bool:
     return {"k", "d_in"} <= set(config) and "architecture" not in config and "d_sae" not in config
 
 
-def hookpoint(config: dict[str, Any], name: str | None) -> str | None:
-    return name
+def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
+    """The folder's name is the module's path; a transcoder reads what goes in."""
+    if not config.get("transcode"):
+        return Hooks(name)
+    return Hooks(f"{name}:in", name, True) if name else Hooks(None, None, True)
 
 
-def published_l0(config: dict[str, Any]) -> float:
-    return float(config["k"])
+def declared(config: Config, folder: Path) -> Declared:
+    d_in = config.integer("d_in")
+    # 0 latents mean as many as the expansion factor says.
+    n_latents = config.integer("num_latents", 0) or d_in * config.integer("expansion_factor", 32)
+    kind = str(config.get("activation", "topk"))
+    kind += " transcoder" if config.get("transcode") else ""
+    kind += " with skip connection" if config.get("skip_connection") else ""
+    return Declared(kind, n_latents, d_in, d_in, config.number("k"))
 
 
-def declared_latents(config: dict[str, Any]) -> int:
-    return int(config.get("num_latents") or config["d_in"] * config.get("expansion_factor", 32))  # 0 means the latter
+def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
+    """Its maker's rules: x - b_dec unless it transcodes, then the largest of relu(x W_enc + b_enc); W_dec [n, d_in]."""
+    from .autoencoder import SparseAutoencoder
+    from .tensors import Weights
 
-
-def read(folder: Path, config: dict[str, Any], device: str) -> SparseAutoencoder:
-    """Its maker's rules: x - b_dec, the k largest of relu(x W_enc + b_enc), decoder rows [n_latents, d_in]."""
-    from .autoencoder import InvalidSae, SparseAutoencoder
-    from .tensors import check_declared, load_tensors
-
-    # `signed` is of early releases: the k largest of either sign.
-    settings = (("activation", "topk"), ("transcode", False), ("skip_connection", False), ("signed", False))
-    for key, supported in settings:
-        if config.get(key, supported) != supported:
-            raise InvalidSae(f"{folder / 'cfg.json'}: {key} {config[key]!r} is not supported; supported: {supported!r}")
-    tensors = load_tensors(folder / WEIGHTS, ("encoder.weight", "encoder.bias", "W_dec", "b_dec"), device)
-    declared = (declared_latents(config), config["d_in"])
-    check_declared(folder / WEIGHTS, tensors, {"encoder.weight": declared, "W_dec": declared})
-    return SparseAutoencoder(
-        W_enc=tensors["encoder.weight"].T,
-        b_enc=tensors["encoder.bias"],
-        W_dec=tensors["W_dec"],
-        b_dec=tensors["b_dec"],
-        activation="topk",
-        k=int(config["k"]),
+    activation = config.one_of("activation", ("topk", "groupmax"), "topk")
+    # Of early releases: the k largest of either sign.
+    config.one_of("signed", (False,), False)
+    transcode = config.one_of("transcode", (False, True), False)
+    skip = config.one_of("skip_connection", (False, True), False)
+    if unknown := [key for key in sorted(set(config) - KNOWN) if config[key]]:
+        raise UnknownSae(
+            f"{config.file}: {unknown[0]} {config[unknown[0]]!r} is not supported, sparsify has written no such setting; "
+            f"supported: {', '.join(sorted(KNOWN))}"
+        )
+    facts = declared(config, folder)
+    shape = (facts.n_latents, facts.d_in)
+    weights = Weights(folder / WEIGHTS, device, CONFIG)
+    sae = SparseAutoencoder(
+        W_enc=weights.get("encoder.weight", shape).T,
+        b_enc=weights.get("encoder.bias"),
+        W_dec=weights.get("W_dec", shape),
+        b_dec=weights.get("b_dec"),
+        activation=activation,
+        k=config.integer("k"),
+        subtract_b_dec=not transcode,
+        W_skip=weights.get("W_skip") if skip else None,
+        undo_norm=False,
     )
+    weights.all_read()
+    return sae

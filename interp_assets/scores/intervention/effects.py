@@ -62,6 +62,8 @@ class Setup:
     subject: SubjectModel
     sae: SparseAutoencoder | Neurons
     hookpoint: str
+    writes: str | None
+    "Of a transcoder: the hookpoint that its latents are added to."
     tokens: np.ndarray
     "uint32 [contexts, context_length]"
     bos: int | None
@@ -148,6 +150,7 @@ class Batch:
             longest=settings.prompt_tokens + 2,  # BOS before it, the token that fires behind it
             new_tokens=settings.new_tokens,
             batch_tokens=setup.batch_tokens,
+            writes=setup.writes,
         )
         self._clean: dict[int, Tensor] = {}
 

@@ -58,7 +58,7 @@ def effects_basis(inputs: Inputs, settings: InterventionScorer) -> Any:
     """What decides an effect and its explanation beside its latent."""
     parts = inputs.freshness.fingerprint(inputs.asset, inputs.key).parts
     read = {name: parts["settings"][name] for name in ("subject_model", "bos", "seed", "hookpoint")}
-    read |= {"control": parts["settings"]["control"]} if "control" in parts["settings"] else {}
+    read |= {name: parts["settings"][name] for name in ("control", "writes") if name in parts["settings"]}
     tokens = inputs.input("corpus").tables["corpus"]["columns"]["tokens"]
     # Where a latent is taken away, how active it is depends on its whole SAE.
     sae = parts["files"].get("sae") if settings.zero_ablation else None

@@ -88,6 +88,7 @@ def all_effects(job: Job, settings: InterventionScorer) -> tuple[pl.DataFrame, p
             subject_of(study, layer, job.models),
             sae,
             layer.hookpoint,
+            layer.writes,
             tokens,
             next(iter(rendering.hidden), None),
             settings,

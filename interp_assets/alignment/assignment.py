@@ -1,0 +1,338 @@
+"""The one-to-one assignment of greatest sum on a sparse graph, with dual prices. Float64 throughout.
+
+Every row i gets a column of its own, so that the sum of values s is greatest; columns may be left over. Prices p prove
+it (linear programming duality): whatever assignment there is, its sum is at most
+
+    sum_i max_j (s_ij - p_j) + sum_j p_j        for p >= 0 that is 0 on every column left over (any p if none is)
+
+and the assignment reaches this where each row has a column of greatest profit s_ij - p_j.
+
+Three steps. The *auction* (Bertsekas 1988; epsilon scaling: Bertsekas and Castanon 1991), all unassigned rows bidding
+at once, gives nearly all rows a column, within epsilon each of the best. Where few columns are wanted by many, prices
+rise by epsilon only; such a price war is broken off and its last rows wait. `improve` makes what is assigned the best
+assignment of those rows: prices rise along edges until every row is content, which is Bellman and Ford's algorithm on
+the residual graph; where it runs in a circle, that circle is a change for the better (Klein 1967), and is made.
+`augment` assigns the rows that waited one by one along shortest paths (Edmonds and Karp 1972), which keeps it the best.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import NamedTuple
+
+import numpy as np
+
+TOLERANCE = 1e-12
+"Differences below this, in units of the spread of values, are rounding."
+LARGEST_EPSILON, SMALLEST_EPSILON, STEP = 0.1, 1e-7, 5.0
+ROUNDS_BETWEEN_LOOKS = 10
+ROUNDS, ROUNDS_PER_ROW, WORK = 500, 0.125, 30
+"A phase of the auction is broken off after so many rounds, or after WORK looks at each edge."
+CENTRINGS = 20
+NOBODY, FREE = -1, -2
+
+
+class Edges(NamedTuple):
+    """Edges that may be used, sorted by row, then column; every row has one."""
+
+    row: np.ndarray
+    "int64 [edges]"
+    column: np.ndarray
+    "int64 [edges]"
+    value: np.ndarray
+    "float64 [edges]"
+
+
+class Assignment(NamedTuple):
+    edge: np.ndarray
+    "int64 [rows], which edge each row uses"
+    price: np.ndarray
+    "float64 [columns]"
+
+
+class Graph:
+    """Edges with the places where the rows begin."""
+
+    def __init__(self, edges: Edges, rows: int, columns: int) -> None:
+        self.row, self.column, self.value = edges
+        self.rows, self.columns = rows, columns
+        begin = np.searchsorted(self.row, np.arange(rows + 1))
+        self.begin, self.degree = begin[:-1], np.diff(begin)
+        self.spread = float(np.ptp(self.value)) or 1.0
+
+    def edges_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The edges of some rows one row behind the other, where each row begins among them, how many it has."""
+        degree = self.degree[rows]
+        offset = np.cumsum(degree) - degree
+        return np.repeat(self.begin[rows] - offset, degree) + np.arange(degree.sum()), offset, degree
+
+    def transposed(self) -> tuple[Graph, np.ndarray]:
+        """Columns as rows, and which edge of this graph each edge of that one is."""
+        order = np.lexsort((self.row, self.column))
+        turned = Edges(self.column[order], self.row[order], self.value[order])
+        return Graph(turned, self.columns, self.rows), order
+
+
+def assign(edges: Edges, rows: int, columns: int, price: np.ndarray | None = None) -> Assignment:
+    """The best assignment of all rows, of which there must be one.
+
+    Args:
+        price: float64 [columns], of the best assignment on some of the edges, to start from.
+    """
+    graph = Graph(edges, rows, columns)
+    epsilon = LARGEST_EPSILON if price is None else LARGEST_EPSILON / STEP**3
+    price = np.zeros(columns) if price is None else price.copy()
+    while True:
+        edge = np.full(rows, NOBODY)
+        auction(graph, edge, price, np.arange(rows), epsilon * graph.spread)
+        last = epsilon <= SMALLEST_EPSILON
+        if rows < columns:
+            edge = without_leftovers(graph, edge, price, epsilon * graph.spread, last)
+        if last:
+            return centred(graph, augment(graph, improve(graph, edge, price)))
+        epsilon /= STEP
+
+
+def auction(
+    graph: Graph, edge: np.ndarray, price: np.ndarray, bidding: np.ndarray, epsilon: float, alone: float = -np.inf
+) -> None:
+    """Assign rows so that each has a column within two epsilon of its greatest profit; changes `edge` and `price`.
+
+    Args:
+        edge: int64 [rows], which edge each row has, or NOBODY.
+        price: float64 [columns], which rise.
+        bidding: int64, rows without an edge that want one.
+        alone: the profit of a row that has no column; it takes none that gives less.
+    """
+    owner = owners(graph, edge)
+    # Rows that are alike would all want the same column, round after round.
+    value = graph.value + epsilon * np.random.default_rng(0).random(len(graph.value))
+    rounds, work = ROUNDS + ROUNDS_PER_ROW * graph.rows, WORK * len(value)
+    while len(bidding) and rounds > 0 and work > 0:
+        edges, offset, degree = graph.edges_of(bidding)
+        rounds, work = rounds - 1, work - len(edges)
+        profit = value[edges] - price[graph.column[edges]]
+        best = np.maximum.reduceat(profit, offset)
+        at_best = np.flatnonzero(profit == np.repeat(best, degree))
+        at_best = at_best[np.searchsorted(at_best, offset)]
+        profit[at_best] = -np.inf
+        second = np.maximum.reduceat(profit, offset)
+        second[degree == 1] = best[degree == 1] - graph.spread
+        stays = best > alone
+        bidding, at_best, best, second = bidding[stays], at_best[stays], best[stays], second[stays]
+        wanted = graph.column[edges[at_best]]
+        bid = price[wanted] + best - np.maximum(second, alone) + epsilon
+        order = np.lexsort((bid, wanted))
+        highest = order[last_of_each(wanted[order])]
+        sold = wanted[highest]
+        displaced = owner[sold]
+        displaced = displaced[displaced != NOBODY]
+        edge[displaced] = NOBODY
+        price[sold] = bid[highest]
+        owner[sold] = bidding[highest]
+        edge[bidding[highest]] = edges[at_best[highest]]
+        lost = np.ones(len(bidding), dtype=bool)
+        lost[highest] = False
+        bidding = np.concatenate([bidding[lost], displaced])
+
+
+def without_leftovers(graph: Graph, edge: np.ndarray, price: np.ndarray, epsilon: float, last: bool) -> np.ndarray:
+    """A column left over costs nothing; prices of such columns that were bid up go down. Changes `price`.
+
+    Before the last phase they are set to 0, and the next phase makes use of it. After it such columns bid for rows in
+    their turn, as long as they gain more than nothing: a reverse auction (Bertsekas and Castanon 1992).
+
+    Returns:
+        int64 [rows], the edge of each row.
+    """
+    left_over = owners(graph, edge) == NOBODY
+    if not last:
+        price[left_over] = 0.0
+        return edge
+    back, order = graph.transposed()
+    profit = np.maximum.reduceat(graph.value - price[graph.column], graph.begin)
+    assigned = np.flatnonzero(edge != NOBODY)
+    profit[assigned] = graph.value[edge[assigned]] - price[graph.column[edge[assigned]]]
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    of_column = np.full(graph.columns, NOBODY)
+    of_column[graph.column[edge[assigned]]] = place[edge[assigned]]
+    auction(back, of_column, profit, np.flatnonzero(left_over & (price > 0) & (back.degree > 0)), epsilon, alone=0.0)
+    price[:] = 0.0
+    has = np.flatnonzero(of_column != NOBODY)
+    edge = np.full(graph.rows, NOBODY)
+    edge[back.column[of_column[has]]] = order[of_column[has]]
+    price[has] = np.maximum(back.value[of_column[has]] - profit[back.column[of_column[has]]], 0.0)
+    return edge
+
+
+def owners(graph: Graph, edge: np.ndarray) -> np.ndarray:
+    """Which row has each column, int64 [columns], or NOBODY."""
+    owner, assigned = np.full(graph.columns, NOBODY), np.flatnonzero(edge != NOBODY)
+    owner[graph.column[edge[assigned]]] = assigned
+    return owner
+
+
+def last_of_each(ordered: np.ndarray) -> np.ndarray:
+    """Where in an ordered array the last of equal numbers stand, bool."""
+    last = np.ones(len(ordered), dtype=bool)
+    last[:-1] = ordered[1:] != ordered[:-1]
+    return last
+
+
+def improve(graph: Graph, edge: np.ndarray, price: np.ndarray) -> Assignment:
+    """Change an assignment until it is the best of the rows that it assigns, and find the prices that prove it."""
+    edge, price, tolerance = edge.copy(), price.copy(), TOLERANCE * graph.spread
+    owner, assigned = owners(graph, edge), np.flatnonzero(edge != NOBODY)
+    raised_by, raised_from = np.full(graph.columns, NOBODY), np.arange(graph.columns)
+    looking, rounds = assigned, 0
+    while True:
+        dearest = dearest_free(owner, price)
+        if dearest is not None:
+            # Columns left over stand for rows that take any column at value 0: all of them must cost the same, and
+            # none may cost less.
+            cheap = np.flatnonzero(price < price[dearest] - tolerance)
+            price[cheap] = price[dearest]
+            raised_by[cheap], raised_from[cheap] = FREE, dearest
+            looking = np.union1d(looking, owner[cheap][owner[cheap] != NOBODY])
+        if len(looking):
+            edges, _, degree = graph.edges_of(looking)
+            profit = graph.value[edge[looking]] - price[graph.column[edge[looking]]]
+            fair = graph.value[edges] - np.repeat(profit, degree)
+            column = graph.column[edges]
+            more = fair > price[column] + tolerance
+            edges, column, fair = edges[more], column[more], fair[more]
+            order = np.lexsort((fair, column))
+            order = order[last_of_each(column[order])]
+            column = column[order]
+            price[column] = fair[order]
+            raised_by[column], raised_from[column] = edges[order], graph.column[edge[graph.row[edges[order]]]]
+            looking = owner[column][owner[column] != NOBODY]
+        rounds += 1
+        if (len(looking) or dearest_free(owner, price) != dearest) and rounds % ROUNDS_BETWEEN_LOOKS:
+            continue
+        circle = on_circles(raised_by, raised_from)
+        if len(circle):
+            by = raised_by[circle]
+            taken = by != FREE
+            taker = graph.row[by[taken]]
+            edge[taker] = by[taken]
+            owner[circle] = NOBODY
+            owner[circle[taken]] = taker
+            raised_by[:], raised_from[:] = NOBODY, np.arange(graph.columns)
+            looking = assigned
+        elif not len(looking) and dearest_free(owner, price) == dearest:
+            break
+    if dearest is not None:
+        price = np.maximum(price - price[dearest], 0.0)
+        price[owner == NOBODY] = 0.0
+    return Assignment(edge, price)
+
+
+def augment(graph: Graph, found: Assignment) -> Assignment:
+    """Assign the rows that have no column yet, each along the shortest path to a free column, by Dijkstra's algorithm.
+
+    Raises:
+        ValueError: there is no assignment of all rows.
+    """
+    edge, price = found.edge.copy(), found.price.copy()
+    owner = owners(graph, edge)
+    for start in np.flatnonzero(edge == NOBODY):
+        distance: dict[int, float] = {}
+        by: dict[int, int] = {}  # the edge along which a column is reached
+        waiting: list[tuple[float, int]] = []
+        settled: list[int] = []
+        row, so_far = int(start), 0.0
+        while True:
+            edges = np.arange(graph.begin[row], graph.begin[row] + graph.degree[row])
+            profit = graph.value[edges] - price[graph.column[edges]]
+            own = profit.max() if row == start else graph.value[edge[row]] - price[graph.column[edge[row]]]
+            away = so_far + np.maximum(own - profit, 0.0)
+            for number, column, length in zip(edges.tolist(), graph.column[edges].tolist(), away.tolist(), strict=True):
+                if length < distance.get(column, np.inf):
+                    distance[column], by[column] = length, number
+                    heapq.heappush(waiting, (length, column))
+            while waiting and waiting[0][0] > distance[waiting[0][1]]:
+                heapq.heappop(waiting)
+            if not waiting:
+                raise ValueError("not all rows can be assigned at once")
+            so_far, column = heapq.heappop(waiting)
+            if owner[column] == NOBODY:
+                break
+            settled.append(column)
+            row = int(owner[column])
+        price[settled] += so_far - np.array([distance[each] for each in settled])
+        while True:
+            number = by[column]
+            row = int(graph.row[number])
+            before, edge[row], owner[column] = edge[row], number, row
+            if row == start:
+                break
+            column = int(graph.column[before])
+    return Assignment(edge, price)
+
+
+def centred(graph: Graph, found: Assignment) -> Assignment:
+    """Other prices that prove the same assignment, away from the limits within which they do.
+
+    Each price goes to the middle between what its row would still pay and what another row would offer, all at once: a
+    pair's slack loses at most half of itself to its row and half to its column, so it stays positive. Prices at a limit
+    would be upset by every pair that is no candidate yet; these hardly ever are.
+    """
+    edge, price = found.edge, found.price.copy()
+    order = np.argsort(graph.column, kind="stable")
+    first = np.flatnonzero(np.diff(graph.column[order], prepend=-1))
+    used = graph.column[edge]
+    for _ in range(CENTRINGS):
+        profit = graph.value[edge] - price[used]
+        slack = profit[graph.row] + price[graph.column] - graph.value
+        slack[edge] = np.inf
+        up = np.minimum.reduceat(slack, graph.begin)
+        down = np.full(graph.columns, np.inf)
+        down[graph.column[order[first]]] = np.minimum.reduceat(slack[order], first)
+        down = down[used]
+        if graph.rows < graph.columns:
+            down = np.minimum(down, 2 * price[used])
+        up[np.isinf(up)], down[np.isinf(down)] = 0.0, 0.0
+        price[used] += (np.maximum(up, 0.0) - np.maximum(down, 0.0)) / 2
+    return Assignment(edge, price)
+
+
+def dearest_free(owner: np.ndarray, price: np.ndarray) -> int | None:
+    free = np.flatnonzero(owner == NOBODY)
+    return int(free[price[free].argmax()]) if len(free) else None
+
+
+def on_circles(raised_by: np.ndarray, raised_from: np.ndarray) -> np.ndarray:
+    """Columns whose price was raised from one another in a circle."""
+    far = raised_from
+    for _ in range(len(far).bit_length()):
+        far = far[far]
+    reached = np.unique(far)
+    return reached[raised_by[reached] != NOBODY]
+
+
+def greedy(edges: Edges, rows: int, columns: int) -> np.ndarray:
+    """The edges of the greedy assignment: the greatest value first, of those whose row and column are still there.
+
+    Edges that are the best of their row and of their column are taken together, round by round: the same result.
+
+    Returns:
+        int64, numbers of edges; rows without any edge left have none.
+    """
+    order = np.lexsort((edges.column, edges.row, -edges.value))
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    left, taken = np.arange(len(order)), []
+    while len(left):
+        row, column, place = edges.row[left], edges.column[left], rank[left]
+        first_of_row, first_of_column = (np.full(n, len(order)) for n in (rows, columns))
+        np.minimum.at(first_of_row, row, place)
+        np.minimum.at(first_of_column, column, place)
+        both = (first_of_row[row] == place) & (first_of_column[column] == place)
+        taken.append(left[both])
+        gone_row, gone_column = np.zeros(rows, dtype=bool), np.zeros(columns, dtype=bool)
+        gone_row[row[both]] = True
+        gone_column[column[both]] = True
+        left = left[~gone_row[row] & ~gone_column[column]]
+    return np.concatenate(taken) if taken else np.zeros(0, dtype=np.int64)

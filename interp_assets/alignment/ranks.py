@@ -1,0 +1,73 @@
+"""Where a match stands among all that could have been: its rank in its row, and whether both are each other's nearest."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from interp_assets.alignment.assignment import TOLERANCE
+from interp_assets.alignment.blocks import Arrays, Blocks
+from interp_assets.alignment.directions import Similarities, row_blocks
+
+ROWS_AT_ONCE = 64
+
+
+def ranks(
+    similarities: Similarities, row: np.ndarray, column: np.ndarray, blocks: Blocks
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many columns are more similar to each row than its match, plus 1, int64 [matched]; and bool [matched], whether
+    none is, and no row is more similar to the column.
+
+    Counted in float32; what lies within its error of the match is looked at in float64.
+
+    Args:
+        row, column: int64 [matched], the pairs, each row and column at most once.
+    """
+    own = similarities.exact(row, column)
+    of_row, of_column = (np.full(n, np.nan) for n in similarities.shape)
+    of_row[row], of_column[column] = own, own
+    matched_to = np.full(similarities.shape[0], -1)
+    matched_to[row] = column
+
+    def counted(block: slice) -> Arrays:
+        return count(similarities, block, of_row[block], matched_to[block], of_column)
+
+    found = blocks.over("ranks", row_blocks(*similarities.shape), counted)
+    rank = np.concatenate([each["rank"] for each in found])[row]
+    reaching = np.sum([each["reaching"] for each in found], axis=0)[column]
+    above = np.sum([each["above"] for each in found], axis=0)[column]
+    nearest = (rank == 1) & (above == 0)
+    unsure = np.flatnonzero(nearest & (reaching > 1))
+    for start in range(0, len(unsure), ROWS_AT_ONCE):
+        some = unsure[start : start + ROWS_AT_ONCE]
+        nearest[some] = similarities.T.exact_tile(column[some]).max(1) <= own[some] + TOLERANCE
+    return rank, nearest
+
+
+def count(
+    similarities: Similarities, block: slice, of_row: np.ndarray, matched_to: np.ndarray, of_column: np.ndarray
+) -> Arrays:
+    """Of a block of rows: the rank of each row's match (0 of rows without), int64; and for each column how many rows are
+    certainly above its match, or may reach it, int32.
+
+    Args:
+        of_row, of_column: float64, similarities of the matches; nan where there is none.
+    """
+    tile, error = similarities.tile(block), similarities.error
+    limit = torch.from_numpy(np.nan_to_num(of_row, nan=np.inf)).to(tile.device, tile.dtype)[:, None]
+    high, low = limit + 2 * error, limit - 2 * error
+    rank = (tile > high).sum(1).cpu().numpy() + 1
+    unsure = np.flatnonzero((tile >= low).sum(1).cpu().numpy() > rank)
+    if len(unsure):
+        some = tile[unsure]
+        near = torch.nonzero((some >= low[unsure]) & (some <= high[unsure])).cpu().numpy()
+        which, other = unsure[near[:, 0]], near[:, 1]
+        above = similarities.exact(which + block.start, other) > of_row[which]
+        np.add.at(rank, which[above & (other != matched_to[which])], 1)
+    rank[np.isnan(of_row)] = 0
+    best = torch.from_numpy(np.nan_to_num(of_column, nan=np.inf)).to(tile.device, tile.dtype)
+    return {
+        "rank": rank,
+        "above": (tile > best + 2 * error).sum(0, dtype=torch.int32).cpu().numpy(),
+        "reaching": (tile >= best - 2 * error).sum(0, dtype=torch.int32).cpu().numpy(),
+    }

@@ -1,0 +1,174 @@
+"""What a study reads from the Hugging Face hub: which commit that is, fetching it, and whether its branch has moved.
+
+A name is resolved once, when it is fetched. From then on the study reads that commit; another one is taken up when it
+is fetched on purpose, and is then a change like any other: new files, new fingerprints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from interp_assets.settings import EmbedderSettings, LocalModel
+from resources.durable_files import write_aside
+from resources.errors import NotNow
+from resources.hub import Repository, cached, fetch, files_of, how_to_fetch, newest, repository_of, room_left
+from resources.sparse_autoencoders.config import UnknownSae
+from resources.sparse_autoencoders.locate import file_names
+
+if TYPE_CHECKING:
+    from interp_assets.study import Study
+
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "*.txt")
+LOOK_AGAIN_SECONDS = float(os.environ.get("INTERP_HUB_SECONDS", "3600"))
+"How long what the hub said of a branch is taken to hold."
+
+
+class HubName(NamedTuple):
+    """A name in a study that the hub has something under."""
+
+    key: str
+    "Where it stands in the study file."
+    name: str
+    revision: str | None
+
+
+def models_named(study: Study) -> list[HubName]:
+    """The models of a study that are no folders."""
+    subject = study.subject_model
+    named = [("subject_model.path", subject.path, subject.revision)]
+    for name, engine in study.engines.items():
+        if isinstance(engine, LocalModel):
+            named.append((f"engines.{name}.path", engine.path, engine.revision))
+    for name, scorer in study.scorers.chosen().items():
+        if isinstance(scorer, EmbedderSettings):
+            named.append((f"scorers.{name}.model", scorer.model, None))
+    if study.examples.similar_text is not None:
+        named.append(("examples.similar_text.model", study.examples.similar_text.model, None))
+    return [HubName(*each) for each in named if study.local_folder(each[1]) is None]
+
+
+def saes_named(study: Study) -> list[HubName]:
+    """The SAEs of a study that lie in no folder."""
+    found = []
+    for i, source in enumerate(study.saes):
+        repository = repository_of(source.path)
+        if repository is not None and not study.path(source.path).exists():
+            found.append(HubName(f"saes[{i}].path", repository.name, source.revision))
+    return found
+
+
+def sae_folder(
+    study: Study, path: str, revision: str | None = None, hookpoints: tuple[str, ...] = (), get: bool = False
+) -> Path:
+    """Where SAEs lie: the folder that the study names, or what this machine has of a hub repository.
+
+    Args:
+        hookpoints: folders of these names alone are fetched, where the repository has such.
+        get: fetch from the hub what is not here.
+
+    Raises:
+        UnknownSae: there is no such folder, and nothing of that name here.
+        NotNow: it cannot be fetched.
+    """
+    folder = study.path(path)
+    if folder.exists():
+        return folder
+    repository = None if path.startswith(("/", ".", "~")) else repository_of(path)
+    if repository is None:
+        raise UnknownSae(f"{path}: no such folder ({folder}), and not a hub name like owner/name")
+    here = cached(repository.name, revision)
+    if here is not None and holds_saes(here.folder / repository.folder, hookpoints):
+        return here.folder / repository.folder
+    if get:
+        return get_saes(repository, revision, hookpoints)
+    patterns = [f"{repository.folder}/*"] if repository.folder else []
+    raise UnknownSae(
+        f"{path}: no such folder ({folder}), and nothing of it was fetched from the hub; "
+        f"interp run fetches it, or: {how_to_fetch(repository.name, revision, patterns)}"
+    )
+
+
+def holds_saes(folder: Path, hookpoints: tuple[str, ...] = ()) -> bool:
+    """Whether files of SAEs are there; where hookpoints have folders, those of each of them."""
+    there = [file for name in file_names() for file in folder.rglob(name)]
+    missing = [each for each in hookpoints if not any(each in file.relative_to(folder).parts for file in there)]
+    return bool(there) and (not missing or len(missing) == len(hookpoints))
+
+
+def get_saes(repository: Repository, revision: str | None, hookpoints: tuple[str, ...] = ()) -> Path:
+    """Fetch the SAEs of a repository's folder, or those of some hookpoints.
+
+    Raises:
+        NotNow: they are not to be had, or there is no room for them.
+    """
+    files = sae_files(files_of(repository.name, revision), repository.folder)
+    if not files:
+        raise NotNow(f"{repository.name}: no files of SAEs {f'in {repository.folder}' if repository.folder else ''}")
+    wanted = {file: size for file, size in files.items() if set(hookpoints) & set(file.split("/"))} or files
+    if (needed := sum(wanted.values())) > room_left():
+        raise NotNow(f"{repository.name}: {needed / 1e9:,.1f} GB, more than there is room for; name a folder in it")
+    print(f"fetch    {'/'.join(filter(None, repository))}: {needed / 1e9:,.2f} GB", file=sys.stderr)
+    return fetch(repository.name, revision, list(wanted)).folder / repository.folder
+
+
+def sae_files(files: dict[str, int], folder: str) -> dict[str, int]:
+    """Of the files of a repository those of SAEs, in or below a folder of it."""
+    inside = f"{folder}/" if folder else ""
+    names = tuple(f"/{name}" for name in file_names())
+    return {file: size for file, size in files.items() if file.startswith(inside) and f"/{file}".endswith(names)}
+
+
+def get_models(study: Study) -> None:
+    """Fetch the models of a study that are not here; what cannot be had is told by the stage that needs it."""
+    for key, name, revision in models_named(study):
+        here = cached(name, revision)
+        if repository_of(name) is None or (here is not None and has_weights(here.folder)):
+            continue
+        with contextlib.suppress(NotNow):
+            # What is here of it, settings perhaps, was fetched at a commit; the rest is to be of the same.
+            revision = here.commit if here else revision
+            files = files_of(name, revision)
+            plain = any(file.endswith(".safetensors") for file in files)
+            print(f"fetch    {name} ({key})", file=sys.stderr)
+            fetch(name, revision, [*MODEL_FILES, *(() if plain else ("*.bin",))])
+
+
+def has_weights(folder: Path) -> bool:
+    return any(True for suffix in ("safetensors", "bin") for _ in folder.glob(f"*.{suffix}"))
+
+
+def moved(study: Study, memory: Path) -> Iterator[str]:
+    """Of each branch that stands elsewhere on the hub than it did when it was fetched, a sentence that says so.
+
+    Args:
+        memory: a file in which is kept what the hub said last, and when.
+    """
+    looked: dict[str, list[float | str | None]] = {}
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        looked = json.loads(memory.read_text(encoding="utf-8"))
+    before, reached = json.dumps(looked), True
+    for key, name, revision in [*saes_named(study), *models_named(study)]:
+        here = cached(name, revision)
+        if here is None or here.commit == revision:
+            continue
+        label = f"{name}@{revision or 'main'}"
+        at, now = looked.get(label, [0.0, None])
+        # Where the hub did not answer for one name, it is not waited for with each of the others too.
+        if reached and (not isinstance(at, float) or time.time() - at >= LOOK_AGAIN_SECONDS):
+            now = newest(name, revision)
+            reached = now is not None
+            looked[label] = [time.time(), now]
+        if now is not None and now != here.commit:
+            yield (
+                f"{key}: {name} has moved on the hub, {here.commit[:8]} -> {str(now)[:8]}; "
+                f"the study reads what was fetched until: {how_to_fetch(name, revision)}"
+            )
+    if json.dumps(looked) != before:
+        write_aside(memory, json.dumps(looked).encode())

@@ -1,0 +1,126 @@
+"""The settings file beside an SAE's weights, read with suspicion. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from resources.errors import UnusableInput
+
+LARGEST_BYTES = 4 << 20
+"Of a settings file; those of the field have a few thousand."
+MISSING = object()
+
+
+class UnknownSae(UnusableInput):
+    """No SAE of a supported format lies where the study says; the message says what was found instead."""
+
+
+class Hooks(NamedTuple):
+    """Where an SAE reads and writes, in its maker's words; None where its files do not say."""
+
+    reads: str | None
+    writes: str | None = None
+    "Of a transcoder only, which reconstructs something else than what it reads."
+    transcodes: bool = False
+    "It reads what goes into a module and writes what that module puts out, whether or not its files name one."
+
+
+class Declared(NamedTuple):
+    """What an SAE's settings promise."""
+
+    architecture: str
+    "In its maker's words."
+    n_latents: int
+    d_in: int
+    d_out: int
+    l0: float | None = None
+    "Published mean number of latents that fire on a token."
+    model: str | None = None
+    "The subject model, as its maker calls it."
+    bos: bool | None = None
+    "Whether its training contexts began with BOS."
+
+
+class Config(dict[str, Any]):
+    """The settings of one SAE; what they lack or hold wrongly is said with the file's name."""
+
+    file: Path
+
+    def integer(self, key: str, default: Any = MISSING) -> int:
+        value = self.number(key, default)
+        if value != int(value):
+            raise UnknownSae(f"{self.file}: {key} is {value}, not a whole number")
+        return int(value)
+
+    def number(self, key: str, default: Any = MISSING) -> float:
+        value = self.get(key, default)
+        if value is MISSING or value is None:
+            raise UnknownSae(f"{self.file}: {key} is missing")
+        try:
+            if isinstance(value, bool):
+                raise ValueError(repr(value))
+            number = float(value)
+            if not math.isfinite(number):
+                raise ValueError(repr(value))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UnknownSae(f"{self.file}: {key} is not a number ({error})") from None
+        return number
+
+    def text(self, key: str) -> str | None:
+        """A name, None where it is not there or empty."""
+        value = self.get(key)
+        return value if isinstance(value, str) and value else None
+
+    def section(self, key: str) -> Config:
+        """A mapping within the settings; empty where it is not there."""
+        value = self.get(key)
+        return config_in(self.file, value if isinstance(value, dict) else {})
+
+    def one_of(self, key: str, supported: Sequence[Any], default: Any = MISSING) -> Any:
+        """
+        Raises:
+            UnknownSae: another value, or none and no default.
+        """
+        value = self.get(key, default)
+        if value is MISSING:
+            raise UnknownSae(f"{self.file}: {key} is missing")
+        if value not in supported:
+            shown = ", ".join(each if isinstance(each, str) else repr(each) for each in supported)
+            raise UnknownSae(f"{self.file}: {key} {value!r} is not supported; supported: {shown}")
+        return value
+
+
+def config_in(file: Path, values: dict[str, Any]) -> Config:
+    config = Config(values)
+    config.file = file
+    return config
+
+
+def read_config(file: Path) -> Config:
+    """
+    Raises:
+        UnknownSae: it is no JSON object, holds a key twice, or is too large for settings.
+    """
+    if (size := file.stat().st_size) > LARGEST_BYTES:
+        raise UnknownSae(f"{file}: {size:,} bytes are too many for the settings of an SAE (at most {LARGEST_BYTES:,})")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=one_of_each_key)
+    except (ValueError, RecursionError) as error:
+        raise UnknownSae(f"{file}: not valid JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise UnknownSae(f"{file}: not a JSON object")
+    return config_in(file, values)
+
+
+def one_of_each_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """By itself the second of two equal keys would silently win."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return found

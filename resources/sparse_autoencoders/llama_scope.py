@@ -1,0 +1,100 @@
+"""Llama Scope (OpenMOSS): `hyperparams.json` + `checkpoints/final.safetensors`, SAEs and transcoders.
+
+They were trained on activations scaled to norm sqrt(d_model), with a threshold on what a latent adds to the unscaled
+output. Both are folded into the weights, as their maker's `standardize_parameters_of_dataset_norm` and
+`transform_to_unit_decoder_norm` do before use: activations are in the units of the model, and decoder rows have norm 1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import Config, Declared, Hooks
+
+if TYPE_CHECKING:
+    from .autoencoder import SparseAutoencoder
+
+MAKER = "Llama Scope"
+CONFIG = "hyperparams.json"
+WEIGHTS = "checkpoints/final.safetensors"
+ARCHITECTURES = {
+    "jumprelu": "pre where it is above one threshold for all latents, of the input over its mean norm",
+    "jumprelu transcoder": "the same, from hook_point_in to hook_point_out, each with its own norm",
+    "topk": "the k largest of relu(pre), in the same scale",
+    "relu": "relu(pre), in the same scale",
+}
+PLAIN: dict[str, Any] = {"use_glu_encoder": False, "use_decoder_bias": True}
+"Settings that are read with one value alone; one that is not there is as good."
+
+
+def recognises(config: Config) -> bool:
+    return {"d_model", "hook_point_in"} <= set(config)
+
+
+def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
+    reads, writes = config.text("hook_point_in"), config.text("hook_point_out")
+    transcodes = writes is not None and writes != reads
+    return Hooks(reads, writes if transcodes else None, transcodes)
+
+
+def model_of(folder: Path) -> str | None:
+    """The subject model, by what the published folders are called."""
+    return "meta-llama/Llama-3.1-8B" if folder.name.startswith("Llama3_1-8B-Base-") else None
+
+
+def declared(config: Config, folder: Path) -> Declared:
+    d_model = config.integer("d_model")
+    n_latents = config.integer("d_sae") if "d_sae" in config else d_model * config.integer("expansion_factor")
+    activation = str(config.get("act_fn", "relu")).lower()
+    kind = activation + (" transcoder" if hooks(config, folder, None).transcodes else "")
+    # JumpReLU thresholds were set for a mean L0 of top_k.
+    l0 = config.number("top_k") if activation in ("topk", "jumprelu") and "top_k" in config else None
+    return Declared(kind, n_latents, d_model, d_model, l0, model_of(folder), None)
+
+
+def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
+    """Its maker's rules, in the form for use: b_enc / s_in, W_dec s_in / s_out, b_dec / s_out, then unit decoder rows.
+
+    s = sqrt(d_model) / average norm, of the input and of the output.
+    """
+    import torch
+
+    from .autoencoder import SparseAutoencoder
+    from .tensors import Weights
+
+    for key, value in PLAIN.items():
+        config.one_of(key, (value,), value)
+    kinds = {"jumprelu": "jumprelu", "topk": "topk", "relu": "relu"}
+    activation: Any = kinds[config.one_of("act_fn", tuple(kinds), "relu")]
+    norm = config.one_of("norm_activation", ("dataset-wise", "inference"), "dataset-wise")
+    include_norm = config.one_of("sparsity_include_decoder_norm", (False, True), True)
+    subtract = config.one_of("apply_decoder_bias_to_pre_encoder", (False, True), False)
+    facts = declared(config, folder)
+    scale_in = scale_out = 1.0
+    if norm == "dataset-wise":
+        norms = config.section("dataset_average_activation_norm")
+        scale_in = facts.d_in**0.5 / norms.number("in")
+        scale_out = facts.d_out**0.5 / norms.number("out")
+    weights = Weights(folder / WEIGHTS, device, CONFIG)
+    W_dec = weights.transposed("decoder.weight", (facts.d_out, facts.n_latents)).mul_(scale_in / scale_out)
+    decoder_norm = None
+    if include_norm:
+        decoder_norm = W_dec.norm(dim=1)
+        W_dec /= decoder_norm[:, None]
+    sae = SparseAutoencoder(
+        W_enc=weights.get("encoder.weight", (facts.n_latents, facts.d_in)).T,
+        b_enc=weights.get("encoder.bias") / scale_in,
+        W_dec=W_dec,
+        b_dec=weights.get("decoder.bias") / scale_out,
+        activation=activation,
+        k=config.integer("top_k") if activation == "topk" else None,
+        threshold=torch.full((facts.n_latents,), config.number("jump_relu_threshold"), device=device)
+        if activation == "jumprelu"
+        else None,
+        subtract_b_dec=subtract,
+        decoder_norm=decoder_norm,
+        undo_norm=False,
+    )
+    weights.all_read([name for name in weights.names if name.startswith("dataset_average_activation_norm.")])
+    return sae

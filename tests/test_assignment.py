@@ -1,0 +1,243 @@
+"""The sparse matching against scipy's dense one, and its certificate against the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from interp_assets.alignment import assignment, matching
+from interp_assets.alignment.assignment import Edges, assign, greedy
+from interp_assets.alignment.blocks import Arrays, Blocks
+from interp_assets.alignment.candidates import candidates, top_of_rows
+from interp_assets.alignment.certificate import MARGIN, look
+from interp_assets.alignment.directions import Products, row_blocks
+from interp_assets.alignment.matching import Matching, best_matching
+from tests.matching_instances import KINDS, cosines, instance
+
+SHAPES = [(300, 300), (200, 330), (330, 200), (150, 151)]
+
+
+def exact(similarities: Products) -> np.ndarray:
+    return similarities.exact_tile(np.arange(similarities.shape[0]))
+
+
+def sparse(similarities: Products, **how: int) -> Matching:
+    return best_matching(similarities, Blocks("test"), dense=0, **how)
+
+
+def check(found: Matching, truth: np.ndarray) -> None:
+    """One to one, with the right similarities, certified, and of the sum that scipy's has."""
+    assert len(set(found.row)) == len(found.row) == min(truth.shape) == len(set(found.column))
+    np.testing.assert_allclose(found.similarity, truth[found.row, found.column], atol=1e-14)
+    best = truth[linear_sum_assignment(truth, maximize=True)].sum()
+    assert found.similarity.sum() == pytest.approx(best, rel=1e-9, abs=1e-9)
+    assert (found.gap, found.method) == (0.0, "sparse")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_sum_is_that_of_the_dense_optimum(kind: str, shape: tuple[int, int]) -> None:
+    similarities = cosines(*instance(kind, *shape))
+    found = sparse(similarities, per_row=8, per_column=4)
+    check(found, exact(similarities))
+    assert (np.diff(found.row) > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["clustered", "duplicated_rows"])
+def test_a_thousand_latents(kind: str) -> None:
+    similarities = cosines(*instance(kind, 1_200, 1_250, 32))
+    check(sparse(similarities), exact(similarities))
+
+
+def test_too_few_candidates_are_noticed_and_the_bound_holds() -> None:
+    """With one candidate a row and no second look the matching is not the best, and the certificate says so."""
+    similarities = cosines(*instance("clustered", 400, 400))
+    truth = exact(similarities)
+    best = truth[linear_sum_assignment(truth, maximize=True)].sum()
+    few = sparse(similarities, per_row=1, per_column=1, passes=1)
+    assert best - few.similarity.sum() > 1e-3
+    assert few.gap >= best - few.similarity.sum() - 1e-9
+    more = sparse(similarities, per_row=1, per_column=1)
+    assert more.looks > 1
+    check(more, truth)
+
+
+def test_a_certificate_that_skips_columns_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the test above: prices that look at candidates only call the same matching the best."""
+    similarities = cosines(*instance("clustered", 400, 400))
+    none = np.zeros(0, dtype=np.int64)
+
+    def blind_look(similarities: Products, block: slice, profit: np.ndarray, price: np.ndarray, rough: bool) -> Arrays:
+        return {"greatest": profit, "row": none, "column": none, "better": np.zeros(1)}
+
+    monkeypatch.setattr(matching, "look", blind_look)
+    found = sparse(similarities, per_row=1, per_column=1)
+    assert found.gap == 0.0
+    with pytest.raises(AssertionError):
+        check(found, exact(similarities))
+
+
+def test_single_precision_alone_does_not_decide() -> None:
+    """Directions that differ in the tenth digit: float32 calls all similarities equal, float64 knows the best pairs."""
+    draw = np.random.default_rng(5)
+    base, rest = draw.normal(size=64), draw.normal(size=(40, 64))
+    a = (base + 1e-5 * rest).astype(np.float32)
+    similarities = cosines(a, a[draw.permutation(40)])
+    tile = similarities.tile(slice(0, 40)).numpy()
+    assert np.ptp(tile) <= similarities.error
+    check(sparse(similarities, per_row=4, per_column=2), exact(similarities))
+
+
+def test_tiles_keep_their_bound() -> None:
+    for seed in range(5):
+        similarities = cosines(*instance("clustered", 300, 500, 96, seed))
+        off = np.abs(similarities.tile(slice(0, 300)).numpy() - exact(similarities)).max()
+        assert 0 < off <= similarities.error
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (30, 55)])
+def test_prices_prove_the_assignment(shape: tuple[int, int]) -> None:
+    draw = np.random.default_rng(1)
+    values = np.round(draw.random(shape), 2)
+    row, column = (each.ravel() for each in np.indices(shape))
+    found = assign(Edges(row, column, values.ravel()), *shape)
+    used = column[found.edge]
+    profit = values - found.price
+    np.testing.assert_allclose(profit[np.arange(shape[0]), used], profit.max(1), atol=1e-11)
+    if shape[0] < shape[1]:
+        assert found.price.min() >= 0
+        assert not found.price[np.setdiff1d(np.arange(shape[1]), used)].any()
+    best = values[linear_sum_assignment(values, maximize=True)].sum()
+    assert values.ravel()[found.edge].sum() == pytest.approx(best, abs=1e-9)
+
+
+def test_the_auction_alone_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `improve` is there for: after a coarse auction there is something to improve, and it is improved."""
+    monkeypatch.setattr(assignment, "SMALLEST_EPSILON", 0.05)
+    draw = np.random.default_rng(2)
+    values = draw.random((200, 200))
+    row, column = (each.ravel() for each in np.indices(values.shape))
+    edges = Edges(row, column, values.ravel())
+    graph = assignment.Graph(edges, *values.shape)
+    rough = np.full(200, assignment.NOBODY)
+    assignment.auction(graph, rough, np.zeros(200), np.arange(200), 0.05)
+    best = values[linear_sum_assignment(values, maximize=True)].sum()
+    assert best - edges.value[rough].sum() > 0.1
+    assert edges.value[assign(edges, *values.shape).edge].sum() == pytest.approx(best, rel=1e-12)
+
+
+def test_greedy_takes_the_greatest_that_is_left() -> None:
+    draw = np.random.default_rng(3)
+    values = np.round(draw.random((60, 50)), 2)
+    row, column = (each.ravel() for each in np.indices(values.shape))
+    taken = greedy(Edges(row, column, values.ravel()), 60, 50)
+    order = sorted(zip(-values.ravel(), row, column, strict=True))
+    rows, columns, expected = set(), set(), set()
+    for _, i, j in order:
+        if i not in rows and j not in columns:
+            rows.add(i)
+            columns.add(j)
+            expected.add((int(i), int(j)))
+    assert {(int(row[e]), int(column[e])) for e in taken} == expected
+
+
+@pytest.mark.parametrize(("columns", "count"), [(5, 3), (64, 3), (1_000, 7), (1_003, 7)])
+def test_the_best_columns_are_found_by_groups(columns: int, count: int) -> None:
+    tile = torch.randn(20, columns, generator=torch.Generator().manual_seed(columns))
+    found = tile.gather(1, top_of_rows(tile, count)).sort(dim=1).values
+    assert torch.equal(found, tile.sort(dim=1).values[:, -count:])
+
+
+def test_candidates_of_columns_are_found_over_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directions of few numbers that bfloat16 holds exactly, so that the best are known."""
+    draw = np.random.default_rng(4)
+    a = 2.0 ** draw.integers(-3, 4, size=(500, 6)).astype(np.float32)
+    b = draw.normal(size=(600, 6)).astype(np.float32)
+    similarities = cosines(a, b)
+    monkeypatch.setattr(
+        "interp_assets.alignment.candidates.row_blocks",
+        lambda rows, columns: [slice(i, i + 50) for i in range(0, rows, 50)],
+    )
+    edges = candidates(similarities, Blocks("test"), 1, 3)
+    truth, kept = exact(similarities), np.zeros((500, 600), dtype=bool)
+    kept[edges.row, edges.column] = True
+    lowest_kept = np.where(kept, truth, np.inf)
+    third = np.sort(truth, axis=0)[-3]
+    assert ((kept & (truth >= third - 0.02)).sum(0) >= 3).mean() > 0.99
+    assert np.isfinite(lowest_kept.min(1)).all()
+
+
+def test_an_interrupted_matching_goes_on_from_the_last_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever block it is stopped at, the blocks before are not computed again, and the result is the same."""
+    similarities = cosines(*instance("clustered", 300, 300))
+    small = [slice(i, i + 100) for i in range(0, 300, 100)]
+    for module in ("candidates", "matching"):
+        monkeypatch.setattr(f"interp_assets.alignment.{module}.row_blocks", lambda rows, columns: small)
+    calls: list[str] = []
+    limit = -1
+    once = Blocks.once
+
+    def counting(self: Blocks, what: str, compute):  # type: ignore[no-untyped-def]
+        def counted() -> Arrays:
+            if len(calls) == limit:
+                raise KeyboardInterrupt
+            calls.append(what)
+            return compute()
+
+        return once(self, what, counted)
+
+    monkeypatch.setattr(Blocks, "once", counting)
+    whole = best_matching(similarities, Blocks("test", tmp_path / "whole"), dense=0, per_row=2, per_column=1)
+    steps = list(calls)
+    assert whole.looks > 1 and len(steps) == len(set(steps))
+    calls.clear()
+    blocks = Blocks("test", tmp_path / "stopped")
+    for limit in range(len(steps)):
+        with pytest.raises(KeyboardInterrupt):
+            best_matching(similarities, blocks, dense=0, per_row=2, per_column=1)
+        assert calls == steps[:limit]
+    limit = -1
+    again = best_matching(similarities, blocks, dense=0, per_row=2, per_column=1)
+    assert calls == steps
+    for one, other in zip([*whole[:-1], *whole.looked_at], [*again[:-1], *again.looked_at], strict=True):
+        np.testing.assert_array_equal(one, other)
+    (tmp_path / "stopped" / f"{steps[0].replace(' ', '_')}.npz").write_bytes(b"half of it")
+    best_matching(similarities, blocks, dense=0, per_row=2, per_column=1)
+    assert calls[len(steps) :] == steps[:1]
+    blocks.remove()
+    assert not (tmp_path / "stopped").exists()
+
+
+def test_a_block_certifies_only_what_holds() -> None:
+    """One pair made better than its row's own is counted; what comes near is a candidate too, and nothing else."""
+    similarities = cosines(*instance("random", 64, 80))
+    truth = exact(similarities)
+    profit = truth.max(1) + 0.01
+    profit[7] = np.sort(truth[7])[-2] + 1e-9
+    found = look(similarities, row_blocks(64, 80)[0], profit, np.zeros(80))
+    assert found["better"].tolist() == [1]
+    pairs = set(zip(found["row"].tolist(), found["column"].tolist(), strict=True))
+    assert pairs == set(zip(*(each.tolist() for each in np.nonzero(truth >= profit[:, None] - MARGIN)), strict=True))
+    expected = profit.copy()
+    expected[7] = truth[7].max()
+    np.testing.assert_allclose(found["greatest"], expected, atol=1e-14)
+
+
+def test_rows_with_many_ties_are_certified_too() -> None:
+    """More pairs as good as its row's own than are looked at one by one, and one that is better by 1e-9."""
+    draw = np.random.default_rng(6)
+    base, other = draw.normal(size=(2, 24))
+    a = np.tile(base, (4, 1)).astype(np.float32)
+    b = np.tile(base + other, (300, 1)).astype(np.float32)
+    b[123, 0] = np.nextafter(b[123, 0], np.float32(base[0] * 100))
+    similarities = cosines(a, b)
+    truth = exact(similarities)
+    best = truth.max(1)
+    assert 1e-9 < best[0] - truth[0, 0] < 1e-7
+    found = look(similarities, slice(0, 4), truth[:, 0], np.zeros(300))
+    assert set(zip(found["row"].tolist(), found["column"].tolist(), strict=True)) == {(i, 123) for i in range(4)}
+    np.testing.assert_allclose(found["greatest"], best, atol=1e-14)

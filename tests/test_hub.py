@@ -1,0 +1,227 @@
+"""SAEs and models that are named on the hub: resolved once to a commit, fetched when asked to, watched when they move."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from interp_assets.freshness import Freshness
+from interp_assets.from_hub import get_models, moved
+from interp_assets.job import make_partition
+from interp_assets.layers import MissingSae
+from interp_assets.setting_errors import StudyError
+from interp_assets.study import Study, load_study
+from resources import hub
+from resources.loaded_models import LoadedModels
+from tests.changed_study import changed
+from tests.fake_hub import FakeHub, reach, serving
+from tests.families import make_family
+from tests.tiny import HIDDEN, make_sae
+
+NAME = "maker/tiny-saes"
+
+
+@pytest.fixture
+def there() -> FakeHub:
+    return FakeHub()
+
+
+@pytest.fixture
+def world(two_layers: Path, tmp_path: Path, there: FakeHub) -> Path:
+    """A study whose SAEs are named on the hub: its file; the SAEs lie in `pushed` beside it, and nothing is here yet."""
+    root = shutil.copytree(two_layers.parent, tmp_path / "world")
+    (root / "saes").rename(root / "pushed")
+    make_sae(root / "pushed", "layers.1")
+    (root / "pushed" / "README.md").write_text("about")
+    there.push(NAME, root / "pushed")
+    saes = [{"path": NAME, "hookpoints": ["embed_tokens", "layers.0"]}]
+    return changed(root / two_layers.name, {"saes": saes}, two_layers.name)
+
+
+@pytest.fixture
+def online(there: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    with serving(there) as address:
+        reach(monkeypatch, address, tmp_path / "cache")
+        yield there
+
+
+def weights(study: Study, layer: str = "layers.0") -> dict[str, object]:
+    made = make_partition(study, "sae_weights", layer, LoadedModels()).partition
+    return made.metadata | {"content": made.content_hash}
+
+
+def test_what_was_not_fetched_is_refused_with_how_to_fetch_it(world: Path, online: FakeHub) -> None:
+    """Reading a study fetches nothing, so that looking at one never does."""
+    with pytest.raises(StudyError) as error:
+        load_study(world)
+    assert f"saes[0].path: {NAME}: no such folder ({world.parent / NAME})" in str(error.value)
+    assert f"interp run fetches it, or: hf download {NAME}" in str(error.value)
+    assert online.asked == []
+
+
+def test_offline_it_says_what_is_missing_and_how_to_fetch_it(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reach(monkeypatch, None, tmp_path / "cache")
+    with pytest.raises(StudyError) as error:
+        load_study(world, get=True)
+    assert str(error.value).startswith(f"{world}: saes[0].path: {NAME}: not to be had from the hub (")
+    assert f"where the hub can be reached: hf download {NAME}; then copy {tmp_path / 'cache'} here" in str(error.value)
+
+
+def test_a_name_becomes_a_commit_and_only_what_the_study_reads_is_fetched(world: Path, online: FakeHub) -> None:
+    study = load_study(world, get=True)
+    commit = online.branches[NAME]["main"]
+    assert [layer.key for layer in study.layers] == ["embed_tokens", "layers.0"]
+    fetched = [path for path in online.asked if "/resolve/" in path]
+    assert {path.split("/")[5] for path in fetched} == {"embed_tokens", "layers.0"}  # neither layers.1 nor README.md
+    metadata = weights(study)
+    assert (metadata["hub"], metadata["commit"]) == (f"{NAME}/layers.0", commit)
+    # From now on the hub is not asked, and another copy of the same files is as good.
+    online.asked.clear()
+    assert load_study(world).layers[1].location.files()[0].is_file()
+    assert load_study(world, get=True)
+    assert online.asked == []
+    local = changed(world, {"saes": [{"path": "pushed", "hookpoints": ["embed_tokens", "layers.0"]}]}, "local.yaml")
+    assert weights(load_study(local))["content"] == metadata["content"]
+
+
+def test_a_folder_of_a_repository_is_named_behind_its_name(world: Path, online: FakeHub) -> None:
+    file = changed(world, {"saes": [{"path": f"{NAME}/layers.0"}]}, "one.yaml")
+    study = load_study(file, get=True)
+    assert [layer.key for layer in study.layers] == ["layers.0"]
+    assert all("/layers.0/" in path for path in online.asked if "/resolve/" in path)
+    with pytest.raises(StudyError, match=rf"{NAME}: no files of SAEs in layers\.9"):
+        load_study(changed(world, {"saes": [{"path": f"{NAME}/layers.9"}]}, "none.yaml"), get=True)
+    with pytest.raises(StudyError, match=r"maker/unknown: not to be had from the hub \(.*404.*\)"):
+        load_study(changed(world, {"saes": [{"path": "maker/unknown"}]}, "none.yaml"), get=True)
+
+
+def test_one_source_that_cannot_be_fetched_stops_its_own_layers_only(world: Path, online: FakeHub) -> None:
+    saes = [{"path": NAME, "hookpoints": ["layers.0"]}, {"path": "maker/unknown", "hookpoints": ["layers.1"]}]
+    study = load_study(changed(world, {"saes": saes}, "both.yaml"), get=True)
+    assert isinstance(study.layer("layers.1").location, MissingSae)
+    assert "hf download maker/unknown" in study.layer("layers.1").location.problem
+    assert weights(study)["hub"] == f"{NAME}/layers.0"
+
+
+def test_a_branch_that_moves_is_noticed_and_taken_up_when_it_is_fetched(world: Path, online: FakeHub) -> None:
+    study = load_study(world, get=True)
+    before, first = weights(study), online.branches[NAME]["main"]
+    memory = world.parent / "store" / "hub.json"
+    assert list(moved(study, memory)) == []
+    save_file(
+        {name: 2 * tensor for name, tensor in load_file(world.parent / "pushed/layers.0/sae.safetensors").items()},
+        world.parent / "pushed/layers.0/sae.safetensors",
+    )
+    second = online.push(NAME, world.parent / "pushed")
+    assert list(moved(study, memory)) == []  # it was asked a moment ago
+    memory.unlink()
+    online.asked.clear()
+    for _ in range(2):  # what the hub said holds for a while, and is said again
+        (note,) = moved(study, memory)
+        assert note.startswith(f"saes[0].path: {NAME} has moved on the hub, {first[:8]} -> {second[:8]}; ")
+        assert note.endswith(f"hf download {NAME}")
+    assert len(online.asked) == 1
+    assert weights(load_study(world)) == before  # what was resolved stays
+    hub.fetch(NAME, None, ["*"])
+    after = weights(load_study(world))
+    assert after["commit"] == second
+    assert after["content"] != before["content"]
+    assert list(moved(load_study(world), memory)) == []
+
+
+def test_a_hub_that_does_not_answer_is_waited_for_once(
+    world: Path, online: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online.push("maker/model", world.parent / "model")
+    study = load_study(changed(world, {"subject_model.path": "maker/model"}, "named.yaml"), get=True)
+    get_models(study)
+    asked: list[str] = []
+    monkeypatch.setattr("interp_assets.from_hub.newest", lambda name, revision: asked.append(name))
+    memory = world.parent / "store" / "hub.json"
+    assert list(moved(study, memory)) == []
+    assert asked == [NAME]
+    assert list(moved(study, memory)) == []
+    assert asked == [NAME, "maker/model"]  # the first is not asked again so soon
+    assert list(moved(study, memory)) == []
+    assert len(asked) == 2
+
+
+def test_what_is_fixed_to_a_commit_does_not_move(world: Path, online: FakeHub) -> None:
+    first = online.branches[NAME]["main"]
+    file = changed(world, {"saes.0.revision": first}, "fixed.yaml")
+    study = load_study(file, get=True)
+    (world.parent / "pushed" / "README.md").write_text("more about")
+    online.push(NAME, world.parent / "pushed")
+    online.asked.clear()
+    assert list(moved(study, world.parent / "store" / "hub.json")) == []
+    assert online.asked == []
+    assert weights(study)["commit"] == first
+
+
+def test_the_commit_of_a_model_is_part_of_what_it_decides(world: Path, online: FakeHub) -> None:
+    online.push("maker/model", world.parent / "model")
+    load_study(world, get=True)
+    study = load_study(changed(world, {"subject_model.path": "maker/model"}, "named.yaml"))
+    asset = Freshness(study).assets["corpus"]
+    unresolved = Freshness(study).fingerprint(asset, None).parts["settings"]["tokenizer"]
+    assert unresolved == {"revision": None, "hub": "maker/model"}
+    get_models(study)
+    commit = online.branches["maker/model"]["main"]
+    settings = Freshness(study).fingerprint(Freshness(study).assets["corpus"], None).parts["settings"]
+    assert settings["tokenizer"] == unresolved | {"commit": commit}
+    assert study.model_at("maker/model") == ("maker/model", commit)
+    here = hub.cached("maker/model")
+    assert here is not None and (here.folder / "model.safetensors").is_file()
+    made = make_partition(study, "corpus", None, LoadedModels()).partition
+    # The same tokens as from the folder that was pushed.
+    local = load_study(changed(world, {}, "local.yaml"))
+    assert made.content_hash == make_partition(local, "corpus", None, LoadedModels()).partition.content_hash
+    # A model that moves makes nothing stale by itself; the fetched one does.
+    config = world.parent / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rope_theta": 9}))
+    moved_to = online.push("maker/model", world.parent / "model")
+    assert study.model_at("maker/model") == ("maker/model", commit)
+    hub.fetch("maker/model", None, ["*"])
+    assert study.model_at("maker/model") == ("maker/model", moved_to)
+    assert Freshness(study).own_state(Freshness(study).assets["corpus"], None)[0] == "stale"
+
+
+@pytest.mark.parametrize("name", ["owner/..", "../owner/name", "owner/name/../../x", "owner", "/owner/name", "o/n/./x"])
+def test_names_that_lead_elsewhere_are_no_hub_names(name: str) -> None:
+    assert hub.repository_of(name) is None
+
+
+@pytest.mark.parametrize("revision", ["../../secret", "/etc/passwd", "nothing"])
+def test_revisions_lead_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
+    reach(monkeypatch, None, tmp_path)
+    (tmp_path / "models--owner--name" / "refs").mkdir(parents=True)
+    (tmp_path / "secret").write_text("0" * 40)
+    (tmp_path / "models--owner--name" / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    assert hub.cached("owner/name", revision) is None
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text("0" * 40)
+    assert hub.cached("owner/name") is not None
+
+
+def test_what_hooks_are_called_is_understood_by_the_settings_of_a_model_on_the_hub(
+    world: Path, online: FakeHub, tmp_path: Path
+) -> None:
+    """Of a GPT-2 the settings are fetched first, since names of hooks mean other modules in it."""
+    make_family("gpt2", tmp_path / "gpt2")
+    online.push("maker/gpt2", tmp_path / "gpt2")
+    folder = make_sae(world.parent / "lens", "blocks.1.hook_resid_pre") / "blocks.1.hook_resid_pre"
+    settings = {"d_in": HIDDEN, "d_sae": 50, "architecture": "standard", "hook_name": "blocks.1.hook_resid_pre"}
+    (folder / "cfg.json").write_text(json.dumps(settings))
+    (folder / "sae.safetensors").rename(folder / "sae_weights.safetensors")
+    changes = {"saes": [{"path": "lens"}], "subject_model.path": "maker/gpt2"}
+    file = changed(world, changes, "gpt2.yaml")
+    assert [layer.key for layer in load_study(file).layers] == ["layers.1:in"]
+    assert [layer.key for layer in load_study(file, get=True).layers] == ["h.1:in"]
+    assert [layer.key for layer in load_study(file).layers] == ["h.1:in"]
+    assert [path for path in online.asked if "maker/gpt2/resolve" in path][-1].endswith("/config.json")
