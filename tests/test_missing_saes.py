@@ -15,6 +15,7 @@ from interp_assets.setting_errors import StudyError
 from interp_assets.study import load_study
 from resources.errors import NotNow
 from resources.loaded_models import LoadedModels
+from resources.sparse_autoencoders.locate import FORMATS
 from tests.changed_study import changed
 from tests.refusals import GOOD, make
 from tests.tiny import make_sae
@@ -40,7 +41,7 @@ WAYS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "settings": (
         lambda sae: (sae / "cfg.json").unlink(),
-        "saes[0].hookpoints: no SAE for 'layers.0' in saes; there are: embed_tokens",
+        "saes[0].path: {sae}: cfg.json is missing beside sae.safetensors, the settings of sparsify (EleutherAI)",
     ),
     "no JSON": (
         lambda sae: (sae / "cfg.json").write_text("{"),
@@ -49,7 +50,7 @@ WAYS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no SAE": (
         lambda sae: (sae / "cfg.json").write_text("{}"),
-        "saes[0].path: {sae}/cfg.json: no supported format has these keys; supported: sparsify, saelens",
+        "saes[0].path: {sae}/cfg.json: no supported format has these keys; supported: " + ", ".join(FORMATS),
     ),
 }
 
@@ -97,7 +98,8 @@ def test_a_second_folder_that_is_gone(root: Path) -> None:
     assert states(root)["sae_weights", "layers.1"].state == "missing", "control"
     shutil.rmtree(root / "more")
     failed = states(root)["sae_weights", "layers.1"]
-    assert failed.reasons == (f"saes[1].path: more: no such folder ({root / 'more'})",)
+    reason = f"saes[1].path: more: no such folder ({root / 'more'}), and not a hub name like owner/name"
+    assert failed.reasons == (reason,)
 
 
 def test_where_no_hookpoint_is_named_only_folders_tell_what_there_ought_to_be(root: Path) -> None:
@@ -111,7 +113,8 @@ def test_where_no_hookpoint_is_named_only_folders_tell_what_there_ought_to_be(ro
 
 def test_a_study_without_a_single_sae_is_none(root: Path) -> None:
     """A wrong path is a mistake in the study, and is told at once."""
-    (root / "saes" / GONE / "cfg.json").unlink()
-    (root / "saes" / GOOD / "cfg.json").unlink()
+    for folder in (GONE, GOOD):
+        for file in (root / "saes" / folder).iterdir():
+            file.unlink()
     with pytest.raises(StudyError, match=r"saes\[0\].path: .*no SAE here"):
         load_study(root / "study.yaml")
