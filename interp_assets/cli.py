@@ -27,6 +27,7 @@ examples:
   interp clean                                     remove old results that no study uses
   interp path smollm2_demo scores/fuzzing/trials layers.9
   interp path smollm2_demo score_report/page       the report's HTML file
+  interp inspect path/to/saes                      what an SAE is: format, shapes, what it reads and writes
   interp doctor                                    versions, devices, weights, ports
   interp doctor smollm2_demo                       its engines: what they can do, how fast, hours and money for all
 """
@@ -179,6 +180,12 @@ def command_path(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def command_inspect(arguments: argparse.Namespace) -> int:
+    from interp_assets.inspecting import inspect
+
+    return inspect(arguments.path, arguments.model, arguments.json)
+
+
 def command_doctor(arguments: argparse.Namespace) -> int:
     if arguments.study is not None:
         from interp_assets.running import quiet_libraries
@@ -248,6 +255,14 @@ def parser() -> argparse.ArgumentParser:
     clean.add_argument(
         "study", metavar="STUDY", nargs="?", help="only the storage of this study; of all in studies/ if left out"
     )
+    inspect = command("inspect", command_inspect, "show what SAEs are, from their settings and headers")
+    inspect.add_argument(
+        "path", metavar="PATH", help="a folder of SAEs or a single one, or a hub name that was fetched"
+    )
+    inspect.add_argument(
+        "--model", metavar="FOLDER", help="the subject model, by whose settings names of hooks are understood"
+    )
+    inspect.add_argument("--json", action="store_true", help="as JSON, for programs")
     doctor = command("doctor", command_doctor, "check versions, devices, weights and ports; or the engines of a study")
     doctor.add_argument(
         "study", metavar="STUDY", nargs="?", help="start its engines, ask 20 prompts of each, forecast hours and money"

@@ -174,9 +174,15 @@ def sae_of_control(
             return there[layer.hookpoint]
         if isinstance(real, MissingSae):
             return real
-        published = real.published_l0()
+        declared = real.declared()
+        if declared.d_in != declared.d_out:
+            raise StudyError(
+                f"controls.{name}: {layer.key} reads {declared.d_in} dimensions and writes {declared.d_out}: no random SAE stands "
+                f"beside it; leave it out of controls.{name}.layers"
+            )
+        published = declared.l0
         k = control.k or (round(published) if published else None)
-        drawn = RandomSae(real.declared_latents(), real.declared_inputs(), k, control.seed, layer.hookpoint, real)
+        drawn = RandomSae(declared.n_latents, declared.d_in, k, control.seed, layer.hookpoint, real)
     except UnknownSae as error:
         raise StudyError(f"controls.{name}: {error}") from None
     if k is None and isinstance(control, UntrainedControl):

@@ -60,6 +60,32 @@ def make_transcoder(folder: Path, name: str = MODULE, transcode: bool = True) ->
     return folder
 
 
+def make_saelens_transcoder(folder: Path) -> Path:
+    """The same in the layout of SAELens, which names the places in the words of TransformerLens; a latent needs 1 to fire."""
+    n, heard = len(VOCABULARY), STANDS_OUT - 1
+    reads = torch.eye(HIDDEN, n)
+    reads[:, : len(SPECIAL)] = 0
+    weights = {
+        "W_enc": reads,
+        "b_enc": torch.full((n,), -1.0),
+        "W_dec": torch.eye(HIDDEN)[[answer_to(latent) for latent in range(n)]] * ADDED / heard,
+        "b_dec": torch.zeros(HIDDEN),
+    }
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "sae_weights.safetensors")
+    metadata = {"sae_lens_version": "6.0.0", "hook_name": "blocks.1.ln2.hook_normalized"}
+    metadata["hook_name_out"] = "blocks.1.hook_mlp_out"
+    settings = {
+        "architecture": "transcoder",
+        "d_in": HIDDEN,
+        "d_out": HIDDEN,
+        "d_sae": n,
+        "apply_b_dec_to_input": False,
+    }
+    (folder / "cfg.json").write_text(json.dumps(settings | {"metadata": metadata}))
+    return folder
+
+
 def make_transcoding(root: Path, **changes: Any) -> Path:
     """The study file; `changes` replace top-level settings."""
     make_transcoding_model(root / "model")

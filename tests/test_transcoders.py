@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 
+from interp_assets.setting_errors import StudyError
 from interp_assets.study import load_study
 from resources.latent_changes import TakenAway
 from resources.sparse_autoencoders.locate import locate
@@ -17,9 +18,20 @@ from resources.subject_model import SubjectModel
 from resources.table_store import Partition
 from tests.changed_study import changed
 from tests.conftest import make_all
-from tests.planted_transcoder import ADDED, MODULE, READS, answer_to, make_transcoder, make_transcoding
+from tests.golden_cases import GOLDEN
+from tests.planted_transcoder import (
+    ADDED,
+    MODULE,
+    READS,
+    answer_to,
+    make_saelens_transcoder,
+    make_transcoder,
+    make_transcoding,
+)
 from tests.refusals import refused
 from tests.tiny import SPECIAL, VOCABULARY
+
+NORMED = "layers.1.post_attention_layernorm:normed"
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +40,16 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tables(file: Path) -> dict[str, Partition]:
-    return make_all(load_study(file))
+def normed_file(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a transcoder that reads what no module puts out: a norm's input over its scale."""
+    root = shutil.copytree(file.parent, tmp_path_factory.mktemp("normed") / "world")
+    make_saelens_transcoder(root / "mine")
+    return changed(root / "study.yaml", {"saes": [{"path": "mine"}]}, "study.yaml")
+
+
+@pytest.fixture(scope="module", params=["file", "normed_file"])
+def tables(request: pytest.FixtureRequest) -> dict[str, Partition]:
+    return make_all(load_study(request.getfixturevalue(request.param)))
 
 
 def test_it_reads_what_goes_in_and_writes_what_comes_out(file: Path) -> None:
@@ -37,9 +57,15 @@ def test_it_reads_what_goes_in_and_writes_what_comes_out(file: Path) -> None:
     assert (layer.key, layer.hookpoint, layer.writes) == (READS, READS, MODULE)
 
 
+def test_names_of_hooks_are_understood(normed_file: Path) -> None:
+    (layer,) = load_study(normed_file).layers
+    assert (layer.key, layer.hookpoint, layer.writes) == (NORMED, NORMED, MODULE)
+
+
 def test_the_proof_compares_with_what_the_module_puts_out(tables: dict[str, Partition]) -> None:
     proof = tables["activation_cache"].metadata["proof"]
-    assert (proof["hookpoint"], proof["writes"]) == (READS, MODULE)
+    assert proof["hookpoint"] in (READS, NORMED)
+    assert proof["writes"] == MODULE
     assert proof["fvu"] < 0.05
     assert proof["mean_l0"] == 1
 
@@ -96,3 +122,11 @@ def test_a_place_that_the_files_do_not_name(file: Path, tmp_path: Path) -> None:
     (root / "saes" / MODULE).rename(root / "mine")
     study = load_study(changed(root / "study.yaml", {"saes": [{"path": "mine", "hookpoints": [MODULE]}]}))
     assert [(layer.hookpoint, layer.writes) for layer in study.layers] == [(READS, MODULE)]
+
+
+def test_no_random_sae_stands_beside_one_that_writes_elsewhere(file: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(file.parent, tmp_path / "world")
+    shutil.copytree(GOLDEN / "saelens_transcoder", root / "mine")
+    settings = {"saes": [{"path": "mine"}], "controls": {"random": {}}}
+    with pytest.raises(StudyError, match=r"controls.random: .* reads 16 dimensions and writes 12: no random SAE"):
+        load_study(changed(root / "study.yaml", settings))
