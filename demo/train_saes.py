@@ -7,6 +7,11 @@ that lets dead latents explain the error) on the residual stream after layers 8,
 The first HELD_OUT_TOKENS of `demo/corpus.parquet` are never trained on: the demo's study reads only those, and the
 fraction of variance unexplained (FVU) printed at the end is measured on them. Weights are kept as float16, which
 halves the files; the FVU is that of the rounded weights.
+
+All layers start from the same random numbers and see the same tokens in the same order, which makes the latents of
+neighbouring layers more alike. How much, `python -m benchmarks.shared_start` says; it needs a layer from another start:
+
+    python demo/train_saes.py --layers 9 --seed 1 --folder demo/saes_other_start
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,22 +48,22 @@ def contexts() -> torch.Tensor:
 
 
 @torch.inference_mode()
-def activations(tokens: torch.Tensor, folder: Path) -> dict[int, torch.Tensor]:
+def activations(tokens: torch.Tensor, folder: Path, layers: Sequence[int] = LAYERS) -> dict[int, torch.Tensor]:
     """Residual stream after each layer, bfloat16 [tokens without BOS, d_in], kept in `folder` from run to run."""
-    files = {layer: folder / f"layers.{layer}.npy" for layer in LAYERS}
+    files = {layer: folder / f"layers.{layer}.npy" for layer in layers}
     count = tokens.shape[0] * (CONTEXT_LENGTH - 1)
     if not all(file.exists() for file in files.values()):
         model = AutoModel.from_pretrained(DEMO / "weights/SmolLM2-135M-Instruct", dtype=torch.bfloat16)
-        model.layers = model.layers[: max(LAYERS) + 1]
-        kept = {layer: torch.empty(count, model.config.hidden_size, dtype=torch.bfloat16) for layer in LAYERS}
+        model.layers = model.layers[: max(layers) + 1]
+        kept = {layer: torch.empty(count, model.config.hidden_size, dtype=torch.bfloat16) for layer in layers}
         current: dict[int, torch.Tensor] = {}
-        for layer in LAYERS:
+        for layer in layers:
             model.layers[layer].register_forward_hook(lambda _m, _i, out, layer=layer: current.__setitem__(layer, out))
         started, done = time.time(), 0
         for batch in tokens.split(16):
             model(batch, use_cache=False)
             rows = batch.shape[0] * (CONTEXT_LENGTH - 1)
-            for layer in LAYERS:
+            for layer in layers:
                 kept[layer][done : done + rows] = current[layer][:, 1:].reshape(rows, -1)
             done += rows
             if done // rows % 50 == 0:
@@ -87,8 +93,8 @@ def keep_top(values: torch.Tensor, k: int) -> torch.Tensor:
     return torch.zeros_like(values).scatter(1, top.indices, top.values.relu())
 
 
-def train(train_x: torch.Tensor, label: str) -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
+def train(train_x: torch.Tensor, label: str, seed: int = 0) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
     sample = train_x[torch.randperm(len(train_x))[:50_000]].float()
     scale = sample.shape[1] ** 0.5 / sample.norm(dim=1).mean()
     sae = Trained(sample.mean(0) * scale)
@@ -142,13 +148,17 @@ def held_out_fvu(weights: dict[str, torch.Tensor], x: torch.Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--activations", type=Path, default=Path("/tmp/smollm2_activations"), help="kept between runs")
+    parser.add_argument("--layers", type=int, nargs="+", default=LAYERS, choices=LAYERS)
+    parser.add_argument("--seed", type=int, default=0, help="of the initial weights and of the order of the tokens")
+    parser.add_argument("--folder", type=Path, default=DEMO / "saes", help="where the SAEs are written")
     arguments = parser.parse_args()
-    per_layer = activations(contexts(), arguments.activations)
+    per_layer = activations(contexts(), arguments.activations, arguments.layers)
     for layer, x in per_layer.items():
         weights = {
-            name: tensor.half().contiguous() for name, tensor in train(x[HELD_OUT_TOKENS:], f"layers.{layer}").items()
+            name: tensor.half().contiguous()
+            for name, tensor in train(x[HELD_OUT_TOKENS:], f"layers.{layer}", arguments.seed).items()
         }
-        folder = DEMO / "saes" / f"layers.{layer}"
+        folder = arguments.folder / f"layers.{layer}"
         folder.mkdir(parents=True, exist_ok=True)
         save_file(weights, folder / "sae.safetensors")
         config = {

@@ -17,6 +17,8 @@ from interp_assets.models_read import (
     hub_model,
     hub_name,
     model_files,
+    model_read,
+    scorer_files,
     subject_files,
     subject_read,
     tokenizer_files,
@@ -163,6 +165,12 @@ def assets_of(study: Study) -> dict[str, Asset]:
                     for method in study.scorers.chosen()
                     for read in (("scores",), ("trials", TRIAL_COLUMNS))
                 ]
+                + [
+                    Read(asset, table)
+                    for asset, tables in REPORTED_OF_PAIRS.items()
+                    if asset in {each.name for each in found}
+                    for table in tables
+                ]
                 + ([Read("scores/intervention", "effects")] if study.scorers.intervention else [])
                 + [
                     Read(f"scores/{method}", "calibration")
@@ -186,6 +194,10 @@ def assets_of(study: Study) -> dict[str, Asset]:
     return {asset.name: asset for asset in found}
 
 
+REPORTED_OF_PAIRS = {"layer_matching": ("matching", "left_over", "next_best"), "semantic_overlap": ("overlap",)}
+"What the report reads of pairs of layers."
+
+
 def alignment_assets(study: Study) -> list[Asset]:
     settings = study.alignment
     if settings is None:
@@ -197,7 +209,7 @@ def alignment_assets(study: Study) -> list[Asset]:
         else (Read("sae_weights", "files", ("sha256",)),)
     )
     dead = (Read("latent_statistics", "statistics", ("latent", "dead")),) if settings.dead == "left_out" else ()
-    return [
+    found = [
         Asset(
             name="layer_matching",
             group="alignment",
@@ -210,6 +222,28 @@ def alignment_assets(study: Study) -> list[Asset]:
             pool="gpu",
         )
     ]
+    scorer = study.scorers.embedding
+    if scorer is not None:
+        found.append(
+            Asset(
+                name="semantic_overlap",
+                group="alignment",
+                code_version="1",
+                description="Whether matched latents are explained alike: cosine of their explanations, against chance.",
+                reads=(
+                    Read("layer_matching", "matching", ("latent_a", "latent_b")),
+                    Read("layer_matching", "greedy", ("latent_a", "latent_b")),
+                    Read("explanations", "explanations", ("latent", "explainer", "explanation", "status")),
+                ),
+                settings={"dtype": scorer.dtype, "seed": study.examples.seed} | model_read(study, scorer),
+                files=scorer_files(study, scorer),
+                scope="pair",
+                kinds=("torch", "polars"),
+                pool="gpu",
+                in_process=True,
+            )
+        )
+    return found
 
 
 def similar_text_of(study: Study) -> SimilarText | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from interp_assets.from_hub import get_saes
+from interp_assets.from_hub import get_saes, sae_files
 from interp_assets.model_names import hub_name_of
 from interp_assets.sae_sources import hub_settings
 from interp_assets.setting_errors import StudyError, listed
@@ -87,16 +87,23 @@ def look(path: str, root: Path, model: str | None, corpus: str | None) -> Found:
     folder = local.resolve() if local.exists() else from_hub(path)
     shown = relative(folder, root) if local.exists() else path.strip("/")
     problems: dict[Path, str] = {}
-    saes = locate(folder, problems=problems)
-    if not saes:
-        raise UnusableInput(next(iter(problems.values())))
+    saes = readable(folder, problems)
     found = Found(shown, folder, saes, problems, PLACEHOLDER, "", True, CONTEXT_LENGTH)
     choose_model(found, model, root)
     # Now that the model is known, so is what names of hooks mean in it.
-    found.saes = locate(folder, problems=problems, model=settings_of(found.model, root))
+    found.saes = readable(folder, problems, settings_of(found.model, root))
     found.saes.sort(key=lambda sae: [int(part) if part.isdigit() else -1 for part in (sae.hookpoint or "").split(".")])
     choose_text(found, corpus, root)
     return found
+
+
+def readable(folder: Path, problems: dict[Path, str], model: Mapping[str, Any] | None = None) -> list[SaeLocation]:
+    """The SAEs that can be read, at least one; `problems` becomes those of the others."""
+    problems.clear()
+    saes = locate(folder, model=model, problems=problems)
+    if not saes:
+        raise UnusableInput(next(iter(problems.values())))
+    return saes
 
 
 def from_hub(path: str) -> Path:
@@ -116,9 +123,9 @@ def from_hub(path: str) -> Path:
         except UnusableInput:
             pass  # something else of it was fetched
     inside = f"{repository.folder}/" if repository.folder else ""
-    files = {file: size for file, size in files_of(repository.name).items() if file.startswith(inside)}
+    files = sae_files(files_of(repository.name), repository.folder)
     if (size := sum(files.values())) > LARGE_BYTES:
-        below = dict.fromkeys("/".join(file.removeprefix(inside).split("/")[:1]) for file in files if "/" in file)
+        below = dict.fromkeys(file.removeprefix(inside).split("/")[0] for file in files if "/" in file)
         raise UnusableInput(
             f"{path}: {size / 1e9:,.0f} GB, more than is fetched unasked; name a folder in it, as in "
             f"{repository.name}/{inside}{next(iter(below), 'folder')}; {listed(below)}"

@@ -230,6 +230,38 @@ NEXT_BEST: Schema = {
     "similarity": F64,
 }
 
+# The greedy matching beside it: the most similar pair first, then the most similar of those left.
+GREEDY_MATCHING: Schema = {"latent_a": U32, "latent_b": U32, "similarity": F64}
+
+SEMANTIC_OVERLAP: Schema = {
+    "explainer": TEXT,
+    "matching": TEXT,  # optimal | greedy | random
+    "statistic": TEXT,  # mean_cosine of the explanations; above_random: less that of random matchings
+    "n_latents": U32,  # of the first layer, matched with an explained one
+    "value": F64,
+    "low": F64,
+    "high": F64,
+}
+OVERLAP_PAIRS: Schema = {
+    "explainer": TEXT,
+    "matching": TEXT,
+    "latent_a": U32,
+    "latent_b": U32,
+    "cosine": F64,
+}
+
+# Latents that persist from layer to layer: one row for each layer of a chain.
+CHAINS: Schema = {
+    "chain": U32,
+    "step": U32,  # 1 in the layer in which it begins
+    "layer": TEXT,
+    "latent": U32,
+    "similarity": F64,  # with the latent of the step before
+    "splits": U32,  # latents of the next layer that are nearest to this one and nearly as similar as its match
+    "length": U32,  # layers of the whole chain
+    "end": TEXT,  # in its last row why it ends
+}
+
 SCORE_REPORT: Schema = {
     "layer": TEXT,
     "method": TEXT,

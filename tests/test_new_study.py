@@ -161,6 +161,22 @@ def test_what_the_files_do_not_say_is_to_be_changed(tmp_path: Path) -> None:
     assert assumed["subject_model.path"].startswith("CHANGE THIS: the SAEs' settings name 'house-model'")
 
 
+def test_an_sae_that_cannot_be_read_is_told_and_the_others_make_a_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stream between attention and MLP is none in a Pythia, where both read the same one."""
+    root = tmp_path / "lens"
+    for name, hook in (("good", "hook_resid_post"), ("bad", "hook_resid_mid")):
+        saelens(root / name, model_name="pythia-70m-deduped", hook_name=f"blocks.2.{hook}")
+    assert main(["init", str(root), "--output", str(tmp_path / "new.yaml")]) == 0
+    told = capsys.readouterr().out
+    assert "found    layers.2: " in told
+    assert f"left out {root / 'bad'}: blocks.2.hook_resid_mid: in a model of type 'gpt_neox' attention and MLP" in told
+    shutil.rmtree(root / "good")
+    assert main(["init", str(root), "--output", str(tmp_path / "other.yaml")]) == 2
+    assert "read the same residual stream" in capsys.readouterr().err
+
+
 def test_one_model_of_several_that_fit_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         make_model(tmp_path / "demo" / "weights" / name)

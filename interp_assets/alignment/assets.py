@@ -1,4 +1,4 @@
-"""layer_matching: which latents of two layers belong together."""
+"""layer_matching: which latents of two layers belong together. semantic_overlap: whether they are explained alike."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from interp_assets.alignment.directions import Similarities
 from interp_assets.alignment.matching import best_matching
 from interp_assets.alignment.measures import similarities_of, weights_of, without_direction
 from interp_assets.alignment.outcome import Side, tables_of
+from interp_assets.alignment.overlap import explained_alike
 from interp_assets.job import Job, Metadata, computes
+from interp_assets.models import embedder
 from interp_assets.partitions import layers_of_pair
+from interp_assets.progress import Progress
 from interp_assets.settings import Alignment
 from resources.sparse_autoencoders.locate import SaeLocation
 from resources.sparse_autoencoders.read import read_sae
@@ -56,6 +59,29 @@ def layer_matching(job: Job) -> Metadata:
         "looks_at_all_pairs": matching.looks,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+@computes("semantic_overlap")
+def semantic_overlap(job: Job) -> Metadata:
+    settings = job.study.scorers.embedding
+    assert settings is not None
+    matched = job.input("layer_matching")
+    matchings = {"optimal": matched.read("matching", ["latent_a", "latent_b"]), "greedy": matched.read("greedy")}
+    columns = ["latent", "explainer", "explanation", "status"]
+    sides = [
+        job.input("explanations", layer).read("explanations", columns)
+        for layer in layers_of_pair(job.study, str(job.key))
+    ]
+    model = embedder(job.study, settings, job.models)
+
+    def embed(texts: list[str]) -> np.ndarray:
+        with Progress(f"{job.label}: explanations", model.new(texts), "texts") as progress:
+            return model.embed(texts, progress.advance)
+
+    overlap, pairs = explained_alike(matchings, sides[0], sides[1], embed, job.study.examples.seed)
+    job.draft.write("overlap", overlap)
+    job.draft.write("pairs", pairs)
+    return {"overlap": {"table": overlap.to_dicts()}}
 
 
 def by_weights(job: Job, settings: Alignment, pair: tuple[str, str]) -> tuple[Similarities, tuple[Side, Side]]:

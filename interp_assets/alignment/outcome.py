@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from interp_assets.alignment.assignment import Edges, greedy
 from interp_assets.alignment.blocks import Blocks
 from interp_assets.alignment.directions import Similarities
 from interp_assets.alignment.matching import Matching
 from interp_assets.alignment.ranks import ranks
 from interp_assets.examples.draws import rank_in_group
-from interp_assets.tables import LAYER_MATCHING, LEFT_OVER, NEXT_BEST, conform
+from interp_assets.tables import GREEDY_MATCHING, LAYER_MATCHING, LEFT_OVER, NEXT_BEST, conform
 
 KEPT = 4
 "Most similar latents of the other side that are written down of each latent."
@@ -34,8 +35,8 @@ class Side:
 def tables_of(
     similarities: Similarities, matching: Matching | None, sides: tuple[Side, Side], blocks: Blocks
 ) -> dict[str, pl.DataFrame]:
-    """The tables `matching` (`tables.LAYER_MATCHING`), `left_over` (`tables.LEFT_OVER`) and `next_best`
-    (`tables.NEXT_BEST`).
+    """The tables `matching` (`tables.LAYER_MATCHING`), `left_over` (`tables.LEFT_OVER`), `greedy`
+    (`tables.GREEDY_MATCHING`) and `next_best` (`tables.NEXT_BEST`).
 
     Args:
         similarities: of the latents of the sides.
@@ -43,7 +44,7 @@ def tables_of(
     """
     a, b = sides
     if matching is None:
-        empty = {"matching": LAYER_MATCHING, "next_best": NEXT_BEST}
+        empty = {"matching": LAYER_MATCHING, "greedy": GREEDY_MATCHING, "next_best": NEXT_BEST}
         return {name: pl.DataFrame(schema=schema) for name, schema in empty.items()} | {
             "left_over": pl.concat(
                 [left_over(name, side, NOTHING_THERE) for name, side in zip("ab", sides, strict=True)]
@@ -67,8 +68,22 @@ def tables_of(
     return {
         "matching": conform(pl.DataFrame(table), LAYER_MATCHING),
         "left_over": pl.concat(left),
+        "greedy": greedily(a, b, matching),
         "next_best": pl.concat(best),
     }
+
+
+def greedily(a: Side, b: Side, matching: Matching) -> pl.DataFrame:
+    """The table `tables.GREEDY_MATCHING`, of the pairs whose similarity is known."""
+    edges = matching.looked_at
+    order = np.lexsort((edges.column, edges.row))
+    taken = order[greedy(Edges(*(part[order] for part in edges)), len(a.latents), len(b.latents))]
+    found = {
+        "latent_a": a.latents[edges.row[taken]],
+        "latent_b": b.latents[edges.column[taken]],
+        "similarity": edges.value[taken],
+    }
+    return conform(pl.DataFrame(found), GREEDY_MATCHING).sort("latent_a")
 
 
 def left_over(name: str, side: Side, reason: str, latents: np.ndarray | None = None) -> pl.DataFrame:

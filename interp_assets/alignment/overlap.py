@@ -1,0 +1,113 @@
+"""Whether matched latents are explained alike: the mean cosine of their embedded explanations, against chance.
+
+Compared are latents that the same explainer has explained on both sides. Beside the matching stand the same figures for
+a greedy matching, the most similar pair first, and for random matchings of the same latents. A latent is what varies:
+intervals are bootstrap intervals over the latents of the first layer, with all that was measured of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+
+from interp_assets.examples.draws import keyed
+from interp_assets.tables import OVERLAP_PAIRS, SEMANTIC_OVERLAP, conform
+
+MATCH_AT_RANDOM = 101
+"What a keyed draw is for, beside the purposes of `examples.draws`."
+RANDOM_MATCHINGS, RESAMPLES = 100, 2_000
+Embed = Callable[[list[str]], np.ndarray]
+
+
+def explained_alike(
+    matchings: dict[str, pl.DataFrame], a: pl.DataFrame, b: pl.DataFrame, embed: Embed, seed: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The tables `tables.SEMANTIC_OVERLAP` and `tables.OVERLAP_PAIRS`.
+
+    Args:
+        matchings: columns latent_a, latent_b, by name; one is called `optimal`.
+        a, b: `tables.EXPLANATIONS` of the two layers.
+        embed: texts to unit vectors float32 [texts, d].
+    """
+    overlaps, pairs = [], []
+    told = [side.filter(status="ok").select("explainer", "latent", "explanation") for side in (a, b)]
+    for explainer in sorted(set(told[0]["explainer"]) & set(told[1]["explainer"])):
+        one, other = (side.filter(explainer=explainer).sort("latent") for side in told)
+        cosine = embed(one["explanation"].to_list()) @ embed(other["explanation"].to_list()).T
+        found = {
+            name: measured(matching, one["latent"], other["latent"], cosine) for name, matching in matchings.items()
+        }
+        found["random"] = at_random(one["latent"], other["latent"], cosine, seed)
+        rng = np.random.default_rng([seed, len(one), len(other)])
+        overlaps += [summary(explainer, name, rows, rng) for name, rows in found.items()]
+        overlaps.append(above_random(explainer, found["optimal"], found["random"], rng))
+        pairs += [
+            rows.with_columns(explainer=pl.lit(explainer), matching=pl.lit(name))
+            for name, rows in found.items()
+            if name != "random"
+        ]
+    empty = pl.DataFrame(schema=OVERLAP_PAIRS)
+    return (
+        conform(pl.DataFrame(overlaps, schema=SEMANTIC_OVERLAP, orient="row"), SEMANTIC_OVERLAP),
+        pl.concat([empty, *(conform(each, OVERLAP_PAIRS) for each in pairs)]),
+    )
+
+
+def measured(matching: pl.DataFrame, of_a: pl.Series, of_b: pl.Series, cosine: np.ndarray) -> pl.DataFrame:
+    """The pairs of a matching of which both are explained, with the cosine of their explanations.
+
+    Args:
+        of_a, of_b: the latents that the rows and columns of `cosine` stand for.
+    """
+    rows = pl.DataFrame({"latent_a": of_a}).with_row_index("row")
+    columns = pl.DataFrame({"latent_b": of_b}).with_row_index("column")
+    both = (
+        matching.select("latent_a", "latent_b").join(rows, on="latent_a").join(columns, on="latent_b").sort("latent_a")
+    )
+    value = cosine[both["row"].to_numpy(), both["column"].to_numpy()].astype(np.float64)
+    return both.select("latent_a", "latent_b").with_columns(cosine=pl.Series(value))
+
+
+def at_random(of_a: pl.Series, of_b: pl.Series, cosine: np.ndarray, seed: int) -> pl.DataFrame:
+    """All pairs of RANDOM_MATCHINGS one-to-one matchings of the latents, each drawn by keys."""
+    parts = []
+    for draw in range(RANDOM_MATCHINGS):
+        row, column = (
+            np.argsort(keyed(seed, MATCH_AT_RANDOM, draw, side, latents.to_numpy()), kind="stable")
+            for side, latents in enumerate((of_a, of_b))
+        )
+        count = min(len(row), len(column))
+        row, column = row[:count], column[:count]
+        found = {"latent_a": of_a.gather(row), "latent_b": of_b.gather(column)}
+        parts.append(pl.DataFrame(found).with_columns(cosine=pl.Series(cosine[row, column].astype(np.float64))))
+    return pl.concat(parts)
+
+
+def by_latent(rows: pl.DataFrame) -> pl.DataFrame:
+    """The mean cosine of each latent of the first layer."""
+    return rows.group_by("latent_a").agg(pl.mean("cosine")).sort("latent_a")
+
+
+def summary(explainer: str, matching: str, rows: pl.DataFrame, rng: np.random.Generator) -> tuple[object, ...]:
+    values = by_latent(rows)["cosine"].to_numpy()
+    return (explainer, matching, "mean_cosine", len(values), *mean_interval(values, rng))
+
+
+def above_random(
+    explainer: str, optimal: pl.DataFrame, random: pl.DataFrame, rng: np.random.Generator
+) -> tuple[object, ...]:
+    """By how much the matched explanation is nearer than one of a random matching, latent by latent."""
+    both = by_latent(optimal).join(by_latent(random), on="latent_a", suffix="_random")
+    values = (both["cosine"] - both["cosine_random"]).to_numpy()
+    return (explainer, "optimal", "above_random", len(values), *mean_interval(values, rng))
+
+
+def mean_interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float | None, float | None, float | None]:
+    """The mean and its 95 % bootstrap interval (percentiles); no interval of fewer than two, nothing of none."""
+    if len(values) < 2:
+        return (float(values[0]) if len(values) else None), None, None
+    resampled = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
