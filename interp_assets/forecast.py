@@ -187,12 +187,13 @@ def at_most(inputs: Inputs, engine: str | None) -> Forecast:
     if isinstance(scorer := study.scorers.chosen()[scored_by], InterventionScorer):
         return of_interventions(study, scorer, latents, engine)
     method = methods_of(study)[scored_by]
+    limits = [getattr(study.explainers[name], "latents", None) for name in method.explainers or ()] or [None]
+    scored = [least(limit, scorer.latents, latents) for limit in limits]
+    total = Forecast(None if None in scored else max(filter(None, scored), default=0), exact=False)
     if method.engine is None or engine not in (None, method.engine):
         return total
     controls = 2 if getattr(scorer, "shuffled_control", False) else 1
-    scored = least(scorer.latents, latents)
-    for name in method.explainers or [None]:
-        explained = scored if name is None else least(getattr(study.explainers[name], "latents", None), scored)
+    for explained in scored:
         for most in method.most():
             subjects = explained if explained is None else explained * controls
             asked = subjects if most.subjects is None else least(most.subjects, explained)
