@@ -91,6 +91,9 @@ def test_the_unrelated_baseline_is_asked_once_of_each_window(study: Study, tmp_p
     own = study.model_copy(update={"storage": str(tmp_path)})
     trials = made(own, oracle).read("trials")
     examples = make_all(own, OracleModels())["examples"].read("examples").filter(purpose="test")
+    # As many tokens stand in the table as the engine was asked for.
+    asked = [prompt for prompt in oracle.prompts if prompt.startswith(SURPRISAL.partition("{")[0])]
+    assert trials["prompt_tokens"].sum() == sum(map(len, asked))
     unrelated = [prompt for prompt in oracle.prompts if UNRELATED in prompt]
     assert len(unrelated) == examples["tokens"].n_unique() < len(trials) / 2
     assert (trials["probability"] - (trials["log_likelihood"] - trials["unrelated_log_likelihood"])).abs().max() < 1e-9

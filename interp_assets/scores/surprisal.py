@@ -59,20 +59,28 @@ class Surprisal(AskingMethod[SurprisalScorer]):
                 )
 
     def ask(self, subjects: list[Subject], model: LanguageModel, advance: Callable[[int], None]) -> None:
+        told: set[str] = set()
         for part in in_parts(subjects):
             record_left_out(part)
             pairs = list(self.pairs(part))
             requests = [request for _, _, *pair in pairs for request in pair]
             replies = model.log_likelihood(requests, lambda place, _: advance(place % 2))
             for place, (subject, trial, *pair) in enumerate(pairs):
-                subject.record(trial, **outcome(model, pair, replies[2 * place : 2 * place + 2]))
+                record = outcome(model, pair, replies[2 * place : 2 * place + 2])
+                # What a call took is told once, on the first trial that shares it.
+                calls = zip(record["prompt_hash"].split(" "), replies[2 * place : 2 * place + 2], strict=True)
+                paid = {key: reply.usage for key, reply in calls if key not in told}
+                told |= paid.keys()
+                for name in ("prompt_tokens", "cached_tokens"):
+                    record[name] = sum(getattr(usage, name) for usage in paid.values())
+                subject.record(trial, **record)
 
     def most(self) -> list[Most]:
         return [Most(2 * (self.settings.activating + self.settings.non_activating), 1, 0)]
 
 
 def outcome(model: LanguageModel, pair: Sequence[LikelihoodRequest], replies: Sequence[Likelihood]) -> dict[str, Any]:
-    """The columns of a trial, from the replies behind the explanation and behind none."""
+    """The columns of a trial but for the tokens of its prompts, from the replies behind the explanation and behind none."""
     related, unrelated = replies
     value = related.log_probability - unrelated.log_probability
     reason = related.refused or unrelated.refused
@@ -82,8 +90,6 @@ def outcome(model: LanguageModel, pair: Sequence[LikelihoodRequest], replies: Se
         "status": "ok" if reason is None else "not_asked" if reason == NOT_ASKED else "failed",
         "reason": reason,
         "prompt_hash": " ".join(request_key(model.identity, request).hex() for request in pair),
-        "prompt_tokens": sum(reply.usage.prompt_tokens for reply in replies),
-        "cached_tokens": sum(reply.usage.cached_tokens for reply in replies),
         "completion_tokens": 0,
     }
     if reason is None:
