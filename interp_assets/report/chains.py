@@ -55,7 +55,13 @@ def chains(pairs: list[Pair]) -> pl.DataFrame:
                 splits(pair), on="latent", how="left", maintain_order="left"
             )
             goes_on = pl.col("mutual_nearest").fill_null(value=False)
-            end = pl.when(goes_on).then(None).when(pl.col("next").is_null()).then(pl.lit(LEFT_OVER)).otherwise(pl.lit(LOST))
+            end = (
+                pl.when(goes_on)
+                .then(None)
+                .when(pl.col("next").is_null())
+                .then(pl.lit(LEFT_OVER))
+                .otherwise(pl.lit(LOST))
+            )
             steps.append(found.with_columns(end=end, layer=pl.lit(pair.a)).select(STEP))
             on = found.filter(goes_on).select("chain", step=pl.col("step") + 1, latent="next", similarity="onward")
             new = starting(alive(pair, "b").filter(~alive(pair, "b").is_in(on["latent"].implode())), count)
@@ -94,4 +100,8 @@ def splits(pair: Pair) -> pl.DataFrame:
     nearest = pair.next_best.filter(side="b", place=1).select(latent="other", child="latent", close="similarity")
     match = pair.matching.select(latent="latent_a", match="latent_b", own="similarity")
     other = (pl.col("child") != pl.col("match")) & (pl.col("close") >= NEARLY * pl.col("own"))
-    return match.join(nearest, on="latent", how="left").group_by("latent").agg(splits=other.fill_null(value=False).sum().cast(pl.UInt32))
+    return (
+        match.join(nearest, on="latent", how="left")
+        .group_by("latent")
+        .agg(splits=other.fill_null(value=False).sum().cast(pl.UInt32))
+    )
