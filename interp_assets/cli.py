@@ -16,6 +16,7 @@ from resources.errors import NotNow, UnusableInput, one_line
 
 EXAMPLES = """\
 examples:
+  interp init demo/saes                            write a study for SAEs that you have
   interp run smollm2_demo                          make everything that is missing or stale
   interp run studies/mine.yaml --layers layers.10  only one layer
   interp run smollm2_demo --until examples         stop after the examples
@@ -26,6 +27,7 @@ examples:
   interp clean                                     remove old results that no study uses
   interp path smollm2_demo scores/fuzzing/trials layers.9
   interp path smollm2_demo score_report/page       the report's HTML file
+  interp inspect path/to/saes                      what an SAE is: format, shapes, what it reads and writes
   interp doctor                                    versions, devices, weights, ports
   interp doctor smollm2_demo                       its engines: what they can do, how fast, hours and money for all
 """
@@ -49,6 +51,14 @@ def find_study(name: str, get: bool = False) -> Study:
     if get:
         get_models(study)
     return study
+
+
+def command_init(arguments: argparse.Namespace) -> int:
+    from interp_assets.new_study import told, write_study
+
+    study, found = write_study(arguments.path, arguments.output, arguments.model, arguments.corpus)
+    print("\n".join(told(study, found)))
+    return 0
 
 
 def command_run(arguments: argparse.Namespace) -> int:
@@ -104,7 +114,7 @@ def command_retry(arguments: argparse.Namespace) -> int:
     for label, reason in again.items():
         print(f"retry    {label}: {reason}")
     if not again:
-        print(f"{study.name}: nothing has failed there")
+        print(f"{study.name}: nothing there can be asked for again")
         return 0
     return run_study(study, None, None)
 
@@ -170,6 +180,12 @@ def command_path(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def command_inspect(arguments: argparse.Namespace) -> int:
+    from interp_assets.inspecting import inspect
+
+    return inspect(arguments.path, arguments.model, arguments.json)
+
+
 def command_doctor(arguments: argparse.Namespace) -> int:
     if arguments.study is not None:
         from interp_assets.running import quiet_libraries
@@ -206,6 +222,13 @@ def parser() -> argparse.ArgumentParser:
         one.set_defaults(function=function)
         return one
 
+    init = command(
+        "init", command_init, "write a study file for SAEs in a folder or on the hub, and say what it assumes"
+    )
+    init.add_argument("path", metavar="PATH|HUB_NAME", help="a folder, or owner/name or owner/name/folder on the hub")
+    init.add_argument("--output", metavar="FILE", help="the study file; studies/<name>.yaml if left out")
+    init.add_argument("--model", metavar="PATH|HUB_NAME", help="the subject model, where the SAEs do not name it")
+    init.add_argument("--corpus", metavar="PATH|HUB_NAME", help="the text")
     run = command("run", command_run, "make everything of a study that is missing or stale")
     run.add_argument("study", metavar="STUDY", help=study)
     run.add_argument("--layers", nargs="+", metavar="LAYER", help="only these layers")
@@ -232,6 +255,14 @@ def parser() -> argparse.ArgumentParser:
     clean.add_argument(
         "study", metavar="STUDY", nargs="?", help="only the storage of this study; of all in studies/ if left out"
     )
+    inspect = command("inspect", command_inspect, "show what SAEs are, from their settings and headers")
+    inspect.add_argument(
+        "path", metavar="PATH", help="a folder of SAEs or a single one, or a hub name that was fetched"
+    )
+    inspect.add_argument(
+        "--model", metavar="FOLDER", help="the subject model, by whose settings names of hooks are understood"
+    )
+    inspect.add_argument("--json", action="store_true", help="as JSON, for programs")
     doctor = command("doctor", command_doctor, "check versions, devices, weights and ports; or the engines of a study")
     doctor.add_argument(
         "study", metavar="STUDY", nargs="?", help="start its engines, ask 20 prompts of each, forecast hours and money"

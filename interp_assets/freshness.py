@@ -261,7 +261,7 @@ class Freshness:
         if stored is not None and (waiting := stored.metadata.get("not_asked", 0)):
             return "partial", (f"{waiting:,} rows wait: {self.budget_reached or 'there is budget again'}",)
         if stored is not None:
-            return "fresh", () if pointer == now else ("lies ready from before",)
+            return "fresh", () if pointer == now else ("it is there already",)
         if damage := store.damage(asset.name, key, now) or (
             store.damage(asset.name, key, pointer) if pointer else None
         ):

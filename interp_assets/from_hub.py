@@ -153,15 +153,17 @@ def moved(study: Study, memory: Path) -> Iterator[str]:
     looked: dict[str, list[float | str | None]] = {}
     with contextlib.suppress(FileNotFoundError, ValueError):
         looked = json.loads(memory.read_text(encoding="utf-8"))
-    before = json.dumps(looked)
+    before, reached = json.dumps(looked), True
     for key, name, revision in [*saes_named(study), *models_named(study)]:
         here = cached(name, revision)
         if here is None or here.commit == revision:
             continue
         label = f"{name}@{revision or 'main'}"
         at, now = looked.get(label, [0.0, None])
-        if not isinstance(at, float) or time.time() - at >= LOOK_AGAIN_SECONDS:
+        # Where the hub did not answer for one name, it is not waited for with each of the others too.
+        if reached and (not isinstance(at, float) or time.time() - at >= LOOK_AGAIN_SECONDS):
             now = newest(name, revision)
+            reached = now is not None
             looked[label] = [time.time(), now]
         if now is not None and now != here.commit:
             yield (

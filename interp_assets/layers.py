@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,14 @@ class Layer(Settings):
         return {"control": {"kind": self.control, "untrained": self.untrained} | described}
 
 
-def control_layers(controls: Controls, layers: Sequence[Layer], folder: Path | None) -> list[Layer]:
+def control_layers(
+    controls: Controls, layers: Sequence[Layer], folder: Path | None, model: Mapping[str, Any] | None = None
+) -> list[Layer]:
     """The layers that the controls of a study add to those of its SAEs.
 
     Args:
         folder: of SAEs trained on the untrained model, where the study names one.
+        model: settings of the subject model, by which names of hooks are understood.
 
     Raises:
         StudyError: a control is wanted where there can be none.
@@ -105,7 +108,7 @@ def control_layers(controls: Controls, layers: Sequence[Layer], folder: Path | N
             else:
                 key = f"{layer.hookpoint}@{label}.{name}" if label else f"{layer.hookpoint}@{name}"
                 untrained = control.seed if isinstance(control, UntrainedControl) else None
-                location = sae_of_control(name, control, layer, folder)
+                location = sae_of_control(name, control, layer, folder, model)
                 made = Layer(
                     key=key,
                     hookpoint=layer.hookpoint,
@@ -161,22 +164,32 @@ def decoder_layer(hookpoint: str) -> str | None:
 
 
 def sae_of_control(
-    name: str, control: RandomControl | UntrainedControl, layer: Layer, folder: Path | None
+    name: str,
+    control: RandomControl | UntrainedControl,
+    layer: Layer,
+    folder: Path | None,
+    model: Mapping[str, Any] | None,
 ) -> SaeLocation | RandomSae | MissingSae:
     real = layer.location
     assert isinstance(real, SaeLocation | MissingSae)
     try:
         if isinstance(control, UntrainedControl) and folder is not None:
-            there = {place.hookpoint: place for place in locate(folder)}
+            there = {place.hookpoint: place for place in locate(folder, model=model)}
             if layer.hookpoint not in there:
                 places = listed(place for place in there if place)
                 raise StudyError(f"controls.untrained.saes: no SAE for {layer.hookpoint!r} in {folder}; {places}")
             return there[layer.hookpoint]
         if isinstance(real, MissingSae):
             return real
-        published = real.published_l0()
+        declared = real.declared()
+        if declared.d_in != declared.d_out:
+            raise StudyError(
+                f"controls.{name}: {layer.key} reads {declared.d_in} dimensions and writes {declared.d_out}: no random SAE stands "
+                f"beside it; leave it out of controls.{name}.layers"
+            )
+        published = declared.l0
         k = control.k or (round(published) if published else None)
-        drawn = RandomSae(real.declared_latents(), real.declared_inputs(), k, control.seed, layer.hookpoint, real)
+        drawn = RandomSae(declared.n_latents, declared.d_in, k, control.seed, layer.hookpoint, real)
     except UnknownSae as error:
         raise StudyError(f"controls.{name}: {error}") from None
     if k is None and isinstance(control, UntrainedControl):

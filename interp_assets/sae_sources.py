@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp_assets.from_hub import sae_folder
 from interp_assets.layers import Layer, MissingSae
+from interp_assets.model_names import model_type_of
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.settings import SaeSource
 from resources.errors import NotNow, UnusableInput
@@ -53,22 +54,34 @@ def settings_of_model(study: Study, get: bool = False) -> dict[str, Any] | None:
     Args:
         get: fetch them from the hub where they are not here.
     """
-    path, revision = study.subject_model.path, study.subject_model.revision
-    folder: Path | None = study.path(path)
-    if study.local_folder(path) is None and repository_of(path) is not None:
-        here = cached(path, revision)
-        if here is None and get:
-            with suppress(NotNow):
-                here = fetch(path, revision, ["config.json"])
-        folder = here.folder if here else None
+    folder = study.local_folder(study.subject_model.path)
     if folder is not None:
         with suppress(UnusableInput, OSError):
             return read_config(folder / "config.json")
-    return None
+    return hub_settings(study.subject_model.path, study.subject_model.revision, get)
+
+
+def hub_settings(name: str, revision: str | None, get: bool) -> dict[str, Any] | None:
+    """The settings of a model that is named on the hub; of a well-known one its type at least, though it is not here."""
+    if repository_of(name) is None:
+        return None
+    here = cached(name, revision)
+    if here is None and get:
+        with suppress(NotNow):
+            here = fetch(name, revision, ["config.json", "tokenizer_config.json"])
+    if here is not None:
+        with suppress(UnusableInput, OSError):
+            return read_config(here.folder / "config.json")
+    known = model_type_of(name)
+    return {"model_type": known} if known else None
 
 
 def saes_of(key: str, study: Study, source: SaeSource, model: Mapping[str, Any] | None, get: bool) -> Found:
-    """The SAEs of a source: those it names, or all."""
+    """The SAEs of a source: those it names, or all.
+
+    Args:
+        model: settings of the subject model.
+    """
     try:
         named = source.hookpoints and tuple(hookpoint_of(each, model) for each in source.hookpoints)
     except UnusableInput as error:

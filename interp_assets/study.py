@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from interp_assets.api_keys import place_of_key
 from interp_assets.layers import Layer, control_layers
-from interp_assets.sae_sources import find_layers
+from interp_assets.sae_sources import find_layers, settings_of_model
 from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
 from interp_assets.settings import (
     Alignment,
@@ -184,4 +184,4 @@ def find_controls(study: Study) -> list[Layer]:
     folder = study.path(named) if named else None
     if folder is not None and not folder.exists():
         raise StudyError(f"controls.untrained.saes: {named}: no such folder ({folder})")
-    return control_layers(study.controls, study.layers, folder)
+    return control_layers(study.controls, study.layers, folder, settings_of_model(study) if folder else None)

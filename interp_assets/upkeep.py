@@ -38,6 +38,10 @@ def chosen(study: Study, asset: str | None, key: str | None) -> Iterator[tuple[A
                 yield each, own
 
 
+OF_CODE = re.compile(r"code version |engines\..*\.code: ")
+"Differences that are of code alone: the asset's own, or that of an engine it asks."
+
+
 def accept(study: Study, asset: str, key: str | None) -> list[tuple[Asset, str | None, Partition]]:
     """Record that results are what the code of now would give. The tables are kept, their files are shared.
 
@@ -57,12 +61,10 @@ def accept(study: Study, asset: str, key: str | None) -> list[tuple[Asset, str |
             raise StudyError(f"{label}: {missing}") from None
         if last is None:
             raise StudyError(f"{label}: there is no result to accept; run: interp run {study.called}")
-        if others := [each for each in differences(last.parts, now.parts) if not each.startswith("code version ")]:
+        changes = differences(last.parts, now.parts)
+        if others := [change for change in changes if not OF_CODE.match(change)]:
             raise StudyError(f"{label}: more than the code has changed: {'; '.join(others)}")
-        note = {
-            "accepted": f"code version {last.parts['code']} -> {each.code_version}",
-            "accepted_from": last.fingerprint,
-        }
+        note = {"accepted": "; ".join(changes), "accepted_from": last.fingerprint}
         with freshness.store.draft(each.name, own, now.value) as draft:
             draft.adopt_all(last)
             made = draft.commit(now.parts, last.metadata | note)

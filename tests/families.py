@@ -12,6 +12,9 @@ HIDDEN = 32
 LAYERS = 3
 VOCABULARY = 64
 
+LENS_IDS = torch.tensor([17, 3, 58, 3, 41, 9, 26, 60, 12])
+"What TransformerLens was run on for `golden/transformer_lens`."
+
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": HIDDEN,

@@ -72,6 +72,8 @@ CASES: dict[str, Case] = {
     "gemma_scope_2_affine": Case("jump_relu transcoder with affine connection", PRE, POST, l0=20, subtracts=False),
     "llama_scope_res": Case("jumprelu", l0=20, subtracts=False),
     "llama_scope_decoder_norms": Case("jumprelu", l0=20, subtracts=False),
+    "llama_scope_topk": Case("topk", l0=20, k=20, subtracts=False),
+    "llama_scope_relu": Case("relu", subtracts=False),
     "llama_scope_transcoder": Case("jumprelu transcoder", NORMED, MLP, l0=20, subtracts=False),
     "dictionary_learning_standard": Case("AutoEncoder"),
     "dictionary_learning_new": Case("AutoEncoderNew", subtracts=False),

@@ -16,6 +16,7 @@ from interp_assets.plan import plan
 from interp_assets.study import PROJECT, Study, load_study
 from resources.language_models.protocol import NOT_ASKED
 from resources.loaded_models import LoadedModels
+from resources.table_store import Partition
 from tests.bench_server import BenchServer, Manners, serving
 from tests.changed_study import changed
 from tests.conftest import make_all
@@ -52,11 +53,42 @@ def asked(server: BenchServer) -> Counter[str]:
     return Counter(prompt for prompt in server.told().prompts if PROBE not in prompt.lower())
 
 
+def assert_usage_is_in_the_tables(made: dict[str, Partition], server: BenchServer) -> None:
+    """The tokens of all calls behind the rows, and the money, are those that the server counted; probes are no rows."""
+    told = server.told()
+    probes = [prompt for prompt in told.prompts if PROBE in prompt.lower()]
+    counted = {
+        "prompt_tokens": told.prompt_tokens - sum(len(prompt.split()) for prompt in probes),
+        "cached_tokens": told.cached_tokens - len(probes),
+    }
+    written = sum(made[name].metadata["completion_tokens"] for name in ASKING)
+    assert written + len(probes) <= told.completion_tokens <= written + 2 * len(probes), (
+        "a probe's reply is a word or two"
+    )
+    money = (
+        2.0 * (counted["prompt_tokens"] - counted["cached_tokens"]) + counted["cached_tokens"] + 10.0 * written
+    ) / 1e6
+    costs = made["score_report"].read("costs")
+    columns = ["prompt_hash", *counted]
+    calls = pl.concat(
+        made[name].read("explanations" if name == "explanations" else "trials").select(columns) for name in ASKING
+    )
+    assert calls["prompt_hash"].drop_nulls().is_duplicated().any(), "control: some rows share a call"
+    calls = calls.drop_nulls("prompt_hash").unique()
+    for name, count in counted.items():
+        assert calls[name].sum() == count > 0
+        assert costs[name].sum() == count
+        assert sum(made[each].metadata[name] for each in ASKING) == count
+    assert sum(made[each].metadata["cost"] for each in ASKING) == pytest.approx(money)
+    assert costs["money"].sum() == pytest.approx(money)
+
+
 def test_a_budget_is_spent_and_no_call_is_made_twice(world: Path, tmp_path: Path) -> None:
     whole = shutil.copytree(world.parent, tmp_path / "whole") / "study.yaml"
     with serving(Manners(cached_tokens=1)) as server:
         undisturbed = make_all(served(whole, server.url), LoadedModels())
         needed = asked(server)
+        assert_usage_is_in_the_tables(undisturbed, server)
     total = sum(undisturbed[name].metadata[f"{kind}_tokens"] for name in ASKING for kind in ("prompt", "completion"))
     seen = []
     with serving(Manners(cached_tokens=1)) as server:

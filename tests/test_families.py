@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -17,9 +18,10 @@ from resources.interventions import run_prompts
 from resources.latent_changes import Added
 from resources.model_structure import NoSuchHookpoint, Structure
 from resources.subject_model import SubjectModel
-from tests.families import HIDDEN, LAYERS, SMALL, VOCABULARY, make_family
+from tests.families import HIDDEN, LAYERS, LENS_IDS, SMALL, VOCABULARY, make_family
 from tests.plain_forward import PlainModel
 
+GOLDEN = Path(__file__).parent / "golden" / "transformer_lens"
 IDS = torch.randint(2, VOCABULARY, (9,), generator=torch.Generator().manual_seed(0))
 ALL = pytest.mark.parametrize("family", SMALL)
 
@@ -61,6 +63,23 @@ def test_what_stands_at_every_place_that_transformer_lens_names(of: Any, family:
         plain["logits"] = cap * (plain["logits"] / cap).tanh()
     bias = getattr(subject.model.get_output_embeddings(), "bias", None)
     torch.testing.assert_close(logits, plain["logits"] + (0 if bias is None else bias), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("file", sorted(GOLDEN.glob("*.safetensors")), ids=lambda file: file.stem)
+def test_a_place_holds_what_transformer_lens_holds_there(of: Any, file: Path) -> None:
+    """TransformerLens itself, on the same weights; `golden/make_transformer_lens.py` made the files."""
+    subject: SubjectModel = of(file.stem)
+    expected = load_file(file)
+    assert torch.equal(expected.pop("weights"), subject.model.get_input_embeddings().weight[:2]), "make them anew"
+    names = {name: hookpoint_of(name, subject.model.config.to_dict()) for name in expected}
+    assert len(names) >= 11
+    seen = subject.activations(LENS_IDS[None], list(names.values()))
+    for name, hookpoint in names.items():
+        torch.testing.assert_close(seen[hookpoint][0], expected[name], atol=2e-4, rtol=1e-3, msg=f"{name}: {hookpoint}")
+
+
+def test_all_that_transformer_lens_was_asked_for_is_there() -> None:
+    assert {file.stem for file in GOLDEN.glob("*.safetensors")} == {"gpt2", "gpt_neox", "llama", "gemma2"}
 
 
 @ALL

@@ -136,6 +136,23 @@ def test_a_branch_that_moves_is_noticed_and_taken_up_when_it_is_fetched(world: P
     assert list(moved(load_study(world), memory)) == []
 
 
+def test_a_hub_that_does_not_answer_is_waited_for_once(
+    world: Path, online: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online.push("maker/model", world.parent / "model")
+    study = load_study(changed(world, {"subject_model.path": "maker/model"}, "named.yaml"), get=True)
+    get_models(study)
+    asked: list[str] = []
+    monkeypatch.setattr("interp_assets.from_hub.newest", lambda name, revision: asked.append(name))
+    memory = world.parent / "store" / "hub.json"
+    assert list(moved(study, memory)) == []
+    assert asked == [NAME]
+    assert list(moved(study, memory)) == []
+    assert asked == [NAME, "maker/model"]  # the first is not asked again so soon
+    assert list(moved(study, memory)) == []
+    assert len(asked) == 2
+
+
 def test_what_is_fixed_to_a_commit_does_not_move(world: Path, online: FakeHub) -> None:
     first = online.branches[NAME]["main"]
     file = changed(world, {"saes.0.revision": first}, "fixed.yaml")

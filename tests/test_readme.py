@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from interp_assets.study import PROJECT
+from interp_assets.study import PROJECT, load_study
 from tests.tiny import make_study, write_study
 
 README = (PROJECT / "README.md").read_text()
@@ -53,9 +53,16 @@ def test_ones_own_study_in_the_readmes_words(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     environment = os.environ | {"INTERP_STUDIES": str(studies), "DAGSTER_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    copy, *rest = commands(BLOCKS[1]) + LATER
-    assert copy == "cp studies/smollm2_demo.yaml studies/mine.yaml"
-    write_study(studies / "mine.yaml", name="mine", **changes)
+    begin, *rest = commands(BLOCKS[1]) + LATER
+    assert begin == ".venv/bin/interp init path/to/mine"
+    (tmp_path / "saes").rename(tmp_path / "mine")
+    given = ["--model", str(tmp_path / "model"), "--corpus", str(tmp_path / "corpus.parquet")]
+    words = ["init", str(tmp_path / "mine"), *given]
+    done = subprocess.run([sys.executable, "-m", "interp_assets.cli", *words], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert [layer.key for layer in load_study(studies / "mine.yaml").layers] == ["embed_tokens"]
+    saes = [{"path": "mine", "hookpoints": ["embed_tokens"]}]
+    write_study(studies / "mine.yaml", name="mine", saes=saes, **changes)
     printed: dict[str, str] = {}
     for command in rest:
         words = shlex.split(command.replace("layers.8", "embed_tokens"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from interp_assets import cli
+from interp_assets import cli, job
 from interp_assets.dagster_runs import machine_trouble
 from interp_assets.definitions import load_all
 from interp_assets.freshness import Freshness
@@ -134,12 +135,25 @@ def test_ctrl_c(run: Callable[..., Outcome], examples_fail: Callable[[BaseExcept
     assert lines[-1] == f"stopped  examples[{GOOD}]"
 
 
-def test_a_partition_that_another_process_makes_is_waited_for(run: Callable[..., Outcome], study: Study) -> None:
+def test_a_partition_that_another_process_makes_is_waited_for(
+    run: Callable[..., Outcome], study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given free once the wait was told of."""
     freshness = Freshness(study)
     asset = freshness.assets["examples"]
     held = freshness.store.draft(asset.name, GOOD, freshness.fingerprint(asset, GOOD).value)
     held.__enter__()
-    threading.Timer(1.0, held.__exit__, (None, None, None)).start()
+    real = job.say_waiting
+
+    def heard(what: str) -> None:
+        real(what)
+        if not done.is_set():
+            done.set()
+            held.__exit__(None, None, None)
+
+    done = threading.Event()
+    make = functools.partial(job.make_partition, waiting=heard)
+    monkeypatch.setattr("interp_assets.dagster_assets.make_partition", make)
     code, lines, errors = run("--until", "explanations")
     assert code == 0
     assert errors.count(f"waiting: examples[{GOOD}] is being made by another process ({os.getpid()})") == 1

@@ -199,6 +199,46 @@ REFUSED: list[tuple[str, Damage, tuple[str, ...]]] = [
 ]
 
 
+OTHERS: list[tuple[str, str, dict[str, Any], str]] = [
+    ("llama_scope_res", "hyperparams.json", {"act_fn": "glu"}, "act_fn 'glu' is not supported; supported: jumprelu, topk, relu"),
+    ("llama_scope_res", "hyperparams.json", {"use_glu_encoder": True}, "use_glu_encoder True is not supported"),
+    ("llama_scope_res", "hyperparams.json", {"norm_activation": "token-wise"}, "supported: dataset-wise, inference"),
+    ("llama_scope_res", "hyperparams.json", {"dataset_average_activation_norm": {}}, "hyperparams.json: in is missing"),
+    ("gemma_scope_2_res", "config.json", {"architecture": "topk"}, "architecture 'topk' is not supported; supported: jump_relu"),
+    ("gemma_scope_2_affine", "config.json", {"affine_connection": False}, "affine_connection is False, but the weights say True"),
+    (
+        "dictionary_learning_topk",
+        "config.json",
+        {"trainer": {"dict_class": "IdentityDict", "activation_dim": 16, "dict_size": 16}},
+        "dict_class 'IdentityDict' is not supported; supported: AutoEncoder, AutoEncoderNew, AutoEncoderTopK",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "file", "changes", "said"), OTHERS)
+def test_other_settings_that_are_not_understood(
+    case: str, file: str, changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    shutil.copytree(GOLDEN / case, tmp_path, dirs_exist_ok=True)
+    settings = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(settings | changes))
+    with pytest.raises(UnusableInput) as refused:
+        read_whatever_is_there(tmp_path)
+    assert said in str(refused.value)
+
+
+def test_crosscoders_are_refused_by_name(tmp_path: Path) -> None:
+    """One that writes to several layers at once has a decoder of three dimensions."""
+    shutil.copytree(GOLDEN / "gemma_scope_2_transcoder", tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "params.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"w_dec": tensors["w_dec"][:, None].expand(-1, 3, -1).contiguous()}, file)
+    with pytest.raises(
+        UnusableInput, match=r"w_dec has shape \(64, 3, 16\): crosscoders and cross-layer transcoders are not"
+    ):
+        read_whatever_is_there(tmp_path)
+
+
 def read_whatever_is_there(folder: Path) -> None:
     for location in locate(folder):
         location.published_l0()

@@ -20,6 +20,7 @@ from interp_assets.setting_errors import StudyError
 from interp_assets.study import PROJECT, Study, load_study
 from interp_assets.upkeep import accept, clean, failed_replies, forget_failures
 from resources.errors import UnusableInput
+from resources.language_models.protocol import CODE_VERSIONS
 from resources.table_store import MANIFEST, Partition
 from tests.changed_study import changed
 from tests.conftest import make_all
@@ -142,6 +143,16 @@ def test_accepted_code_recomputes_nothing(study: Study, monkeypatch: pytest.Monk
     clean(Freshness(study).store, [study])
     assert not before.folder.exists()
     assert set(states(study).values()) == {"fresh"}
+
+
+def test_code_of_an_engine_is_code_too(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CODE_VERSIONS, "transformers", "next")
+    assert states(study)["scores/detection"] == "stale"
+    for asset in ("explanations", "scores/detection"):
+        ((_, _, made),) = accept(study, asset, None)
+        assert made.metadata["accepted"].startswith("engines.oracle.code: ")
+    found = states(study)
+    assert (found["explanations"], found["scores/detection"], found["scores/fuzzing"]) == ("fresh", "fresh", "stale")
 
 
 def test_control_code_that_is_not_accepted_is_run_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from interp_assets.activations.cache_file import CacheWriter, Entries
-from interp_assets.activations.proof_of_load import TOKENS_TO_COMPARE, ProofFailed, compare_layers, prove
+from interp_assets.activations.misreadings import TOKENS_TO_COMPARE
+from interp_assets.activations.proof_of_load import ProofFailed, compare_layers, prove
 from interp_assets.progress import Progress
 from interp_assets.settings import ProofOfLoad
 from resources.errors import UnusableInput

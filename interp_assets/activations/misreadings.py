@@ -4,17 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from interp_assets.activations.variance import fraction, typical, unexplained
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder, TopActivations
+from resources.sparse_autoencoders.controls import Neurons
 
 Reconstruct = Callable[[Tensor], Tensor]
 "Of inputs [tokens, d_in], float32 [tokens, d_out]."
+MUCH_BETTER = 0.6
+"Another reading is named as the likely cause below this share of the FVU."
+TOKENS_TO_COMPARE = 1_024
+"Tokens on which it is asked whether something else explains more."
+
+
+def likely_cause(
+    sae: SparseAutoencoder | Neurons,
+    x: Tensor,
+    target: Tensor,
+    proof: dict[str, Any],
+    tokens_per_context: int | None,
+) -> str | None:
+    """What explains a failed proof of load, if one of the known ways to read an SAE wrongly does.
+
+    Args:
+        x: what it reads, float32 [tokens, d_in].
+        target: what it is to reconstruct, float32 [tokens, d_out].
+        proof: what was measured: `fvu`, `max_fvu`, `published_l0`.
+    """
+    fvu, usual = proof["fvu"], typical(x) & typical(target)
+    if tokens_per_context:
+        inner = usual & (torch.arange(len(x), device=x.device) % tokens_per_context > 0)
+        without = unexplained(sae, x[inner], target[inner])
+        if without < MUCH_BETTER * fvu:
+            return (
+                f"without the first token of each context it leaves {without:.3g}: what latents do on BOS is to be dropped "
+                "(corpus.bos: true)"
+            )
+    if isinstance(sae, Neurons):
+        return None
+    x, target = x[usual][:TOKENS_TO_COMPARE], target[usual][:TOKENS_TO_COMPARE]
+    if fvu <= proof["max_fvu"]:
+        readings, enough = as_topk(sae, proof["published_l0"]), proof["max_fvu"]
+    else:
+        readings, enough = other_readings(sae, proof["published_l0"]), MUCH_BETTER * fvu
+    left = {name: fraction(reconstruct(x), target) for name, reconstruct in readings.items()}
+    best = min(left, key=lambda name: left[name], default=None)
+    if best is None or not left[best] < enough:
+        return None
+    return f"it would leave {left[best]:.3g} of the variance {best}: its settings do not fit its weights"
+
+
+def as_topk(sae: SparseAutoencoder, published_l0: float | None) -> dict[str, Reconstruct]:
+    """With the number of latents on a token that was published."""
+    k = round(published_l0 or 0)
+    if sae.activation == "topk" or not 0 < k <= sae.n_latents:
+        return {}
+    return {f"as TopK with k = {k}": replace(sae, activation="topk", k=k, threshold=None).reconstruct}
 
 
 def other_readings(sae: SparseAutoencoder, published_l0: float | None) -> dict[str, Reconstruct]:
-    """Other readings by what they would be, in words that go on \"it would leave 0.1 ...\"; no weights are copied."""
+    """Other readings by what they would be, in words that go on "it would leave 0.1 ..."; no weights are copied.
+
+    None lets more latents fire: more of them explain more, whatever is right.
+    """
     found: dict[str, Reconstruct] = {}
     if sae.d_in == sae.d_out:
         rule = "is not subtracted from" if sae.subtract_b_dec else "is subtracted from"
@@ -23,11 +79,10 @@ def other_readings(sae: SparseAutoencoder, published_l0: float | None) -> dict[s
         found["with the decoder transposed"] = replace(sae, W_dec=sae.W_dec.T).reconstruct
     if sae.W_skip is not None and sae.d_in == sae.d_out:
         found["with the skip connection transposed"] = replace(sae, W_skip=sae.W_skip.T).reconstruct
-    if published_l0 and sae.activation != "topk" and round(published_l0) <= sae.n_latents:
-        k = round(published_l0)
-        found[f"as TopK with k = {k}"] = replace(sae, activation="topk", k=k, threshold=None).reconstruct
-    if sae.activation in ("topk", "groupmax"):
-        found["as ReLU"] = replace(sae, activation="relu", k=None).reconstruct
+    found |= as_topk(sae, published_l0)
+    if sae.threshold is not None:
+        above = torch.nextafter(sae.threshold, torch.full_like(sae.threshold, torch.inf))
+        found["where latents fire only above their threshold, not at it"] = replace(sae, threshold=above).reconstruct
     found |= norms(sae)
     found |= rescaled(sae)
     return found

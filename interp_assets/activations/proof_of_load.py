@@ -13,20 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_assets.activations.misreadings import other_readings
+from interp_assets.activations.misreadings import likely_cause
+from interp_assets.activations.variance import typical, unexplained
 from interp_assets.proof_limits import beyond_limits, explained_better_elsewhere
 from interp_assets.settings import ProofOfLoad
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 from resources.sparse_autoencoders.controls import Neurons
-
-MASSIVE = 10.0
-"""Tokens whose norm is this many times the median are left out of the FVU that is judged: a handful of them can hold
-nearly all variance of a layer (Sun et al. 2024, "Massive Activations"), and would pass any SAE that hits them."""
-MUCH_BETTER = 0.6
-"Another reading of the weights is named as the likely cause below this share of the FVU."
-TOKENS_TO_COMPARE = 1_024
-"Tokens on which it is asked whether something else is explained better."
 
 
 class ProofFailed(UnusableInput):
@@ -37,21 +30,6 @@ class ProofFailed(UnusableInput):
         self.details = {"proof": proof}
         self.measured = "fvu" in proof
         "False where the shapes or numbers are such that nothing can be computed."
-
-
-def typical(x: Tensor) -> Tensor:
-    """Which rows of x [tokens, d] are without massive activations, bool [tokens]."""
-    norms = x.float().norm(dim=1)
-    return norms <= MASSIVE * norms.median()
-
-
-def unexplained(sae: SparseAutoencoder | Neurons, x: Tensor, target: Tensor) -> float:
-    """FVU = sum ||y - y'||^2 / sum ||y - mean(y)||^2 over targets y [tokens, d_out], y' made from x [tokens, d_in]."""
-    return fraction(sae.reconstruct(x), target)
-
-
-def fraction(reconstruction: Tensor, target: Tensor) -> float:
-    return float((target - reconstruction).square().sum() / (target - target.mean(0)).square().sum())
 
 
 def prove(
@@ -105,39 +83,11 @@ def prove(
         "published_l0": published_l0,
         "silent_share": round(1 - float(alive.float().mean()), 6),
     }
-    if beyond_limits(proof, limits) and (cause := likely_cause(sae, x, target, fvu, published_l0, tokens_per_context)):
+    if beyond_limits(proof, limits) and (cause := likely_cause(sae, x, target, proof, tokens_per_context)):
         proof["likely_cause"] = cause
     if problem := beyond_limits(proof, limits):
         raise ProofFailed(problem, proof)
     return proof
-
-
-def likely_cause(
-    sae: SparseAutoencoder | Neurons,
-    x: Tensor,
-    target: Tensor,
-    fvu: float,
-    published_l0: float | None,
-    tokens_per_context: int | None,
-) -> str | None:
-    """What explains a failed proof, if one of the known ways to read an SAE wrongly does."""
-    if tokens_per_context:
-        inner = torch.arange(len(x), device=x.device) % tokens_per_context > 0
-        usual = inner & typical(x) & typical(target)
-        without = unexplained(sae, x[usual], target[usual])
-        if without < MUCH_BETTER * fvu:
-            return (
-                f"without the first token of each context it leaves {without:.3g}: what latents do on BOS is to be dropped "
-                "(corpus.bos: true)"
-            )
-    if isinstance(sae, Neurons):
-        return None
-    x, target = (each[typical(x) & typical(target)][:TOKENS_TO_COMPARE] for each in (x, target))
-    found = {name: fraction(reconstruct(x), target) for name, reconstruct in other_readings(sae, published_l0).items()}
-    best = min(found, key=lambda name: found[name], default=None)
-    if best is None or not found[best] < MUCH_BETTER * fvu:
-        return None
-    return f"it would leave {found[best]:.3g} {best}: its settings do not fit its weights"
 
 
 def compare_layers(

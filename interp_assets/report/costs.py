@@ -32,7 +32,13 @@ def costs(study: Study, explanations: pl.DataFrame, trials: pl.DataFrame, effect
             trials.with_columns(step="method").select(columns),
         ]
     )
-    # A list of answers is one call, whose tokens stand on its first trial.
+    # A list of answers is one call, whose tokens stand on its first trial; rows that asked the same share one call, whose
+    # tokens stand on each of them.
+    shared = pl.int_range(pl.len()).over("step", "explainer", "prompt_hash", *TOKENS) > 0
+    rows = rows.with_columns(
+        pl.when(shared & pl.col("prompt_hash").is_not_null()).then(0).otherwise(pl.col(name)).alias(name)
+        for name in TOKENS
+    )
     calls = pl.col("prompt_hash").str.split(" ").explode().drop_nulls().n_unique()
     table = (
         rows.group_by("step", "explainer", maintain_order=True)

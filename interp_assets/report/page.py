@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -9,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from interp_assets.examples.rendering import Rendering
+from interp_assets.layers import CONTROLS, control_in
 from interp_assets.report import alignment
 from interp_assets.report.correlations import scored_by_both
 from interp_assets.report.costs import PER, per_latent
@@ -16,7 +18,7 @@ from interp_assets.report.evidence import Evidence, Tables
 from interp_assets.report.figures import decile_curves, scatter, score_distributions
 from interp_assets.report.gallery import best_and_worst, failures
 from interp_assets.report.headline import HEADLINE, STATISTICS, explained, headlines
-from interp_assets.report.summary import scored
+from interp_assets.report.summary import Difference, scored
 
 Rows = list[dict[str, Any]]
 
@@ -32,6 +34,8 @@ def render(evidence: Evidence, tables: Tables, rendering: Rendering) -> str:
         layers=evidence.layers,
         calibrations=evidence.calibrations,
         sequential=sorted(set(scores.filter(pl.col("condition") == "sequential")["method"])),
+        short=in_short(tables.differences),
+        control_kinds=[kind for kind in CONTROLS if any(control_in(d.control) == kind for d in tables.differences)],
         sections=sections(evidence, tables),
         deciles=decile_sections(tables.by_decile),
         correlations=matrix(tables.correlations),
@@ -62,6 +66,25 @@ def sections(evidence: Evidence, tables: Tables) -> Rows:
             }
         )
     return found
+
+
+def in_short(differences: Sequence[Difference]) -> Rows:
+    """For each method and explainer in how many layers of SAEs it lies above its shuffled control and above others."""
+    found: dict[str, dict[str, list[Difference]]] = {}
+    for each in differences:
+        if control_in(each.layer) is None:
+            kind = control_in(each.control) or each.control
+            found.setdefault(scored(each.method, each.explainer), {}).setdefault(kind, []).append(each)
+    return [
+        {"title": title, "against": {kind: tally(each) for kind, each in by.items()}} for title, by in found.items()
+    ]
+
+
+def tally(differences: Sequence[Difference]) -> str:
+    above = sum(each.above_control for each in differences)
+    if above == len(differences):
+        return "above" if above == 1 else f"above in all {above}"
+    return "not shown" if above == 0 else f"above in {above} of {len(differences)}"
 
 
 def drawn(picture: str) -> Markup:

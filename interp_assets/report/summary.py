@@ -80,6 +80,20 @@ class Difference(NamedTuple):
     def above_control(self) -> bool:
         return self.low > 0
 
+    @property
+    def verdict(self) -> str:
+        """In few words."""
+        if self.n_latents < 2:
+            return "too few latents to compare"
+        if self.above_control:
+            return "above it"
+        return "below it" if self.high < 0 else "not shown to be above it"
+
+    @property
+    def against(self) -> str:
+        """What it is compared with, in words."""
+        return ("shuffled explanations" if self.control == "shuffled" else self.control) + at_condition(self.condition)
+
     def sentence(self) -> str:
         name = f"{scored(self.method, self.explainer)} on {self.layer}{at_condition(self.condition)}"
         numbers = f"{self.mean:+.3f} (95 % interval {self.low:+.3f} to {self.high:+.3f}, {self.n_latents} latents)"

@@ -41,7 +41,8 @@ class SaeSource(Settings):
     ] = operational("auto")
     "Found by content where it is left at auto."
     hookpoints: tuple[str, ...] | None = identity(None, min_length=1)
-    "Module paths under the base model, such as layers.10 or layers.3.mlp; all that the folder holds when left out."
+    """Module paths under the base model, such as layers.10, layers.3.mlp or layers.3.self_attn.o_proj:in, or names that
+    TransformerLens gives them; `resources/hookpoints.py` has the grammar. All that the folder holds when left out."""
     label: str | None = identity(
         None, allowed="letters, digits and any of _ . -", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
     )

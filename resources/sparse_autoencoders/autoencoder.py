@@ -11,8 +11,8 @@ from torch import Tensor
 from resources.sparse_autoencoders.headers import InvalidSae
 from resources.sparse_autoencoders.input_norm import InputNorm, scaled
 
-LATENTS_PER_BLOCK = 16_384
-ELEMENTS_PER_BLOCK = 2**23
+LATENTS_PER_BLOCK = 32_768
+ELEMENTS_PER_BLOCK = 2**24
 
 
 class TopActivations(NamedTuple):

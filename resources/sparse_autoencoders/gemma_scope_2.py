@@ -32,6 +32,13 @@ def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
     return Hooks(reads, writes if transcodes else None, transcodes)
 
 
+def hub_name(model: str | None) -> str | None:
+    """Of the subject model, which is called gemma-v3-1b-pt here; the smallest one's bears no -pt."""
+    if model is None or "/" in model:
+        return model
+    return f"google/{model.replace('-v3', '-3')}".replace("270m-pt", "270m")
+
+
 def declared(config: Config, folder: Path) -> Declared:
     """
     Raises:
@@ -51,7 +58,7 @@ def declared(config: Config, folder: Path) -> Declared:
     kind = str(config.get("architecture")) + (" transcoder" if hooks(config, folder, None).transcodes else "")
     kind += " with affine connection" if "affine_skip_connection" in shapes else ""
     l0 = config.number("l0") if config.get("l0") is not None else None
-    return Declared(kind, n_latents, d_in, shapes["w_dec"][1], l0, config.text("model_name"), True)
+    return Declared(kind, n_latents, d_in, shapes["w_dec"][1], l0, hub_name(config.text("model_name")), True)
 
 
 def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:

@@ -38,6 +38,11 @@ def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
     return Hooks(reads, writes if transcodes else None, transcodes)
 
 
+def model_of(folder: Path) -> str | None:
+    """The subject model, by what the published folders are called."""
+    return "meta-llama/Llama-3.1-8B" if folder.name.startswith("Llama3_1-8B-Base-") else None
+
+
 def declared(config: Config, folder: Path) -> Declared:
     d_model = config.integer("d_model")
     n_latents = config.integer("d_sae") if "d_sae" in config else d_model * config.integer("expansion_factor")
@@ -45,7 +50,7 @@ def declared(config: Config, folder: Path) -> Declared:
     kind = activation + (" transcoder" if hooks(config, folder, None).transcodes else "")
     # JumpReLU thresholds were set for a mean L0 of top_k.
     l0 = config.number("top_k") if activation in ("topk", "jumprelu") and "top_k" in config else None
-    return Declared(kind, n_latents, d_model, d_model, l0, config.text("model_name"), None)
+    return Declared(kind, n_latents, d_model, d_model, l0, model_of(folder), None)
 
 
 def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:

@@ -45,6 +45,12 @@ ARCHITECTURES = {
     "jumprelu_transcoder": "pre where it is above the threshold",
     "jumprelu_skip_transcoder": "the same, and W_skip x is added",
 }
+NORMS_TOLD = {
+    "expected_average_only_in": "x times one factor, folded into the weights",
+    "constant_norm_rescale": "x sqrt(d_in) / norm of x",
+    "layer_norm": "x less its mean, over its unbiased standard deviation + 1e-5",
+    "center_writing_weights": "in `model_from_pretrained_kwargs`: x less its mean",
+}
 NORMS: dict[str, InputNorm] = {
     "none": "none",
     "expected_average_only_in": "none",  # a constant, folded into the weights

@@ -16,6 +16,7 @@ WEIGHTS = "sae.safetensors"
 ARCHITECTURES = {
     "topk": "the k largest of relu(pre)",
     "groupmax": "of k groups of neighbouring latents the largest of relu(pre) each",
+    "topk with skip connection": "the k largest of relu(pre); W_skip x is added to the reconstruction",
     "topk transcoder": "reads what goes into the module, writes what it puts out; b_dec is not subtracted",
     "topk transcoder with skip connection": "the same, and W_skip x is added",
 }

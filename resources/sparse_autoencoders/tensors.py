@@ -132,7 +132,7 @@ class NpzFile:
             found = _numbers(stream, header)
         tensor = torch.from_numpy(found)
         # Of a matrix whose columns stand together, rows and columns have been read the wrong way round.
-        return tensor.reshape(header.shape[::-1]).T if fortran else tensor.reshape(header.shape)
+        return tensor.reshape(header.shape[::-1]).T.contiguous() if fortran else tensor.reshape(header.shape)
 
 
 def _member(opened: Any, name: str) -> str:

@@ -92,7 +92,9 @@ def gemma_scope_2(case: str, seed: int, place: str, affine: bool | None = None) 
     store(case, PUBLISHED, draw.x, encoding, reconstruction, None if affine is None else draw.normal(TOKENS, D_IN))
 
 
-def llama_scope(case: str, seed: int, norms: tuple[float, float], *, unit: bool = False, out: str = HOOK) -> None:
+def llama_scope(
+    case: str, seed: int, norms: tuple[float, float], *, unit: bool = False, out: str = HOOK, act_fn: str = "jumprelu"
+) -> None:
     """He et al. 2024, in the order in which their library goes, from the scale of training to that of use.
 
     Args:
@@ -120,7 +122,7 @@ def llama_scope(case: str, seed: int, norms: tuple[float, float], *, unit: bool 
         "expansion_factor": N_LATENTS // D_IN,
         "use_decoder_bias": True,
         "apply_decoder_bias_to_pre_encoder": False,
-        "act_fn": "jumprelu",
+        "act_fn": act_fn,
         "jump_relu_threshold": threshold,
         "norm_activation": "dataset-wise",
         "dataset_average_activation_norm": {"in": norms[0], "out": norms[1]},
@@ -137,11 +139,16 @@ def llama_scope(case: str, seed: int, norms: tuple[float, float], *, unit: bool 
     norm = W_dec.norm(dim=1)
     W_enc, b_enc, W_dec = draw.W_enc * norm, b_enc * norm, W_dec / norm[:, None]
     pre = x @ W_enc + b_enc
-    encoding = pre * (pre > threshold)
+    fires = {
+        "jumprelu": pre > threshold,
+        "relu": pre > 0,
+        "topk": pre.relu() >= pre.relu().topk(20, dim=1).values[:, -1:],
+    }[act_fn]
+    encoding = pre.relu() * fires
     reconstruction = encoding @ W_dec + b_dec
     # What was trained: scaled in, scaled back at the output. Only the threshold is not of that scale.
     hidden = (x * scale_in) @ draw.W_enc + draw.b_enc
-    trained = ((hidden * (pre > threshold)) @ draw.W_dec + draw.b_dec) / scale_out
+    trained = ((hidden.relu() * fires) @ draw.W_dec + draw.b_dec) / scale_out
     torch.testing.assert_close(reconstruction, trained, atol=1e-5, rtol=1e-5)
     if unit and norms[0] == norms[1]:
         second = JumpReLUSAE(JumpReLUSAEConfig(**COMMON))
@@ -164,4 +171,6 @@ def make() -> None:
     gemma_scope_2("gemma_scope_2_affine", 68, "", affine=True)
     llama_scope("llama_scope_res", 71, (6.5, 6.5), unit=True)
     llama_scope("llama_scope_decoder_norms", 72, (9.0, 9.0))
+    llama_scope("llama_scope_topk", 74, (9.0, 9.0), act_fn="topk")
+    llama_scope("llama_scope_relu", 75, (9.0, 9.0), act_fn="relu")
     llama_scope("llama_scope_transcoder", 73, (4.0, 2.5), out="blocks.3.hook_mlp_out")

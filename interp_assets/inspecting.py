@@ -1,0 +1,115 @@
+"""`interp inspect`: what SAEs in a folder are, from their settings and headers alone. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from resources.errors import UnusableInput
+from resources.hub import cached, how_to_fetch, repository_of
+from resources.sparse_autoencoders.config import UnknownSae, read_config
+from resources.sparse_autoencoders.locate import describe, locate
+
+IN_FULL = 3
+"As many SAEs are shown line by line; of more each has one line."
+
+
+def inspect(path: str, model: str | None, as_json: bool) -> int:
+    """Print what a folder's SAEs are.
+
+    Args:
+        path: a folder, or the name of a hub repository that has been fetched.
+        model: a folder with the subject model's settings, by which names of hooks are understood.
+
+    Returns:
+        0, or 2 where an SAE cannot be used.
+
+    Raises:
+        UnusableInput: there is no SAE, or the model has no settings.
+    """
+    root = folder_of(path)
+    settings = None if model is None else read_config(Path(model).expanduser() / "config.json")
+    problems: dict[Path, str] = {}
+    found = []
+    for location in locate(root, model=settings, problems=problems):
+        try:
+            found.append(describe(location))
+        except UnusableInput as error:
+            problems[location.folder] = str(error)
+    if as_json:
+        print(json.dumps({"saes": found, "problems": {str(place): said for place, said in problems.items()}}, indent=1))
+    else:
+        print("\n\n".join(in_full(each) for each in found) if len(found) <= IN_FULL else as_table(found, root))
+    for said in problems.values():
+        print(f"problem: {said}", file=sys.stderr)
+    return 2 if problems else 0
+
+
+def folder_of(path: str) -> Path:
+    folder = Path(path).expanduser()
+    repository = repository_of(path)
+    if folder.exists() or repository is None:
+        if not folder.is_dir():
+            raise UnknownSae(f"{path}: no such folder ({folder.resolve()}), and not a hub name like owner/name")
+        return folder.resolve()
+    here = cached(repository.name)
+    if here is None or not (here.folder / repository.folder).is_dir():
+        raise UnknownSae(f"{path}: nothing of it is here; to fetch it: {how_to_fetch(repository.name)}")
+    return here.folder / repository.folder
+
+
+def in_full(sae: dict[str, Any]) -> str:
+    unknown = "its files do not say; a study names it under hookpoints"
+    l0, bos = sae["l0"], sae["bos"]
+    shown = {
+        "format": sae["format"],
+        "architecture": sae["architecture"],
+        "reads": sae["reads"] or unknown,
+        "writes": sae["writes"] or unknown,
+        "latents": f"{sae['n_latents']:,}",
+        "dimensions": f"{sae['d_in']:,}" + (f" to {sae['d_out']:,}" if sae["transcodes"] else ""),
+        "published L0": "none" if l0 is None else f"{l0:g}",
+        "model": sae["model"] or "its files do not say",
+        "BOS": "its files do not say"
+        if bos is None
+        else "contexts began with it"
+        if bos
+        else "contexts began without it",
+        "weights": f"{sae['bytes']:,} bytes",
+        **{f"  {name}": f"{tuple(each['shape'])} {each['dtype']}" for name, each in sorted(sae["tensors"].items())},
+    }
+    lines = [f"{name:<16} {value}" for name, value in shown.items()]
+    return "\n".join([shown_safely(sae["folder"]), *(f"  {shown_safely(line)}" for line in lines)])
+
+
+def as_table(saes: Sequence[dict[str, Any]], root: Path) -> str:
+    head = ["reads", "writes", "latents", "dimensions", "L0", "architecture", "format", "folder"]
+    rows = [head]
+    for sae in saes:
+        width = f"{sae['d_in']}" if sae["d_in"] == sae["d_out"] else f"{sae['d_in']} to {sae['d_out']}"
+        l0 = "" if sae["l0"] is None else f"{sae['l0']:g}"
+        place = str(Path(sae["folder"]).relative_to(root))
+        writes = sae["writes"] if sae["transcodes"] else ""
+        row = [
+            sae["reads"] or "?",
+            writes or "",
+            f"{sae['n_latents']:,}",
+            width,
+            l0,
+            sae["architecture"],
+            sae["format"],
+            place,
+        ]
+        rows.append([shown_safely(cell) for cell in row])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def shown_safely(text: str) -> str:
+    """Names in files of others may hold anything, escape sequences of terminals too."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -1,0 +1,264 @@
+"""What somebody's SAEs are, read from their files, and what a study of them has to assume.
+
+Each thing that is assumed is kept with the reason, for the study file and for whoever asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from interp_assets.from_hub import get_saes, sae_files
+from interp_assets.model_names import hub_name_of
+from interp_assets.sae_sources import hub_settings
+from interp_assets.setting_errors import StudyError, listed
+from interp_assets.study import PROJECT, studies_folder
+from resources.errors import UnusableInput
+from resources.hub import cached, files_of, repository_of
+from resources.sparse_autoencoders.config import read_config
+from resources.sparse_autoencoders.locate import SaeLocation, locate
+
+CHANGE = "CHANGE THIS"
+PLACEHOLDER = "owner/model"
+DEMO_CORPUS = PROJECT / "demo" / "corpus.parquet"
+DEMO_EMBEDDER = PROJECT / "demo" / "weights" / "all-MiniLM-L6-v2"
+HUB_CORPUS, HUB_EMBEDDER = "monology/pile-uncopyrighted", "sentence-transformers/all-MiniLM-L6-v2"
+CONTEXT_LENGTH = 256
+LARGE_BYTES = 5e9
+"Of a hub repository: more than this is fetched only where a folder in it is named."
+
+
+@dataclass
+class Found:
+    """What the files of some SAEs say, and what is assumed beside it."""
+
+    path: str
+    "As it is to stand in the study: a path, or a hub name."
+    folder: Path
+    saes: list[SaeLocation]
+    unreadable: dict[Path, str]
+    model: str
+    corpus: str
+    bos: bool
+    context_length: int
+    assumed: dict[str, str] = field(default_factory=dict)
+    "By setting, why it is what it is; where somebody has to change it, this begins with CHANGE."
+
+
+def file_for(path: str, output: str | None) -> Path:
+    """Where the study is to be written.
+
+    Raises:
+        StudyError: something is there already.
+    """
+    file = Path(output) if output else studies_folder() / f"{name_of(path)}.yaml"
+    file = file.expanduser().resolve()
+    if file.suffix not in (".yaml", ".yml"):
+        raise StudyError(f"{file}: a study file ends in .yaml")
+    if file.exists():
+        raise StudyError(f"{file}: is there already, and nothing is written over it; name another with --output")
+    return file
+
+
+def name_of(path: str) -> str:
+    """A study's name from what it is about: `saes`, `gemma_scope_2b_pt_res_layer_20`."""
+    own = Path(path).resolve().name if Path(path).exists() else "_".join(path.split("/")[1:])
+    return re.sub(r"[^A-Za-z0-9]+", "_", own).strip("_") or "study"
+
+
+def look(path: str, root: Path, model: str | None, corpus: str | None) -> Found:
+    """What the SAEs in a folder or hub repository are, and what a study of them has to assume.
+
+    Args:
+        root: where the study's paths begin.
+        model: the subject model, corpus: the text; they are looked for where None.
+
+    Raises:
+        UnusableInput: there are no SAEs that can be read.
+        NotNow: the hub is not reached.
+    """
+    local = Path(path).expanduser()
+    folder = local.resolve() if local.exists() else from_hub(path)
+    shown = relative(folder, root) if local.exists() else path.strip("/")
+    problems: dict[Path, str] = {}
+    saes = readable(folder, problems)
+    found = Found(shown, folder, saes, problems, PLACEHOLDER, "", True, CONTEXT_LENGTH)
+    choose_model(found, model, root)
+    # Now that the model is known, so is what names of hooks mean in it.
+    found.saes = readable(folder, problems, settings_of(found.model, root))
+    found.saes.sort(key=lambda sae: [int(part) if part.isdigit() else -1 for part in (sae.hookpoint or "").split(".")])
+    choose_text(found, corpus, root)
+    return found
+
+
+def readable(folder: Path, problems: dict[Path, str], model: Mapping[str, Any] | None = None) -> list[SaeLocation]:
+    """The SAEs that can be read, at least one; `problems` becomes those of the others."""
+    problems.clear()
+    saes = locate(folder, model=model, problems=problems)
+    if not saes:
+        raise UnusableInput(next(iter(problems.values())))
+    return saes
+
+
+def from_hub(path: str) -> Path:
+    """The SAEs of a hub repository, on this machine.
+
+    Raises:
+        UnusableInput: it is no hub name, or holds more than is fetched unasked.
+    """
+    repository = None if path.startswith(("/", ".", "~")) else repository_of(path)
+    if repository is None:
+        raise UnusableInput(f"{path}: no such folder, and not a hub name like owner/name")
+    here = cached(repository.name)
+    if here is not None and (here.folder / repository.folder).is_dir():
+        try:
+            locate(here.folder / repository.folder)
+            return here.folder / repository.folder
+        except UnusableInput:
+            pass  # something else of it was fetched
+    inside = f"{repository.folder}/" if repository.folder else ""
+    files = sae_files(files_of(repository.name), repository.folder)
+    if (size := sum(files.values())) > LARGE_BYTES:
+        below = dict.fromkeys(file.removeprefix(inside).split("/")[0] for file in files if "/" in file)
+        raise UnusableInput(
+            f"{path}: {size / 1e9:,.0f} GB, more than is fetched unasked; name a folder in it, as in "
+            f"{repository.name}/{inside}{next(iter(below), 'folder')}; {listed(below)}"
+        )
+    return get_saes(repository, None)
+
+
+def choose_model(found: Found, named: str | None, root: Path) -> None:
+    """Whose activations the SAEs read: what is asked for, what they say, or the one model here that fits."""
+    key = "subject_model.path"
+    said = said_by(found, "model")
+    if named is not None:
+        found.model = relative(Path(named), root) if Path(named).expanduser().exists() else named
+    elif said is not None and (known := hub_name_of(said)) is not None:
+        found.model = known
+        found.assumed[key] = f"the SAEs' settings name {said!r}"
+    elif said is not None:
+        found.assumed[key] = f"{CHANGE}: the SAEs' settings name {said!r}, which is no folder and no hub name"
+    else:
+        fitting = models_that_fit(found.saes[0])
+        if len(fitting) == 1:
+            found.model = relative(fitting[0], root) if isinstance(fitting[0], Path) else fitting[0]
+            found.assumed[key] = (
+                f"the only model here of {found.saes[0].declared_inputs():,} dimensions; the SAEs name none"
+            )
+        else:
+            there = f"; here, of their width: {', '.join(map(str, fitting))}" if fitting else ""
+            found.assumed[key] = f"{CHANGE}: the SAEs' settings name no model{there}"
+
+
+def models_that_fit(sae: SaeLocation) -> list[Path | str]:
+    """Models on this machine whose residual stream is as wide as what an SAE reads."""
+    width = sae.declared_inputs()
+    return [folder for folder in sorted(PROJECT.glob("demo/weights/*")) if width_of(folder) == width]
+
+
+def width_of(folder: Path) -> int | None:
+    """Of a causal language model; None of anything else."""
+    try:
+        config = read_config(folder / "config.json")
+    except (UnusableInput, OSError):
+        return None
+    text = config.get("text_config", config)
+    return text.get("hidden_size", text.get("n_embd")) if causal(config) else None
+
+
+def causal(config: dict[str, Any]) -> bool:
+    return any("CausalLM" in str(name) or "LMHead" in str(name) for name in config.get("architectures") or ())
+
+
+def settings_of(model: str, root: Path) -> Mapping[str, Any] | None:
+    """The settings of the subject model: of its folder, or of the hub where that is reached."""
+    folder = root / Path(model).expanduser()
+    if folder.is_dir():
+        with suppress(UnusableInput, OSError):
+            return read_config(folder / "config.json")
+    return hub_settings(model, None, get=model != PLACEHOLDER)
+
+
+def choose_text(found: Found, named: str | None, root: Path) -> None:
+    dataset, length = said_by(found, "dataset"), said_by(found, "context")
+    if named is not None:
+        found.corpus = relative(Path(named), root) if Path(named).expanduser().exists() else named
+    elif dataset is not None and repository_of(dataset) is not None:
+        found.corpus = dataset
+        found.assumed["corpus.path"] = "the text that the SAEs were trained on, as their settings say"
+    elif DEMO_CORPUS.exists():
+        found.corpus = relative(DEMO_CORPUS, root)
+        found.assumed["corpus.path"] = "the demo's text; better is text like that on which the SAEs were trained"
+    else:
+        found.corpus = HUB_CORPUS
+        found.assumed["corpus.path"] = "the SAEs' settings name no text"
+    if length is not None and length.isdigit() and 8 <= int(length) < CONTEXT_LENGTH:
+        found.context_length = int(length)
+        found.assumed["corpus.context_length"] = "that of the SAEs' training"
+    said = said_by(found, "bos")
+    if said is not None:
+        found.bos = said == "true"
+        found.assumed["corpus.bos"] = "as the SAEs were trained"
+        return
+    folder = root / Path(found.model).expanduser()
+    if not folder.is_dir() and (here := cached(found.model)) is not None:
+        folder = here.folder
+    has_bos = bos_of(folder)
+    found.bos = has_bos is not False
+    found.assumed["corpus.bos"] = {
+        True: "the tokenizer has a BOS token; the SAEs' settings do not say",
+        False: "the tokenizer has no BOS token",
+        None: "the SAEs' settings do not say, and no tokenizer is here to ask",
+    }[has_bos]
+
+
+def bos_of(folder: Path) -> bool | None:
+    """Whether a tokenizer has a BOS token, from its settings alone; None where it has none of these."""
+    try:
+        return read_config(folder / "tokenizer_config.json").get("bos_token") is not None
+    except (UnusableInput, OSError):
+        return None
+
+
+SAYS: dict[str, Sequence[str]] = {
+    "model": ("model_name", "lm_name", "model"),
+    "dataset": ("dataset_path", "dataset"),
+    "context": ("context_size", "ctx_len"),
+    "bos": ("prepend_bos",),
+}
+"What settings of SAEs, or of the training beside them, say under which of several names."
+
+
+def said_by(found: Found, what: str) -> str | None:
+    """What the settings of the first SAE that says anything say, as text."""
+    for sae in found.saes:
+        declared = {"model": sae.declared().model, "bos": sae.declared().bos} if what in ("model", "bos") else {}
+        for value in [declared.get(what), *(each.get(key) for each in sections_of(sae, found) for key in SAYS[what])]:
+            if isinstance(value, bool | int) or (isinstance(value, str) and value):
+                return json.dumps(value) if not isinstance(value, str) else value
+    return None
+
+
+def sections_of(sae: SaeLocation, found: Found) -> Iterable[dict[str, Any]]:
+    """An SAE's own settings, section by section, then those of the training that lie beside the SAEs."""
+    own = sae.config()
+    yield own
+    yield from (value for value in own.values() if isinstance(value, dict))
+    if found.folder != sae.folder and (found.folder / "config.json").is_file():
+        try:
+            yield read_config(found.folder / "config.json")
+        except UnusableInput:
+            return
+
+
+def relative(path: Path, root: Path) -> str:
+    """As it is to stand in a study whose paths begin at `root`."""
+    path = path.expanduser().resolve()
+    inside = os.path.relpath(path, root)
+    return str(path) if inside.startswith("..") else f"./{inside}" if "/" not in inside else inside

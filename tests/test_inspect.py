@@ -1,0 +1,103 @@
+"""`interp inspect`, and the page that says what can be read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from interp_assets.cli import main
+from resources.sparse_autoencoders.locate import FORMATS
+from resources.sparse_autoencoders.saelens import NORMS, NORMS_TOLD
+from resources.sparse_autoencoders.supported import PAGE, page
+from tests.golden_cases import CASES, GOLDEN, location_of
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    shutil.copytree(GOLDEN / "sparsify_transcoder", tmp_path / "saes" / "layers.4.mlp")
+    return tmp_path / "saes"
+
+
+def test_one_in_full(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(world)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == str(world / "layers.4.mlp")
+    assert lines[1:8] == [
+        "format sparsify",
+        "architecture topk transcoder",
+        "reads layers.4.mlp:in",
+        "writes layers.4.mlp",
+        "latents 64",
+        "dimensions 16 to 16",
+        "published L0 8",
+    ]
+    assert "encoder.weight (64, 16) F32" in lines
+
+
+def test_many_in_a_table_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(GOLDEN)]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["reads", "writes", "latents"]
+    assert len(rows) == len(CASES)
+    assert main(["inspect", str(GOLDEN), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    by_folder = {Path(each["folder"]): each for each in found["saes"]}
+    for case, what in CASES.items():
+        said = by_folder[location_of(case).folder]
+        assert (said["architecture"], said["l0"]) == (what.architecture, what.l0)
+        named = f"{case}:in" if said["transcodes"] else case
+        assert said["reads"] == (named if said["format"] == "sparsify" else what.reads)
+
+
+def test_a_problem_is_shown_beside_what_is_sound(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(world / "layers.4.mlp", world / "layers.5.mlp")
+    (world / "layers.5.mlp" / "sae.safetensors").write_bytes(b"")
+    assert main(["inspect", str(world)]) == 2
+    shown = capsys.readouterr()
+    assert "layers.4.mlp:in" in shown.out
+    assert shown.err.startswith(f"problem: {world / 'layers.5.mlp' / 'sae.safetensors'}: damaged or cut short")
+
+
+def test_names_are_understood_by_the_models_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert main(["inspect", str(GOLDEN / "saelens_hook_z"), "--model", str(tmp_path)]) == 0
+    assert "h.3.attn.c_proj:in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("path", "said"), [("./nowhere", "no such folder"), ("some/name", "hf download some/name")])
+def test_nothing_there(path: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", path]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_files_say_is_shown_without_what_terminals_obey(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = world / "layers.4.mlp" / "cfg.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"activation": "topk\x1b[2J"}))
+    assert main(["inspect", str(world)]) == 0
+    assert "topk\\x1b[2J" in capsys.readouterr().out
+
+
+def test_it_needs_no_torch(world: Path) -> None:
+    code = f"import sys; from interp_assets.cli import main; main(['inspect', {str(world)!r}]); print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "False"
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m resources.sparse_autoencoders.supported"
+
+
+def test_the_page_names_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every format, architecture and norm; and one that is added is not up to date before it stands there."""
+    text = page()
+    for name, module in FORMATS.items():
+        assert f"`{name}`" in text
+        assert all(f"| `{kind}` |" in text for kind in module.ARCHITECTURES)
+    assert set(NORMS) - {"none"} <= set(NORMS_TOLD)
+    monkeypatch.setitem(FORMATS["saelens"].ARCHITECTURES, "new", "something")
+    assert page() != text
