@@ -262,6 +262,22 @@ CHAINS: Schema = {
     "end": TEXT,  # in its last row why it ends
 }
 
+# Beside the report, where layers are matched.
+SIMILARITY_OF_PAIRS: Schema = {
+    "layer_a": TEXT,
+    "layer_b": TEXT,
+    "site": TEXT,  # the kind of place: the first layer's key without its numbers
+    "matched": U32,
+    "left_over": U32,
+    "mean": F64,
+    "lower_quartile": F64,
+    "median": F64,
+    "upper_quartile": F64,
+    "mutual_nearest": F64,  # share of matches
+    "certified_gap": F64,
+}
+OVERLAP_OF_PAIRS: Schema = {"layer_a": TEXT, "layer_b": TEXT, **SEMANTIC_OVERLAP}
+
 SCORE_REPORT: Schema = {
     "layer": TEXT,
     "method": TEXT,

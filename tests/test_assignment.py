@@ -10,12 +10,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from interp_assets.alignment import assignment, matching
-from interp_assets.alignment.assignment import Edges, assign, greedy
+from interp_assets.alignment.assignment import assign
+from interp_assets.alignment.auction import auction
 from interp_assets.alignment.blocks import Arrays, Blocks
 from interp_assets.alignment.candidates import candidates, top_of_rows
 from interp_assets.alignment.certificate import MARGIN, look
 from interp_assets.alignment.directions import Products, row_blocks
 from interp_assets.alignment.matching import Matching, best_matching
+from interp_assets.alignment.sparse_graph import NOBODY, Edges, Graph, greedy
 from tests.matching_instances import KINDS, cosines, instance
 
 SHAPES = [(300, 300), (200, 330), (330, 200), (150, 151)]
@@ -122,9 +124,9 @@ def test_the_auction_alone_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None
     values = draw.random((200, 200))
     row, column = (each.ravel() for each in np.indices(values.shape))
     edges = Edges(row, column, values.ravel())
-    graph = assignment.Graph(edges, *values.shape)
-    rough = np.full(200, assignment.NOBODY)
-    assignment.auction(graph, rough, np.zeros(200), np.arange(200), 0.05)
+    graph = Graph(edges, *values.shape)
+    rough = np.full(200, NOBODY)
+    auction(graph, rough, np.zeros(200), np.arange(200), 0.05)
     best = values[linear_sum_assignment(values, maximize=True)].sum()
     assert best - edges.value[rough].sum() > 0.1
     assert edges.value[assign(edges, *values.shape).edge].sum() == pytest.approx(best, rel=1e-12)

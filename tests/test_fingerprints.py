@@ -12,7 +12,7 @@ import pytest
 
 from interp_assets.freshness import Freshness
 from interp_assets.job import COMPUTES, load_stage, make_partition
-from interp_assets.partitions import partitions_of
+from interp_assets.partitions import pair_key, partitions_of
 from interp_assets.settings import Settings, mark
 from interp_assets.study import Layer, load_study
 from resources.table_store import Partition
@@ -191,7 +191,9 @@ READERS: dict[tuple[str, str, str], set[str]] = {
     ("examples", "examples", "tokens"): {"explanations", *(f"scores/{method}" for method in ON_WINDOWS)},
     ("examples", "examples", "decile"): WEIGHED,
     ("examples", "latents", "windows"): WEIGHED,
-    ("explanations", "explanations", "explanation"): BY_EXPLANATION,
+    ("explanations", "explanations", "explanation"): {*BY_EXPLANATION, "semantic_overlap"},
+    ("layer_matching", "matching", "latent_b"): {"semantic_overlap"},
+    ("layer_matching", "matching", "similarity"): set(),
     ("explanations", "explanations", "raw_reply"): set(),
     ("text_index", "windows", "vector"): {"examples"},
 }  # fmt: skip
@@ -204,13 +206,14 @@ def test_an_input_reaches_exactly_those_who_read_it(
 ) -> None:
     places = ["embed_tokens", "layers.0"]
     study = load_study(changed(file, {"saes.0.hookpoints": places, "alignment.pairs": [places]}, "pairs.yaml"))
+    make_partition(study, "layer_matching", pair_key(*places), OracleModels())
     before = fingerprints(study.file)
     asset, table, name = column
     current = Freshness.current
 
     def with_another(self: Freshness, of: str, key: str | None) -> Partition | None:
         partition = current(self, of, key)
-        if partition is None or of != asset or key not in (None, "embed_tokens"):
+        if partition is None or of != asset or key not in (None, "embed_tokens", pair_key(*places)):
             return partition
         manifest = copy.deepcopy(partition.manifest)
         assert name in manifest["tables"][table]["columns"]

@@ -22,25 +22,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from interp_assets.alignment.auction import auction, without_leftovers
+from interp_assets.alignment.sparse_graph import NOBODY, Edges, Graph, last_of_each, owners
+
 TOLERANCE = 1e-12
 "Differences below this, in units of the spread of values, are rounding."
 LARGEST_EPSILON, SMALLEST_EPSILON, STEP = 0.1, 1e-7, 5.0
 ROUNDS_BETWEEN_LOOKS = 10
-ROUNDS, ROUNDS_PER_ROW, WORK = 500, 0.125, 30
-"A phase of the auction is broken off after so many rounds, or after WORK looks at each edge."
 CENTRINGS = 20
-NOBODY, FREE = -1, -2
-
-
-class Edges(NamedTuple):
-    """Edges that may be used, sorted by row, then column; every row has one."""
-
-    row: np.ndarray
-    "int64 [edges]"
-    column: np.ndarray
-    "int64 [edges]"
-    value: np.ndarray
-    "float64 [edges]"
+FREE = -2
 
 
 class Assignment(NamedTuple):
@@ -48,29 +38,6 @@ class Assignment(NamedTuple):
     "int64 [rows], which edge each row uses"
     price: np.ndarray
     "float64 [columns]"
-
-
-class Graph:
-    """Edges with the places where the rows begin."""
-
-    def __init__(self, edges: Edges, rows: int, columns: int) -> None:
-        self.row, self.column, self.value = edges
-        self.rows, self.columns = rows, columns
-        begin = np.searchsorted(self.row, np.arange(rows + 1))
-        self.begin, self.degree = begin[:-1], np.diff(begin)
-        self.spread = float(np.ptp(self.value)) or 1.0
-
-    def edges_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The edges of some rows one row behind the other, where each row begins among them, how many it has."""
-        degree = self.degree[rows]
-        offset = np.cumsum(degree) - degree
-        return np.repeat(self.begin[rows] - offset, degree) + np.arange(degree.sum()), offset, degree
-
-    def transposed(self) -> tuple[Graph, np.ndarray]:
-        """Columns as rows, and which edge of this graph each edge of that one is."""
-        order = np.lexsort((self.row, self.column))
-        turned = Edges(self.column[order], self.row[order], self.value[order])
-        return Graph(turned, self.columns, self.rows), order
 
 
 def assign(edges: Edges, rows: int, columns: int, price: np.ndarray | None = None) -> Assignment:
@@ -91,93 +58,6 @@ def assign(edges: Edges, rows: int, columns: int, price: np.ndarray | None = Non
         if last:
             return centred(graph, augment(graph, improve(graph, edge, price)))
         epsilon /= STEP
-
-
-def auction(
-    graph: Graph, edge: np.ndarray, price: np.ndarray, bidding: np.ndarray, epsilon: float, alone: float = -np.inf
-) -> None:
-    """Assign rows so that each has a column within two epsilon of its greatest profit; changes `edge` and `price`.
-
-    Args:
-        edge: int64 [rows], which edge each row has, or NOBODY.
-        price: float64 [columns], which rise.
-        bidding: int64, rows without an edge that want one.
-        alone: the profit of a row that has no column; it takes none that gives less.
-    """
-    owner = owners(graph, edge)
-    # Rows that are alike would all want the same column, round after round.
-    value = graph.value + epsilon * np.random.default_rng(0).random(len(graph.value))
-    rounds, work = ROUNDS + ROUNDS_PER_ROW * graph.rows, WORK * len(value)
-    while len(bidding) and rounds > 0 and work > 0:
-        edges, offset, degree = graph.edges_of(bidding)
-        rounds, work = rounds - 1, work - len(edges)
-        profit = value[edges] - price[graph.column[edges]]
-        best = np.maximum.reduceat(profit, offset)
-        at_best = np.flatnonzero(profit == np.repeat(best, degree))
-        at_best = at_best[np.searchsorted(at_best, offset)]
-        profit[at_best] = -np.inf
-        second = np.maximum.reduceat(profit, offset)
-        second[degree == 1] = best[degree == 1] - graph.spread
-        stays = best > alone
-        bidding, at_best, best, second = bidding[stays], at_best[stays], best[stays], second[stays]
-        wanted = graph.column[edges[at_best]]
-        bid = price[wanted] + best - np.maximum(second, alone) + epsilon
-        order = np.lexsort((bid, wanted))
-        highest = order[last_of_each(wanted[order])]
-        sold = wanted[highest]
-        displaced = owner[sold]
-        displaced = displaced[displaced != NOBODY]
-        edge[displaced] = NOBODY
-        price[sold] = bid[highest]
-        owner[sold] = bidding[highest]
-        edge[bidding[highest]] = edges[at_best[highest]]
-        lost = np.ones(len(bidding), dtype=bool)
-        lost[highest] = False
-        bidding = np.concatenate([bidding[lost], displaced])
-
-
-def without_leftovers(graph: Graph, edge: np.ndarray, price: np.ndarray, epsilon: float, last: bool) -> np.ndarray:
-    """A column left over costs nothing; prices of such columns that were bid up go down. Changes `price`.
-
-    Before the last phase they are set to 0, and the next phase makes use of it. After it such columns bid for rows in
-    their turn, as long as they gain more than nothing: a reverse auction (Bertsekas and Castanon 1992).
-
-    Returns:
-        int64 [rows], the edge of each row.
-    """
-    left_over = owners(graph, edge) == NOBODY
-    if not last:
-        price[left_over] = 0.0
-        return edge
-    back, order = graph.transposed()
-    profit = np.maximum.reduceat(graph.value - price[graph.column], graph.begin)
-    assigned = np.flatnonzero(edge != NOBODY)
-    profit[assigned] = graph.value[edge[assigned]] - price[graph.column[edge[assigned]]]
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    of_column = np.full(graph.columns, NOBODY)
-    of_column[graph.column[edge[assigned]]] = place[edge[assigned]]
-    auction(back, of_column, profit, np.flatnonzero(left_over & (price > 0) & (back.degree > 0)), epsilon, alone=0.0)
-    price[:] = 0.0
-    has = np.flatnonzero(of_column != NOBODY)
-    edge = np.full(graph.rows, NOBODY)
-    edge[back.column[of_column[has]]] = order[of_column[has]]
-    price[has] = np.maximum(back.value[of_column[has]] - profit[back.column[of_column[has]]], 0.0)
-    return edge
-
-
-def owners(graph: Graph, edge: np.ndarray) -> np.ndarray:
-    """Which row has each column, int64 [columns], or NOBODY."""
-    owner, assigned = np.full(graph.columns, NOBODY), np.flatnonzero(edge != NOBODY)
-    owner[graph.column[edge[assigned]]] = assigned
-    return owner
-
-
-def last_of_each(ordered: np.ndarray) -> np.ndarray:
-    """Where in an ordered array the last of equal numbers stand, bool."""
-    last = np.ones(len(ordered), dtype=bool)
-    last[:-1] = ordered[1:] != ordered[:-1]
-    return last
 
 
 def improve(graph: Graph, edge: np.ndarray, price: np.ndarray) -> Assignment:
@@ -310,29 +190,3 @@ def on_circles(raised_by: np.ndarray, raised_from: np.ndarray) -> np.ndarray:
         far = far[far]
     reached = np.unique(far)
     return reached[raised_by[reached] != NOBODY]
-
-
-def greedy(edges: Edges, rows: int, columns: int) -> np.ndarray:
-    """The edges of the greedy assignment: the greatest value first, of those whose row and column are still there.
-
-    Edges that are the best of their row and of their column are taken together, round by round: the same result.
-
-    Returns:
-        int64, numbers of edges; rows without any edge left have none.
-    """
-    order = np.lexsort((edges.column, edges.row, -edges.value))
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(len(order))
-    left, taken = np.arange(len(order)), []
-    while len(left):
-        row, column, place = edges.row[left], edges.column[left], rank[left]
-        first_of_row, first_of_column = (np.full(n, len(order)) for n in (rows, columns))
-        np.minimum.at(first_of_row, row, place)
-        np.minimum.at(first_of_column, column, place)
-        both = (first_of_row[row] == place) & (first_of_column[column] == place)
-        taken.append(left[both])
-        gone_row, gone_column = np.zeros(rows, dtype=bool), np.zeros(columns, dtype=bool)
-        gone_row[row[both]] = True
-        gone_column[column[both]] = True
-        left = left[~gone_row[row] & ~gone_column[column]]
-    return np.concatenate(taken) if taken else np.zeros(0, dtype=np.int64)

@@ -7,9 +7,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from interp_assets.alignment.assignment import Edges, greedy
 from interp_assets.alignment.blocks import Arrays, Blocks
 from interp_assets.alignment.directions import Similarities, row_blocks
+from interp_assets.alignment.sparse_graph import Edges, greedy
 
 PER_ROW, PER_COLUMN = 32, 8
 GROUP = 16

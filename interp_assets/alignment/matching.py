@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from interp_assets.alignment.assignment import Edges, assign
+from interp_assets.alignment.assignment import assign
 from interp_assets.alignment.blocks import Arrays, Blocks
 from interp_assets.alignment.candidates import PER_COLUMN, PER_ROW, candidates, joined, with_values
 from interp_assets.alignment.certificate import look
 from interp_assets.alignment.directions import Similarities, row_blocks
+from interp_assets.alignment.sparse_graph import Edges
 
 DENSE = 1_024**2
 "With up to so many similarities the dense method is the faster one: `python -m benchmarks.assignment`."

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from interp_assets.alignment.assignment import Edges, greedy
 from interp_assets.alignment.blocks import Blocks
 from interp_assets.alignment.directions import Similarities
 from interp_assets.alignment.matching import Matching
 from interp_assets.alignment.ranks import ranks
+from interp_assets.alignment.sparse_graph import Edges, greedy
 from interp_assets.examples.draws import rank_in_group
 from interp_assets.tables import GREEDY_MATCHING, LAYER_MATCHING, LEFT_OVER, NEXT_BEST, conform
 

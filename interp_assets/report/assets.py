@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import polars as pl
 
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import partition_label
 from interp_assets.job import Job, Metadata, computes
+from interp_assets.partitions import layer_pairs, pair_key
+from interp_assets.report.alignment import tables_of_pairs
+from interp_assets.report.chains import Pair
 from interp_assets.report.evidence import EFFECTS_READ, OF_TRIALS, TRIALS_READ, Evidence, of_methods, tables_of
 from interp_assets.report.page import render
 from interp_assets.report.summary import counts
+from interp_assets.study import Study
 from interp_assets.tables import SCORES
 from resources.table_store import Partition
 
@@ -19,7 +25,7 @@ def score_report(job: Job) -> Metadata:
     evidence = gathered(job)
     tables = tables_of(evidence, job.study)
     job.draft.write_text("page", "html", render(evidence, tables, Rendering.of(job.study)))
-    for name, frame in tables.frames().items():
+    for name, frame in (tables.frames() | evidence.of_pairs).items():
         job.draft.write(name, frame)
     page = job.draft.folder / job.draft.tables["page"]["files"][0]
     sentences = [difference.sentence() for difference in tables.differences]
@@ -40,11 +46,12 @@ def gathered(job: Job) -> Evidence:
         if state.state in ("failed", "blocked", "missing")
     }
 
+    def partition(asset: str, key: str) -> Partition | None:
+        return None if partition_label(asset, key) in problems else job.freshness.current(asset, key)
+
     def table(asset: str, layer: str, name: str, columns: list[str] | None = None) -> pl.DataFrame | None:
-        partition: Partition | None = job.freshness.current(asset, layer)
-        if partition is None or partition_label(asset, layer) in problems or name not in partition.tables:
-            return None
-        return partition.read(name, columns)
+        found = partition(asset, layer)
+        return None if found is None or name not in found.tables else found.read(name, columns)
 
     scores, trials, calibrations = {}, {}, []
     for method in study.scorers.chosen():
@@ -70,6 +77,7 @@ def gathered(job: Job) -> Evidence:
         layer: counts(table("latent_statistics", layer, "statistics"), examples.get(layer), explanations.get(layer))
         for layer in layers
     }
+    pairs, of_pairs = gathered_pairs(study, partition)
     all_scores, all_trials = of_methods(scores, SCORES), of_methods(trials, TRIALS_READ)
     return Evidence(
         study.name,
@@ -82,4 +90,23 @@ def gathered(job: Job) -> Evidence:
         problems,
         calibrations,
         effects,
+        pairs,
+        of_pairs,
     )
+
+
+def gathered_pairs(
+    study: Study, partition: Callable[[str, str], Partition | None]
+) -> tuple[list[Pair], dict[str, pl.DataFrame]]:
+    """The pairs of layers that were matched, and the tables behind the part about them."""
+    pairs, overlaps, gaps = [], {}, {}
+    for a, b in layer_pairs(study):
+        key = pair_key(a, b)
+        if (found := partition("layer_matching", key)) is None:
+            continue
+        pairs.append(Pair(a, b, *(found.read(name) for name in ("matching", "left_over", "next_best"))))
+        if (gap := found.metadata.get("certified_gap")) is not None:
+            gaps[key] = gap
+        if study.scorers.embedding is not None and (overlap := partition("semantic_overlap", key)) is not None:
+            overlaps[a, b] = overlap.read("overlap")
+    return pairs, tables_of_pairs(pairs, overlaps, gaps) if pairs else {}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from interp_assets.asset import TRIAL_COLUMNS
+from interp_assets.report.chains import Pair
 from interp_assets.report.correlations import correlations
 from interp_assets.report.costs import TOKENS, costs, outcomes
 from interp_assets.report.deciles import by_decile
@@ -41,6 +42,10 @@ class Evidence:
     "method, layer and rows of `tables.CALIBRATION`, where prompt sizes were tried"
     effects: dict[str, pl.DataFrame] = field(default_factory=dict)
     "EFFECTS_READ of interventions by layer, as far as there are any"
+    pairs: Sequence[Pair] = ()
+    "pairs of layers that were matched"
+    of_pairs: dict[str, pl.DataFrame] = field(default_factory=dict)
+    "the tables behind the part about them; none where there are no pairs"
 
 
 class Tables(NamedTuple):

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from interp_assets.examples.rendering import Rendering
 from interp_assets.layers import CONTROLS, control_in
+from interp_assets.report import alignment
 from interp_assets.report.correlations import scored_by_both
 from interp_assets.report.costs import PER, per_latent
 from interp_assets.report.evidence import Evidence, Tables
@@ -48,6 +49,7 @@ def render(evidence: Evidence, tables: Tables, rendering: Rendering) -> str:
         layer_counts=evidence.counts,
         problems=evidence.problems,
         latents=best_and_worst(scores, *shown),
+        alignment=alignment.section(evidence.pairs, evidence.of_pairs, environment),
     )
 
 

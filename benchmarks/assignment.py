@@ -1,0 +1,141 @@
+"""Matching two layers one to one: the project's certified sparse matching beside scipy's dense one, and at sizes for which
+there is no dense one.
+
+    python -m benchmarks.assignment [--quick | --large | --wide]
+
+--large: 65,536 and 131,072 latents of 576 numbers. --wide: 131,072 of 2,304 numbers, of which a few blocks are measured
+and the whole is reckoned from them. Directions are made up as SAEs of neighbouring layers have them: clusters of very
+unequal size, most latents with a partner at cosines from 0 to .97, three in ten without.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from benchmarks.measuring import quick, seconds, show
+from interp_assets.alignment.blocks import Blocks
+from interp_assets.alignment.candidates import PER_ROW, of_rows
+from interp_assets.alignment.certificate import look
+from interp_assets.alignment.directions import Directions, Products, row_blocks
+from interp_assets.alignment.matching import best_matching
+
+DENSE_SIZES, LARGE_SIZES, WIDTH, WIDE = (8_192, 16_384), (65_536, 131_072), 576, 2_304
+BLOCKS_MEASURED = 4
+
+
+def main() -> None:
+    modes = [argument for argument in sys.argv[1:] if argument.startswith("--one")]
+    if modes:
+        one(*modes[0].split("=")[1].split(","))
+        return
+    if "--wide" in sys.argv:
+        wide()
+    elif "--large" in sys.argv:
+        for size in LARGE_SIZES:
+            measured("sparse", size, WIDTH)
+    else:
+        for size in (4_096,) if quick() else DENSE_SIZES:
+            ours, reference = (measured(method, size, WIDTH) for method in ("sparse", "dense"))
+            assert abs(ours["cost"] - reference["cost"]) <= 1e-9 * reference["cost"], "not the same optimum"
+            show(f"reference_over_project_memory_{size}_ratio", reference["peak_gigabytes"] / ours["peak_gigabytes"])
+            show(f"reference_over_project_seconds_{size}_ratio", reference["seconds"] / ours["seconds"])
+
+
+def measured(method: str, size: int, width: int) -> dict[str, float]:
+    """One method in a process of its own, so that its memory is its own too."""
+    command = [sys.executable, "-m", "benchmarks.assignment", f"--one={method},{size},{width}"]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found = {name: float(value) for name, value in (line.split(": ") for line in output.splitlines())}
+    for name, value in found.items():
+        show(f"{method}_{size}_{name}", value)
+    return found
+
+
+def one(method: str, size: str, width: str) -> None:
+    a, b = neighbouring_layers(int(size), int(width))
+    before = peak_gigabytes()
+    start = time.perf_counter()
+    similarities = Products(Directions.unit(a), Directions.unit(b))
+    if method == "dense":
+        table = 1 - similarities.exact_tile(np.arange(len(a)))
+        cost = float(table[linear_sum_assignment(table)].sum())
+    else:
+        found = best_matching(similarities, Blocks(f"{int(size):,} latents"), dense=0)
+        cost = found.total_cost
+        print(f"looks_at_all_pairs: {found.looks}")
+        print(f"certified_gap_over_cost: {found.gap / cost!r}")
+        rate = operations_per_second(int(width), torch.float32)
+        print(f"floor_of_a_float32_look_seconds: {similarities.operations / rate!r}")
+        print(
+            f"floor_of_a_bfloat16_look_seconds: {similarities.operations / operations_per_second(int(width), torch.bfloat16)!r}"
+        )
+    print(f"cost: {cost!r}")
+    print(f"seconds: {time.perf_counter() - start!r}")
+    print(f"peak_gigabytes: {peak_gigabytes()!r}")
+    print(f"of_these_before_gigabytes: {before!r}")
+
+
+def wide() -> None:
+    """A few blocks of rows of each kind of look, and what all would take."""
+    size = LARGE_SIZES[-1]
+    a, b = neighbouring_layers(size, WIDE)
+    similarities = Products(Directions.unit(a), Directions.unit(b))
+    blocks = row_blocks(size, size)
+    rows = sum(block.stop - block.start for block in blocks[:BLOCKS_MEASURED])
+    price, profit = np.full(size, 0.6), np.full(size, 0.0)
+    for name, rough, run in (
+        ("candidates", True, lambda block: of_rows(similarities, block, PER_ROW)),
+        ("certificate", False, lambda block: look(similarities, block, profit[block], price)),
+    ):
+        similarities.vectors(rough)
+        taken = seconds(lambda: [run(block) for block in blocks[:BLOCKS_MEASURED]])  # noqa: B023
+        show(f"{name}_measured_rows", rows)
+        show(f"{name}_measured_seconds", taken)
+        show(f"{name}_of_all_rows_reckoned_seconds", taken * size / rows)
+    for dtype in (torch.bfloat16, torch.float32):
+        rate = operations_per_second(WIDE, dtype)
+        show(f"floor_{str(dtype).removeprefix('torch.')}_seconds", similarities.operations / rate)
+    show("operations_of_a_look_tera", similarities.operations / 1e12)
+    show("peak_gigabytes", peak_gigabytes())
+
+
+def neighbouring_layers(size: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Directions float32 [size, width] of two layers."""
+    draw = torch.Generator().manual_seed(0)
+
+    def unit(rows: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(rows, width, generator=draw), dim=1)
+
+    def mixed(one: torch.Tensor, other: torch.Tensor, cosine: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(cosine * one + (1 - cosine**2).sqrt() * other, dim=1)
+
+    centres = unit(size // 32)
+    weights = torch.arange(1, len(centres) + 1).float() ** -0.7
+    cluster = torch.multinomial(weights, size, replacement=True, generator=draw)
+    a = mixed(centres[cluster], unit(size), 0.8 * torch.rand(size, 1, generator=draw))
+    b = mixed(a, unit(size), 0.97 * torch.rand(size, 1, generator=draw).sqrt())
+    new = torch.nonzero(torch.rand(size, generator=draw) < 0.3)[:, 0]
+    b[new] = mixed(centres[cluster[new]], unit(len(new)), 0.8 * torch.rand(len(new), 1, generator=draw))
+    return a.numpy(), b[torch.randperm(size, generator=draw)].numpy()
+
+
+def operations_per_second(width: int, dtype: torch.dtype) -> float:
+    """What this machine does in a product of matrices of this shape, at best of five."""
+    one, other = torch.randn(512, width).to(dtype), torch.randn(8_192, width).to(dtype).T
+    best = min(seconds(lambda: one @ other) for _ in range(5))
+    return 2 * 512 * 8_192 * width / best
+
+
+def peak_gigabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+if __name__ == "__main__":
+    main()
