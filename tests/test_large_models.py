@@ -81,7 +81,6 @@ def test_positions_of_an_untrained_model_are_as_exact_as_a_loaded_ones(tmp_path:
     assert torch.equal(fresh.base_model.rotary_emb.inv_freq, loaded.base_model.rotary_emb.inv_freq)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 @pytest.mark.parametrize(("bits", "off"), [("8bit", 0.05), ("4bit", 0.3)])
 def test_a_model_of_fewer_bits_is_near_the_whole_one_and_its_weights_are_what_they_stand_for(
     tmp_path: Path, bits: str, off: float
