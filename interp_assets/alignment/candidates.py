@@ -92,9 +92,12 @@ def best_rows(
     return {"row": row[wanted].numpy() + block.start, "column": column}
 
 
-def with_values(similarities: Similarities, row: np.ndarray, column: np.ndarray) -> Edges:
-    """Edges, each once and in order, with their similarities."""
+def with_values(similarities: Similarities, row: np.ndarray, column: np.ndarray, known: Edges | None = None) -> Edges:
+    """Edges, each once and in order, with their similarities; those that are known are left out."""
     key = np.unique(row.astype(np.int64) * similarities.shape[1] + column)
+    if known is not None:
+        there = known.row * similarities.shape[1] + known.column
+        key = key[there[np.minimum(np.searchsorted(there, key), len(there) - 1)] != key]
     row, column = np.divmod(key, similarities.shape[1])
     return Edges(row, column, similarities.exact(row, column))
 

@@ -101,8 +101,8 @@ def best_matching(
                 return Matching(np.arange(rows), column, similarity, gap, "sparse", number, edges)
         better = sum(int(each["better"][0]) for each in found)
         rough = rough and better > MANY_BETTER * rows and number + 1 < passes
-        more = (np.concatenate([each[name] for each in found]) for name in ("row", "column"))
-        edges = joined(edges, with_values(similarities, *more))
+        row, more = (np.concatenate([each[name] for each in found]) for name in ("row", "column"))
+        edges = joined(edges, with_values(similarities, row, more, edges))
 
 
 def strongest(table: np.ndarray) -> Edges:
