@@ -33,19 +33,19 @@ def with_layers(study: Study, *keys: str) -> Study:
 
 
 @pytest.fixture
-def two_layers(two_layers: Path, tmp_path: Path) -> Path:
+def layers_file(two_layers: Path, tmp_path: Path) -> Path:
     return shutil.copytree(two_layers.parent, tmp_path / "world") / two_layers.name
 
 
-def test_adjacent_layers_differ_in_one_number(two_layers: Path) -> None:
-    study = load_study(changed(two_layers, {"alignment": {}}, "adjacent.yaml"))
+def test_adjacent_layers_differ_in_one_number(layers_file: Path) -> None:
+    study = load_study(changed(layers_file, {"alignment": {}}, "adjacent.yaml"))
     keys = ["layers.10", "layers.9.mlp", "layers.2", "layers.9", "layers.10.mlp", "layers.9@wide", "embed_tokens"]
     assert layer_pairs(with_layers(study, *keys)) == [
         ("layers.2", "layers.9"),
         ("layers.9", "layers.10"),
         ("layers.9.mlp", "layers.10.mlp"),
     ]
-    assert layer_pairs(load_study(two_layers)) == []
+    assert layer_pairs(load_study(layers_file)) == []
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(30, 30), (30, 45), (45, 30)])
@@ -131,17 +131,17 @@ def test_both_is_the_mean_of_two_cosines() -> None:
     np.testing.assert_allclose(found, (each[0] + each[1]) / 2, atol=1e-14)
 
 
-def test_only_an_sae_with_thresholds_can_be_folded(two_layers: Path) -> None:
-    sae = read_sae(load_study(two_layers).layers[0].location)
+def test_only_an_sae_with_thresholds_can_be_folded(layers_file: Path) -> None:
+    sae = read_sae(load_study(layers_file).layers[0].location)
     with pytest.raises(
         UnusableInput, match="similarity: folded needs the thresholds of a JumpReLU SAE, and this one is topk"
     ):
         weights_of(sae, "folded", "layers.0")
 
 
-def test_a_pair_is_made_from_both_layers(two_layers: Path) -> None:
+def test_a_pair_is_made_from_both_layers(layers_file: Path) -> None:
     settings = {"alignment": {"pairs": [list(PAIR)]}, "storage": "pairs"}
-    file = changed(two_layers, settings, "pairs.yaml")
+    file = changed(layers_file, settings, "pairs.yaml")
     study = load_study(file)
     models = LoadedModels()
     for layer in PAIR:
