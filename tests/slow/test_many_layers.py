@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -14,6 +15,7 @@ from interp_assets.file_watcher import watch
 from interp_assets.freshness import Freshness
 from interp_assets.study import Study, load_study
 from tests.changed_study import changed
+from tests.daemon import Daemon, dagster_home
 from tests.seeded import make_up, record, seed, unmade_study
 
 LAYERS = [f"layers.{number}" for number in range(150)]
@@ -70,3 +72,28 @@ def test_a_tick_with_everything_due(study: Study, instance: dg.DagsterInstance) 
     assert requested(study, instance) == {"corpus": 1}
     file.write_text(before)
     assert load_study(file) == study
+
+
+def test_the_daemon_requests_what_150_layers_feed(tmp_path: Path) -> None:
+    """A real daemon process on manifests that are made up: of a layer's new scores the report follows, and nothing else."""
+    study = unmade_study(tmp_path, LAYERS)
+    dagster_home(tmp_path)
+    daemon = Daemon(tmp_path)
+    seed(study, daemon.instance)
+    daemon.mark()
+    daemon.start()
+    try:
+        daemon.wait_until(lambda: "nothing is due" in daemon.said().get("tiny_automation", ""), "a first look")
+        assert daemon.runs() == []
+        freshness = Freshness(study)
+        scores = freshness.assets["scores/detection"]
+        make_up(freshness, scores, LAYERS[-1], content="other scores")
+        record(freshness, scores, LAYERS[-1], daemon.instance)
+        daemon.wait_until(daemon.runs, "a run of the report")
+        # There are no tables behind the manifests, so the run itself can but fail.
+        assert {label.split(" ")[0] for label in daemon.runs()} == {"score_report"}
+        ticks = [tick for tick in daemon.ticks("tiny_automation", 20) if tick.end_timestamp]
+        assert len(ticks) >= 2
+        assert max(tick.end_timestamp - tick.timestamp for tick in ticks) < SECONDS_A_TICK
+    finally:
+        daemon.stop()
