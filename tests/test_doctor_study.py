@@ -43,7 +43,13 @@ def served(file: Path, url: str, **more: Any) -> Study:
 
 def test_doctor_tells_what_engines_can_do_and_what_is_left(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(Manners(latency=0.02)) as server:
-        study = served(world, server.url, concurrency=1)
+        few = {
+            f"scorers.{method}.{kind}": 2
+            for method in ("detection", "fuzzing")
+            for kind in ("activating", "non_activating")
+        }
+        file = served(world, server.url, concurrency=1).file
+        study = load_study(changed(file, few | {"examples.latents": 24}, "few.yaml"))
         for _ in ("with made-up prompts", "and with others the next time"):
             before = server.told().answered
             assert cli.main(["doctor", str(study.file)]) == 0
