@@ -153,7 +153,7 @@ def persistence(table: pl.DataFrame) -> str:
 
 def flow(row: Sequence[Pair], table: pl.DataFrame) -> str:
     """The longest chains of some layers, of these the most similar ones, drawn from layer to layer: the darker, the more
-    similar. A fork marks a latent that splits."""
+    similar. A plus marks a latent that splits."""
     layers = [row[0].a, *(pair.b for pair in row)]
     here = table.filter(pl.col("layer").is_in(layers))
     order = here.group_by("chain").agg(pl.first("length"), pl.mean("similarity")).filter(pl.col("length") > 1)
@@ -165,7 +165,7 @@ def flow(row: Sequence[Pair], table: pl.DataFrame) -> str:
         for step in steps:
             x = layers.index(step["layer"])
             axes.text(
-                x, -height, str(step["latent"]) + (" ⑂" if step["splits"] else ""), ha="center", va="center", fontsize=6
+                x, -height, str(step["latent"]) + (" +" if step["splits"] else ""), ha="center", va="center", fontsize=6
             )
             if step["similarity"] is not None:
                 ribbon(axes, x - 1, x, -height, step["similarity"])

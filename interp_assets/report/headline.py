@@ -7,6 +7,7 @@ from typing import NamedTuple
 import polars as pl
 
 from interp_assets.layers import control_in
+from interp_assets.settings.scorers import ZERO_ABLATION
 
 HEADLINE = {
     "embedding": "auroc",
@@ -52,7 +53,12 @@ def headlines(scores: pl.DataFrame) -> pl.DataFrame:
     of_method = pl.col("method").replace_strict(HEADLINE, default="auroc", return_dtype=pl.String)
     named = pl.col("condition").is_not_null() & (pl.col("condition") != "sequential")
     shown = scores.filter((pl.col("statistic") == of_method) & pl.col("value").is_not_null())
-    score = pl.when(named).then(pl.format("{} {}", "method", "condition")).otherwise("method")
+    condition = (
+        pl.when(pl.col("condition") == ZERO_ABLATION)
+        .then(pl.lit("taken away"))
+        .otherwise(pl.format("KL {}", "condition"))
+    )
+    score = pl.when(named).then(pl.format("{}, {}", "method", condition)).otherwise("method")
     return shown.with_columns(score=score)
 
 
