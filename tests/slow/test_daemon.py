@@ -34,9 +34,18 @@ def of(assets: Iterable[str], layers: Iterable[str] = LAYERS) -> list[str]:
 
 
 def pairs(*layers: str) -> list[str]:
-    """Every two adjacent layers of which one is named."""
+    """Their matchings, and what explanations of matched latents have in common, where one of two layers is named."""
+    return [*of_pairs("layer_matching", *layers), *of_pairs("semantic_overlap", *layers)]
+
+
+def matchings(*layers: str) -> list[str]:
+    """Made anew where an SAE is: since its decoders and what is said of its latents are the same, nothing behind them is."""
+    return of_pairs("layer_matching", *layers)
+
+
+def of_pairs(asset: str, *layers: str) -> list[str]:
     known = [*LAYERS, "layers.4"] if "layers.4" in layers else LAYERS
-    return [f"layer_matching[{a}__{b}]" for a, b in pairwise(known) if {a, b} & set(layers)]
+    return [f"{asset}[{a}__{b}]" for a, b in pairwise(known) if {a, b} & set(layers)]
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +112,9 @@ def happens(daemon: Daemon, made: list[str], runs: list[str] | None = None) -> N
     """
     daemon.settled()
     runs = [label for label in made if not label.startswith("sae_weights")] if runs is None else runs
-    assert (daemon.made(), daemon.runs()) == (sorted(made), sorted(runs))
+    found = daemon.made(), daemon.runs()
     daemon.mark()
+    assert found == (sorted(made), sorted(runs))
 
 
 def says(daemon: Daemon, sensor: str, what: str) -> None:
@@ -119,7 +129,7 @@ def test_with_the_daemon_alone_everything_comes_into_being_once(daemon: Daemon) 
 
 def test_one_new_sae(daemon: Daemon) -> None:
     new_weights(daemon, "layers.1", 1)
-    happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.1"]), *pairs("layers.1"), "score_report"])
+    happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.1"]), *matchings("layers.1"), "score_report"])
 
 
 def test_the_same_sae_again(daemon: Daemon) -> None:
@@ -136,7 +146,7 @@ def test_a_setting_there_and_back_again_and_another(daemon: Daemon) -> None:
     change(daemon, scorers__detection__activating=10)
     happens(daemon, [], runs=[*of(["scores/detection"]), "score_report"])
     change(daemon, explainers__more={"kind": "extractive", "words": 3})
-    happens(daemon, [*of(["explanations", *SCORES]), "score_report"])
+    happens(daemon, [*of(["explanations", *SCORES]), *of_pairs("semantic_overlap", *LAYERS), "score_report"])
 
 
 def stop_in_the_middle(daemon: Daemon, layer: str) -> None:
@@ -166,7 +176,7 @@ def test_two_changes_in_the_middle_of_a_run_of_the_same_layer(daemon: Daemon) ->
     daemon.wait_until(lambda: len(daemon.runs()) >= 4, "runs of the other layers")
     daemon.send(run, signal.SIGCONT)
     others = [layer for layer in LAYERS if layer != "layers.2"]
-    made = [*of(CHAIN, ["layers.2"]), *pairs("layers.2"), *of(["scores/detection"], others), "score_report"]
+    made = [*of(CHAIN, ["layers.2"]), *matchings("layers.2"), *of(["scores/detection"], others), "score_report"]
     stopped = "activation_cache[layers.2] FAILURE"
     happens(daemon, [*made, "sae_weights[layers.2]", "sae_weights[layers.2]"], [*made, stopped])
 
@@ -180,7 +190,7 @@ def test_a_half_copied_sae_is_not_taken_up(daemon: Daemon) -> None:
     assert (daemon.made(), daemon.runs()) == ([], [])
     with weights(daemon, "layers.0").open("ab") as file:
         file.write(content[len(content) // 2 :])
-    happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.0"]), *pairs("layers.0"), "score_report"])
+    happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.0"]), *matchings("layers.0"), "score_report"])
 
 
 def test_edits_of_the_study_under_the_daemon(daemon: Daemon) -> None:
@@ -235,8 +245,8 @@ def test_a_killed_worker(daemon: Daemon) -> None:
         run = daemon.started_run("activation_cache", "layers.1")
         daemon.send(run, signal.SIGKILL)
         daemon.wait_for_end(run)
-    happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.1"]), *pairs("layers.1"), "score_report"],
-            [*of(CHAIN, ["layers.1"]), *pairs("layers.1"), "score_report", killed, killed])  # fmt: skip
+    happens(daemon, [*of(["sae_weights", *CHAIN], ["layers.1"]), *matchings("layers.1"), "score_report"],
+            [*of(CHAIN, ["layers.1"]), *matchings("layers.1"), "score_report", killed, killed])  # fmt: skip
 
     new_weights(daemon, "layers.1", 3)
     for _ in range(3):

@@ -85,14 +85,14 @@ def test_shared_beginnings_are_computed_once(engine: VllmEngine) -> None:
 ASKING = (Message("user", "Name a colour and a number."),)
 
 
-def test_greedy_replies(engine: VllmEngine, transformers: TransformersEngine) -> None:
-    asked = [GenerateRequest(ASKING, 12), GenerateRequest((Message("user", "What is the capital of France?"),), 40)]
-    cut, whole = engine.generate(asked)
+CAPITAL = GenerateRequest((Message("user", "What is the capital of France?"),), 40)
+
+
+def test_greedy_replies(engine: VllmEngine) -> None:
+    """What is said in bfloat16 depends on the processor; in float32 it is compared below."""
+    cut, whole = engine.generate([GenerateRequest(ASKING, 12), CAPITAL])
     assert (cut.finished, cut.usage.completion_tokens) == (False, 12)
-    assert whole.finished
-    assert "Paris" in whole.text
-    assert whole.text == transformers.generate(asked[1:])[0].text
-    assert engine.generate(asked)[1].text == whole.text
+    assert engine.generate([CAPITAL])[0].text == whole.text
 
 
 def test_draws_differ_and_are_repeatable(engine: VllmEngine) -> None:
@@ -151,6 +151,9 @@ def test_close_leaves_nothing_behind_and_a_call_may_follow(
         print(f"nats, float32: largest difference of a choice {chosen:.1e}, of a continuation {weighed:.1e}")
         assert chosen < 1e-3
         assert weighed < 1e-3
+        said = exact.generate([CAPITAL])[0]
+        assert said.finished and "Paris" in said.text
+        assert said.text == reference.generate([CAPITAL])[0].text
         for process in vllm_processes():
             process.kill()
         with pytest.raises(NotNow, match="vLLM's process ended"):

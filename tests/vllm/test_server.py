@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -90,7 +91,8 @@ def test_a_prompt_that_is_too_long_is_refused_alone(engine: OpenAIEngine) -> Non
 
 def test_further_fields_reach_the_server(server: VllmServer) -> None:
     plain = OpenAIEngine(server.url, SERVED)
-    banned = OpenAIEngine(server.url, SERVED, request={"bad_words": ["Paris", " Paris"]})
     asked = [GenerateRequest((Message("user", "What is the capital of France?"),), 24)]
-    assert "Paris" in plain.generate(asked)[0].text
-    assert "Paris" not in banned.generate(asked)[0].text
+    # What it says in bfloat16 depends on the processor.
+    word = max(re.findall(r"[A-Za-z]+", plain.generate(asked)[0].text), key=len)
+    banned = OpenAIEngine(server.url, SERVED, request={"bad_words": [word, f" {word}"]})
+    assert word not in banned.generate(asked)[0].text
