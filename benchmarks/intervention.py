@@ -37,7 +37,7 @@ class Size(NamedTuple):
 
 
 QUICK = Size(2_048, 4, {"explain_prompts": 1, "score_prompts": 2, "target_kl": (1.0,)})
-FULL = Size(65_536, 8, {})
+FULL = Size(65_536, 4, {})
 
 
 def main() -> None:
@@ -50,17 +50,17 @@ def main() -> None:
     project = seconds(lambda: found.extend(find_effects(setup, latents, begin_at))) / len(latents)
     written = sum(len(effect.written) for effect in found if effect.latent == latents[0].latent)
     generation = plain_generation(setup, latents[0], written + setup.settings.score_prompts)
+    show("latents", len(latents))
+    show("prompts_per_latent", len(latents[0].all))
+    show("changes_per_latent", len(setup.settings.target_kl))
+    show("project_seconds_per_latent", project)
+    show("plain_generation_seconds_of_as_many_tokens", generation)
+    show("project_over_plain_generation_ratio", project / generation)
     loop = FullPasses(setup, latents[0])
     plain: list[Effect] = []
     reference = seconds(lambda: plain.extend(loop.effects()))
     agree([effect for effect in found if effect.latent == latents[0].latent], plain)
-    show("latents", len(latents))
-    show("prompts_per_latent", len(latents[0].all))
-    show("changes_per_latent", len(setup.settings.target_kl))
-    show("plain_generation_seconds_of_as_many_tokens", generation)
-    show("project_over_plain_generation_ratio", project / generation)
     show("reference_full_passes", loop.passes)
-    show("project_seconds_per_latent", project)
     show("reference_seconds_per_latent", reference)
     show("reference_over_project_ratio", reference / project)
 
