@@ -21,21 +21,21 @@ Neighbours = tuple[np.ndarray, np.ndarray]
 
 
 def main() -> None:
-    latents, contexts = (4_096, 512) if quick() else (16_384, 2_048)
+    latents, contexts = (4_096, 512) if quick() else (16_384, 4_096)
     with tempfile.TemporaryDirectory() as folder:
         cache = write_cache(Path(folder), contexts, latents, K)
         found: list[Neighbours] = []
         ours = seconds(lambda: found.append(cooccurring(cache, contexts, CONTEXT_LENGTH, NEIGHBOURS)))
-        reference = seconds(lambda: found.append(all_at_once(cache, contexts)))
+        show("latents", latents)
+        show("tokens", contexts * CONTEXT_LENGTH)
+        show("activations", int(cache.entries.sum()))
+        show("seconds", ours)
         our_peak = peak_mb(lambda: cooccurring(cache, contexts, CONTEXT_LENGTH, NEIGHBOURS))
+        show("peak_megabytes", our_peak)
+        reference = seconds(lambda: found.append(all_at_once(cache, contexts)))
         reference_peak = peak_mb(lambda: all_at_once(cache, contexts))
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
-    show("latents", latents)
-    show("tokens", contexts * CONTEXT_LENGTH)
-    show("activations", int(cache.entries.sum()))
-    show("seconds", ours)
-    show("peak_megabytes", our_peak)
     show("reference_seconds", reference)
     show("reference_peak_megabytes", reference_peak)
     show("reference_over_project_seconds_ratio", reference / ours)
