@@ -69,6 +69,8 @@ def one(method: str, size: str, width: str) -> None:
     else:
         found = best_matching(similarities, Blocks(f"{int(size):,} latents"), dense=0)
         cost = found.total_cost
+    taken, peak = time.perf_counter() - start, peak_gigabytes()
+    if method == "sparse":
         print(f"looks_at_all_pairs: {found.looks}")
         print(f"certified_gap_over_cost: {found.gap / cost!r}")
         rate = operations_per_second(int(width), torch.float32)
@@ -77,8 +79,8 @@ def one(method: str, size: str, width: str) -> None:
             f"floor_of_a_bfloat16_look_seconds: {similarities.operations / operations_per_second(int(width), torch.bfloat16)!r}"
         )
     print(f"cost: {cost!r}")
-    print(f"seconds: {time.perf_counter() - start!r}")
-    print(f"peak_gigabytes: {peak_gigabytes()!r}")
+    print(f"seconds: {taken!r}")
+    print(f"peak_gigabytes: {peak!r}")
     print(f"of_these_before_gigabytes: {before!r}")
 
 

@@ -27,9 +27,9 @@ from interp_assets.alignment.sparse_graph import NOBODY, Edges, Graph, last_of_e
 
 TOLERANCE = 1e-12
 "Differences below this, in units of the spread of values, are rounding."
-LARGEST_EPSILON, SMALLEST_EPSILON, STEP = 0.1, 1e-7, 5.0
+LARGEST_EPSILON, ROUGH_EPSILON, SMALLEST_EPSILON, STEP = 0.1, 1e-3, 1e-5, 5.0
 ROUNDS_BETWEEN_LOOKS = 10
-CENTRINGS = 20
+CENTRINGS = 10
 FREE = -2
 
 
@@ -47,16 +47,34 @@ def assign(edges: Edges, rows: int, columns: int, price: np.ndarray | None = Non
         price: float64 [columns], of the best assignment on some of the edges, to start from.
     """
     graph = Graph(edges, rows, columns)
-    epsilon = LARGEST_EPSILON if price is None else LARGEST_EPSILON / STEP**3
-    price = np.zeros(columns) if price is None else price.copy()
+    edge, price = narrowed(graph, price, SMALLEST_EPSILON)
+    return centred(graph, augment(graph, improve(graph, edge, price)))
+
+
+def rough_prices(edges: Edges, rows: int, columns: int, price: np.ndarray | None = None) -> np.ndarray:
+    """Prices near those that prove an assignment, float64 [columns]: what an auction alone makes of it.
+
+    Args:
+        price: float64 [columns], from an earlier call with some of the edges, to start from.
+    """
+    return narrowed(Graph(edges, rows, columns), price, ROUGH_EPSILON)[1]
+
+
+def narrowed(graph: Graph, price: np.ndarray | None, smallest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Auctions with ever smaller epsilon; the edge of each row (or NOBODY) and prices after the last.
+
+    They begin wide even where prices are nearly right: narrow bids make a price war out of each new edge.
+    """
+    price = np.zeros(graph.columns) if price is None else price.copy()
+    epsilon = LARGEST_EPSILON
     while True:
-        edge = np.full(rows, NOBODY)
-        auction(graph, edge, price, np.arange(rows), epsilon * graph.spread)
-        last = epsilon <= SMALLEST_EPSILON
-        if rows < columns:
+        edge = np.full(graph.rows, NOBODY)
+        auction(graph, edge, price, np.arange(graph.rows), epsilon * graph.spread)
+        last = epsilon <= smallest
+        if graph.rows < graph.columns:
             edge = without_leftovers(graph, edge, price, epsilon * graph.spread, last)
         if last:
-            return centred(graph, augment(graph, improve(graph, edge, price)))
+            return edge, price
         epsilon /= STEP
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp_assets.alignment.blocks import Arrays, Blocks
 from interp_assets.alignment.directions import Similarities, row_blocks
-from interp_assets.alignment.sparse_graph import Edges, greedy
+from interp_assets.alignment.sparse_graph import Edges, greedy, last_of_each
 
 PER_ROW, PER_COLUMN = 32, 8
 GROUP = 16
@@ -94,7 +94,8 @@ def best_rows(
 
 def with_values(similarities: Similarities, row: np.ndarray, column: np.ndarray, known: Edges | None = None) -> Edges:
     """Edges, each once and in order, with their similarities; those that are known are left out."""
-    key = np.unique(row.astype(np.int64) * similarities.shape[1] + column)
+    key = np.sort(row.astype(np.int64) * similarities.shape[1] + column)  # many times as fast as np.unique
+    key = key[last_of_each(key)]
     if known is not None:
         there = known.row * similarities.shape[1] + known.column
         key = key[there[np.minimum(np.searchsorted(there, key), len(there) - 1)] != key]
@@ -105,11 +106,10 @@ def with_values(similarities: Similarities, row: np.ndarray, column: np.ndarray,
 def joined(one: Edges, other: Edges) -> Edges:
     """Both together; an edge that is in both, once."""
     row, column, value = (np.concatenate(both) for both in zip(one, other, strict=True))
-    order = np.lexsort((column, row))
-    row, column, value = row[order], column[order], value[order]
-    new = np.ones(len(row), dtype=bool)
-    new[1:] = (row[1:] != row[:-1]) | (column[1:] != column[:-1])
-    return Edges(row[new], column[new], value[new])
+    key = row * (column.max(initial=0) + 1) + column
+    order = np.argsort(key, kind="stable")  # which merges what is sorted already
+    order = order[last_of_each(key[order])]
+    return Edges(row[order], column[order], value[order])
 
 
 def completing(similarities: Similarities, edges: Edges, blocks: Blocks) -> Edges:

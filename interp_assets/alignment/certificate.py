@@ -42,16 +42,15 @@ def look(
     tile -= torch.from_numpy(price).to(tile.device, tile.dtype)
     row, column, value = at_least(tile, torch.from_numpy(profit - MARGIN).to(tile.device, tile.dtype))
     del tile
-    for narrower in (error, 0.0 if rough else None):
-        many = np.bincount(row, minlength=len(profit)) > NEAR_PER_ROW
-        if narrower is None or not many.any():
-            break
-        keep = ~many[row] | (value >= profit[row] - narrower)
-        row, column, value = row[keep], column[keep], value[keep]
-    if rough:
+    many = np.bincount(row, minlength=len(profit)) > NEAR_PER_ROW
+    if rough and many.any():
         keep = first_of_each(row, value, NEAR_PER_ROW)
         row, column = row[keep], column[keep]
         many[:] = False
+    elif many.any():
+        keep = ~many[row] | (value >= profit[row] - error)
+        row, column = row[keep], column[keep]
+        many = np.bincount(row, minlength=len(profit)) > NEAR_PER_ROW
     few = ~many[row]
     row, column = row[few], column[few]
     near = similarities.exact(row + block.start, column) - price[column]

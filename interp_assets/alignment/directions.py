@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PAIRS_AT_ONCE = 2_048
-"Pairs whose float64 products are taken together: these stay in the processor's cache."
+PAIRS_AT_ONCE, ROWS_AT_ONCE = 256, 2_048
+"Pairs whose float64 products are taken together, rows that are brought to float64: these stay in the processor's cache."
 UNIT_ROUNDOFF = 2.0**-24
 
 
@@ -83,14 +83,14 @@ class Directions:
     def single(self) -> np.ndarray:
         """float32 [n, d]."""
         found = np.empty((len(self), self.width), dtype=np.float32)
-        for start in range(0, len(self), PAIRS_AT_ONCE):
-            found[start : start + PAIRS_AT_ONCE] = self.double(slice(start, start + PAIRS_AT_ONCE))
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            found[start : start + ROWS_AT_ONCE] = self.double(slice(start, start + ROWS_AT_ONCE))
         return found
 
 
 def norms(rows: np.ndarray) -> np.ndarray:
     """Euclidean norms float64 [n] of float32 rows [n, d]."""
-    parts = (rows[i : i + PAIRS_AT_ONCE].astype(np.float64) for i in range(0, len(rows), PAIRS_AT_ONCE))
+    parts = (rows[i : i + ROWS_AT_ONCE].astype(np.float64) for i in range(0, len(rows), ROWS_AT_ONCE))
     return np.concatenate([np.linalg.norm(part, axis=1) for part in parts]) if len(rows) else np.zeros(0)
 
 
@@ -141,15 +141,15 @@ class Products:
             part = slice(start, start + PAIRS_AT_ONCE)
             i, j = rows[part], columns[part]
             found[part] = sum(
-                np.einsum("nd,nd->n", x[i].astype(np.float64), y[j].astype(np.float64)) * x_factor[i] * y_factor[j]
+                np.einsum("nd,nd->n", x[i], y[j], dtype=np.float64) * x_factor[i] * y_factor[j]
                 for (x, x_factor), (y, y_factor) in zip(self.a.parts, self.b.parts, strict=True)
             )
         return found
 
     def exact_tile(self, rows: np.ndarray) -> np.ndarray:
         one = self.a.double(rows)
-        starts = range(0, len(self.b), PAIRS_AT_ONCE)
-        return np.concatenate([one @ self.b.double(slice(at, at + PAIRS_AT_ONCE)).T for at in starts], axis=1)
+        starts = range(0, len(self.b), ROWS_AT_ONCE)
+        return np.concatenate([one @ self.b.double(slice(at, at + ROWS_AT_ONCE)).T for at in starts], axis=1)
 
     def subset(self, rows: np.ndarray, columns: np.ndarray) -> Products:
         return Products(self.a.of(rows), self.b.of(columns), self.device)

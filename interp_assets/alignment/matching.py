@@ -1,8 +1,8 @@
 """The one-to-one matching of two sides whose similarities add up to most, and how far it is from the best of all.
 
 Where all similarities are few they are looked at together, by scipy's `linear_sum_assignment`. Otherwise: candidates,
-the best assignment on them with its prices, one look at all similarities that either proves it the best of all or
-finds better pairs; these become candidates too, and it is solved again.
+prices that an auction makes of them, a look at all similarities for better pairs, which become candidates too; then the
+best assignment of the candidates and another look, until one of them proves it the best of all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from interp_assets.alignment.assignment import assign
+from interp_assets.alignment.assignment import assign, rough_prices
 from interp_assets.alignment.blocks import Arrays, Blocks
 from interp_assets.alignment.candidates import PER_COLUMN, PER_ROW, candidates, joined, with_values
 from interp_assets.alignment.certificate import look
@@ -23,8 +23,8 @@ DENSE = 1_024**2
 "With up to so many similarities the dense method is the faster one: `python -m benchmarks.assignment`."
 PASSES = 8
 "How often all similarities are looked at, at most, after the candidates are found."
-MANY_BETTER = 0.001
-"While a look in bfloat16 finds more better pairs than this for each row, the next one is in bfloat16 too."
+MANY_BETTER = 0.05
+"After a look in bfloat16 that finds more better pairs than this for each row, the next one is in bfloat16 too."
 ROUNDING = 1e-12
 "A gap of less than this share of the sum of absolute similarities is float64's rounding."
 
@@ -81,26 +81,31 @@ def best_matching(
         turned = Edges(looked_at.column, looked_at.row, looked_at.value)
         return other._replace(row=row, column=column, similarity=similarity, looked_at=turned)
     edges, bound, price = candidates(similarities, blocks, per_row, per_column), np.inf, None
-    parts, rough, number = row_blocks(rows, columns), passes > 1, 0
+    parts, rough, looks = row_blocks(rows, columns), passes > 1, 0
     while True:
-        number += 1
-        solved = blocks.once(f"solution {number}", lambda: solution(edges, rows, columns, price))  # noqa: B023
-        column, similarity, price = solved["column"], solved["similarity"], solved["price"]
-        profit = similarity - price[column]
+        looks += 1
+        if rough and looks == 1:
+            price = blocks.once("prices", lambda: {"price": rough_prices(edges, rows, columns)})["price"]  # noqa: B023
+            begin = np.searchsorted(edges.row, np.arange(rows))
+            profit = np.maximum.reduceat(edges.value - price[edges.column], begin)
+        else:
+            solved = blocks.once(f"solution {looks}", lambda: solution(edges, rows, columns, price))  # noqa: B023
+            column, similarity, price = solved["column"], solved["similarity"], solved["price"]
+            profit = similarity - price[column]
 
         def seen(block: slice) -> Arrays:
             return look(similarities, block, profit[block], price, rough)  # noqa: B023
 
-        found = blocks.over(f"{'better pairs' if rough else 'certificate'} {number}", parts, seen)
+        found = blocks.over(f"{'better pairs' if rough else 'certificate'} {looks}", parts, seen)
         if not rough:
             bound = min(bound, float(np.concatenate([each["greatest"] for each in found]).sum() + price.sum()))
             gap = bound - float(similarity.sum())
             certified = gap <= ROUNDING * max(1.0, float(np.abs(similarity).sum()))
-            if certified or number >= passes:
+            if certified or looks >= passes:
                 gap = 0.0 if certified else gap
-                return Matching(np.arange(rows), column, similarity, gap, "sparse", number, edges)
+                return Matching(np.arange(rows), column, similarity, gap, "sparse", looks, edges)
         better = sum(int(each["better"][0]) for each in found)
-        rough = rough and better > MANY_BETTER * rows and number + 1 < passes
+        rough = rough and better > MANY_BETTER * rows and looks + 1 < passes
         row, more = (np.concatenate([each[name] for each in found]) for name in ("row", "column"))
         edges = joined(edges, with_values(similarities, row, more, edges))
 

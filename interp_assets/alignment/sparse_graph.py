@@ -29,6 +29,7 @@ class Graph:
         begin = np.searchsorted(self.row, np.arange(rows + 1))
         self.begin, self.degree = begin[:-1], np.diff(begin)
         self.spread = float(np.ptp(self.value)) or 1.0
+        self.noise = np.random.default_rng(0).random(len(self.value))
 
     def edges_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The edges of some rows one row behind the other, where each row begins among them, how many it has."""
@@ -58,14 +59,15 @@ def last_of_each(ordered: np.ndarray) -> np.ndarray:
 
 
 def greedy(edges: Edges, rows: int, columns: int) -> np.ndarray:
-    """The edges of the greedy assignment: the greatest value first, of those whose row and column are still there.
+    """The edges of the greedy assignment: the greatest value first, of those whose row and column are still there; of
+    equal values the one of the lower row, then column.
 
     Edges that are the best of their row and of their column are taken together, round by round: the same result.
 
     Returns:
         int64, numbers of edges; rows without any edge left have none.
     """
-    order = np.lexsort((edges.column, edges.row, -edges.value))
+    order = np.argsort(-edges.value, kind="stable")
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     left, taken = np.arange(len(order)), []
