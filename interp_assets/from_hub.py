@@ -56,11 +56,15 @@ def models_named(study: Study) -> list[HubName]:
 
 def saes_named(study: Study) -> list[HubName]:
     """The SAEs of a study that lie in no folder."""
+    named = [(f"saes[{i}].path", source.path, source.revision) for i, source in enumerate(study.saes)]
+    untrained = study.controls.untrained
+    if untrained is not None and untrained.saes is not None:
+        named.append(("controls.untrained.saes", untrained.saes, None))
     found = []
-    for i, source in enumerate(study.saes):
-        repository = repository_of(source.path)
-        if repository is not None and not study.path(source.path).exists():
-            found.append(HubName(f"saes[{i}].path", repository.name, source.revision))
+    for key, path, revision in named:
+        repository = repository_of(path)
+        if repository is not None and not study.path(path).exists():
+            found.append(HubName(key, repository.name, revision))
     return found
 
 

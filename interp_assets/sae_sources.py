@@ -126,7 +126,10 @@ def wanted_saes(
             raise StudyError(f"{key}: {list(hookpoints)} are {len(hookpoints)} places for the one SAE in {source.path}")
         if not found:
             return [(hookpoints[0], next(iter(missing.values())))]
-        place = found[0].at(hookpoints[0])
+        try:
+            place = found[0].at(hookpoints[0])
+        except UnusableInput as error:
+            raise StudyError(f"{key}: {error}") from None
         return [(str(place.hookpoint), place)]
     chosen: Found = []
     for hookpoint in hookpoints:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from interp_assets.api_keys import place_of_key
+from interp_assets.from_hub import sae_folder
 from interp_assets.layers import Layer, control_layers
 from interp_assets.sae_sources import find_layers, settings_of_model
 from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
@@ -37,6 +38,7 @@ from interp_assets.settings import (
     operational,
 )
 from interp_assets.study_checks import check_layers, check_settings
+from resources.errors import NotNow, UnusableInput
 from resources.hub import cached
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -144,7 +146,7 @@ def load_study(file: str | Path, get: bool = False) -> Study:
         study = Study.model_validate({"name": name, **content, "file": file, "root": root})
         check_settings(study)
         study = study.model_copy(update={"layers": find_layers(study, get)})
-        study = study.model_copy(update={"layers": (*study.layers, *find_controls(study))})
+        study = study.model_copy(update={"layers": (*study.layers, *find_controls(study, get))})
         check_layers(study)
         return study
     except ValidationError as error:
@@ -179,9 +181,10 @@ def read_yaml(file: Path) -> Any:
         raise StudyError(f"{file}: {where}not valid YAML ({problem})") from None
 
 
-def find_controls(study: Study) -> list[Layer]:
+def find_controls(study: Study, get: bool = False) -> list[Layer]:
     named = study.controls.untrained.saes if study.controls.untrained else None
-    folder = study.path(named) if named else None
-    if folder is not None and not folder.exists():
-        raise StudyError(f"controls.untrained.saes: {named}: no such folder ({folder})")
+    try:
+        folder = sae_folder(study, named, get=get) if named else None
+    except (UnusableInput, NotNow) as error:
+        raise StudyError(f"controls.untrained.saes: {error}") from None
     return control_layers(study.controls, study.layers, folder, settings_of_model(study) if folder else None)

@@ -1,10 +1,14 @@
-"""Two sides of directions to be matched, of kinds that solvers find easy and hard."""
+"""Two sides of directions to be matched, of kinds that solvers find easy and hard, and what a matching must be."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
 
+from interp_assets.alignment.blocks import Blocks
 from interp_assets.alignment.directions import Directions, Products
+from interp_assets.alignment.matching import Matching, best_matching
 
 KINDS = ("random", "clustered", "near_tied", "duplicated_rows", "all_equal", "planted")
 
@@ -31,3 +35,20 @@ def instance(kind: str, rows: int, columns: int, d: int = 16, seed: int = 0) -> 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> Products:
     return Products(Directions.unit(a), Directions.unit(b))
+
+
+def exact(similarities: Products) -> np.ndarray:
+    return similarities.exact_tile(np.arange(similarities.shape[0]))
+
+
+def sparse(similarities: Products, **how: int) -> Matching:
+    return best_matching(similarities, Blocks("test"), dense=0, **how)
+
+
+def check(found: Matching, truth: np.ndarray) -> None:
+    """One to one, with the right similarities, certified, and of the sum that scipy's has."""
+    assert len(set(found.row)) == len(found.row) == min(truth.shape) == len(set(found.column))
+    np.testing.assert_allclose(found.similarity, truth[found.row, found.column], atol=1e-14)
+    best = truth[linear_sum_assignment(truth, maximize=True)].sum()
+    assert found.similarity.sum() == pytest.approx(best, rel=1e-9, abs=1e-9)
+    assert (found.gap, found.method) == (0.0, "sparse")

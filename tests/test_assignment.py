@@ -16,28 +16,11 @@ from interp_assets.alignment.blocks import Arrays, Blocks
 from interp_assets.alignment.candidates import candidates, top_of_rows
 from interp_assets.alignment.certificate import MARGIN, look
 from interp_assets.alignment.directions import Products, row_blocks
-from interp_assets.alignment.matching import Matching, best_matching
+from interp_assets.alignment.matching import best_matching
 from interp_assets.alignment.sparse_graph import NOBODY, Edges, Graph, greedy
-from tests.matching_instances import KINDS, cosines, instance
+from tests.matching_instances import KINDS, check, cosines, exact, instance, sparse
 
 SHAPES = [(300, 300), (200, 330), (330, 200), (150, 151)]
-
-
-def exact(similarities: Products) -> np.ndarray:
-    return similarities.exact_tile(np.arange(similarities.shape[0]))
-
-
-def sparse(similarities: Products, **how: int) -> Matching:
-    return best_matching(similarities, Blocks("test"), dense=0, **how)
-
-
-def check(found: Matching, truth: np.ndarray) -> None:
-    """One to one, with the right similarities, certified, and of the sum that scipy's has."""
-    assert len(set(found.row)) == len(found.row) == min(truth.shape) == len(set(found.column))
-    np.testing.assert_allclose(found.similarity, truth[found.row, found.column], atol=1e-14)
-    best = truth[linear_sum_assignment(truth, maximize=True)].sum()
-    assert found.similarity.sum() == pytest.approx(best, rel=1e-9, abs=1e-9)
-    assert (found.gap, found.method) == (0.0, "sparse")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -53,6 +36,16 @@ def test_the_sum_is_that_of_the_dense_optimum(kind: str, shape: tuple[int, int])
 def test_a_thousand_latents(kind: str) -> None:
     similarities = cosines(*instance(kind, 1_200, 1_250, 32))
     check(sparse(similarities), exact(similarities))
+
+
+@pytest.mark.parametrize("dense", [0, 10**6])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 1)])
+def test_one_latent(shape: tuple[int, int], dense: int) -> None:
+    similarities = cosines(*instance("random", *shape))
+    found, truth = best_matching(similarities, Blocks("test"), dense=dense), exact(similarities)
+    assert (len(found.row), found.gap) == (1, 0.0)
+    assert found.similarity[0] == pytest.approx(truth.max(), abs=1e-14)
+    assert truth[found.row[0], found.column[0]] == truth.max()
 
 
 def test_too_few_candidates_are_noticed_and_the_bound_holds() -> None:

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from interp_assets.freshness import Freshness
-from interp_assets.from_hub import get_models, moved
+from interp_assets.from_hub import get_models, moved, saes_named
 from interp_assets.job import make_partition
 from interp_assets.layers import MissingSae
 from interp_assets.setting_errors import StudyError
@@ -62,6 +62,13 @@ def test_what_was_not_fetched_is_refused_with_how_to_fetch_it(world: Path, onlin
     assert f"saes[0].path: {NAME}: no such folder ({world.parent / NAME})" in str(error.value)
     assert f"interp run fetches it, or: hf download {NAME}" in str(error.value)
     assert online.asked == []
+
+
+def test_saes_of_the_untrained_model_come_from_the_hub_too(world: Path, online: FakeHub) -> None:
+    controls = {"untrained": {"saes": NAME, "layers": ["embed_tokens"]}}
+    study = load_study(changed(world, {"controls": controls}, world.name), get=True)
+    assert study.layer("embed_tokens@untrained").location == study.layer("embed_tokens").location
+    assert [name.key for name in saes_named(study)] == ["saes[0].path", "controls.untrained.saes"]
 
 
 def test_offline_it_says_what_is_missing_and_how_to_fetch_it(

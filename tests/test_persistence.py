@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from interp_assets.alignment.correlations import Correlations, Firing
+from interp_assets.alignment.outcome import NOTHING_THERE
 from interp_assets.alignment.overlap import RANDOM_MATCHINGS, explained_alike
 from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
@@ -214,3 +217,22 @@ def test_activations_are_a_measure_and_read_the_cache(paired: Path) -> None:
     table = made.read("matching")
     assert len(table) and (table["similarity"] > 0.5).any()
     assert set(made.read("left_over")["reason"]) <= {"its activation is always the same"}
+
+
+def test_a_layer_without_live_latents_leaves_an_empty_table_with_a_reason(paired: Path) -> None:
+    """All directions zero: nothing can be matched, and everything downstream says why."""
+    root = shutil.copytree(paired.parent, paired.parent.with_name("empty"))
+    sae = root / "saes" / PAIR[1] / "sae.safetensors"
+    weights = load_file(sae)
+    save_file({**weights, "W_dec": torch.zeros_like(weights["W_dec"])}, sae)
+    study = load_study(changed(root / paired.name, {"alignment.dead": "matched"}, "empty.yaml"))
+    models, key = LoadedModels(), pair_key(*PAIR)
+    for layer in PAIR:
+        make_partition(study, "sae_weights", layer, models)
+    made = make_partition(study, "layer_matching", key, models).partition
+    for table in ("matching", "greedy", "next_best"):
+        assert made.read(table).is_empty()
+    n = len(weights["W_dec"])
+    left = made.read("left_over").group_by("side", "reason").len().sort("side").rows()
+    assert left == [("a", NOTHING_THERE, n), ("b", "direction is zero", n)]
+    assert made.metadata["nothing_matched"] == f"no latents to match in {PAIR[1]}"

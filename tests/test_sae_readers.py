@@ -61,6 +61,7 @@ def test_format_is_recognised(case: str) -> None:
         ("gemma_scope_2_res", None, "google/gemma-3-1b-pt"),
         ("llama_scope_res", "Llama3_1-8B-Base-L3R-8x", "meta-llama/Llama-3.1-8B"),
         ("llama_scope_res", None, None),
+        ("llamascopium_topk", None, "meta-llama/Llama-3.1-8B"),
         ("dictionary_learning_topk", None, "EleutherAI/pythia-70m"),
         ("saelens_5_standard", None, "tiny"),
     ],
@@ -224,6 +225,7 @@ WRONG_ENCODING = [
     ("saelens_jumprelu", threshold_not_strict),
     ("saelens_topk_rescaled", rescale_forgotten),
     ("llama_scope_decoder_norms", rescale_forgotten),
+    ("llamascopium_topk", rescale_forgotten),
     ("saelens_topk", rescale_invented),
 ]
 WRONG_DECODING = [

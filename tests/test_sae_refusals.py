@@ -23,8 +23,8 @@ Damage = Callable[[Path], None]
 
 
 def weights_of(folder: Path) -> Path:
-    (file,) = (folder / module.WEIGHTS for module in FORMATS.values() if (folder / module.WEIGHTS).is_file())
-    return file
+    (name,) = {module.WEIGHTS for module in FORMATS.values() if (folder / module.WEIGHTS).is_file()}
+    return folder / name
 
 
 def settings(drop: str | None = None, **changes: Any) -> Damage:
@@ -204,6 +204,13 @@ OTHERS: list[tuple[str, str, dict[str, Any], str]] = [
     ("llama_scope_res", "hyperparams.json", {"use_glu_encoder": True}, "use_glu_encoder True is not supported"),
     ("llama_scope_res", "hyperparams.json", {"norm_activation": "token-wise"}, "supported: dataset-wise, inference"),
     ("llama_scope_res", "hyperparams.json", {"dataset_average_activation_norm": {}}, "hyperparams.json: in is missing"),
+    ("llama_scope_res", "hyperparams.json", {"dataset_average_activation_norm": {"in": 0, "out": 1}}, "in is 0.0, not an average norm"),
+    ("llamascopium_topk", "config.json", {"sae_type": "crosscoder"}, "sae_type 'crosscoder' is not supported; supported: sae"),
+    ("llamascopium_topk", "config.json", {"act_fn": "batchtopk"}, "act_fn 'batchtopk' is not supported; supported: jumprelu, topk, relu"),
+    ("llamascopium_topk", "config.json", {"norm_activation": "token-wise"}, "supported: dataset-wise, inference"),
+    ("llamascopium_topk", "config.json", {"use_glu_encoder": True}, "use_glu_encoder True is not supported"),
+    ("llamascopium_topk", "config.json", {"attention": 4}, "attention 4 is not supported, Llamascopium has written no such setting"),
+    ("llamascopium_topk", "config.json", {"hook_point_in": "blocks.9.hook_resid_post"}, "blocks.9.hook_resid_post is missing; there are"),
     ("gemma_scope_2_res", "config.json", {"architecture": "topk"}, "architecture 'topk' is not supported; supported: jump_relu"),
     ("gemma_scope_2_affine", "config.json", {"affine_connection": False}, "affine_connection is False, but the weights say True"),
     (

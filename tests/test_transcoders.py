@@ -122,6 +122,9 @@ def test_a_place_that_the_files_do_not_name(file: Path, tmp_path: Path) -> None:
     (root / "saes" / MODULE).rename(root / "mine")
     study = load_study(changed(root / "study.yaml", {"saes": [{"path": "mine", "hookpoints": [MODULE]}]}))
     assert [(layer.hookpoint, layer.writes) for layer in study.layers] == [(READS, MODULE)]
+    saes = [{"path": "mine", "hookpoints": ["layers.0.post_attention_layernorm:normed"]}]
+    with pytest.raises(StudyError, match=r"saes\[0\].hookpoints: .*named by the module that it stands in for"):
+        load_study(changed(root / "study.yaml", {"saes": saes}))
 
 
 def test_no_random_sae_stands_beside_one_that_writes_elsewhere(file: Path, tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ class UntrainedControl(Settings):
     "Keys of the layers that get one; all when left out."
     latents: int | None = latents_interpreted()
     saes: str | None = operational(None)
-    "A folder of SAEs trained on this untrained model, by hookpoint; a random SAE of the real one's shape when left out."
+    """SAEs trained on this untrained model, by hookpoint: a folder or a hub name. A random SAE of the real one's shape when
+    left out."""
     k: int | None = latents_per_token()
     "As for `random`; needed where the real SAE is not TopK."
     seed: int = identity(0, ge=0)

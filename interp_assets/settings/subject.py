@@ -37,7 +37,14 @@ class SaeSource(Settings):
     revision: str | None = operational(None)
     "For a hub name: the commit, tag or branch."
     format: Literal[
-        "auto", "sparsify", "saelens", "gemma_scope", "gemma_scope_2", "llama_scope", "dictionary_learning"
+        "auto",
+        "sparsify",
+        "saelens",
+        "gemma_scope",
+        "gemma_scope_2",
+        "llama_scope",
+        "llamascopium",
+        "dictionary_learning",
     ] = operational("auto")
     "Found by content where it is left at auto."
     hookpoints: tuple[str, ...] | None = identity(None, min_length=1)

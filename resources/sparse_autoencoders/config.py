@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,6 +92,17 @@ class Config(dict[str, Any]):
             shown = ", ".join(each if isinstance(each, str) else repr(each) for each in supported)
             raise UnknownSae(f"{self.file}: {key} {value!r} is not supported; supported: {shown}")
         return value
+
+    def only(self, known: Collection[str], maker: str) -> None:
+        """
+        Raises:
+            UnknownSae: there is another setting that says anything.
+        """
+        if unknown := [key for key in sorted(set(self) - set(known)) if self[key]]:
+            raise UnknownSae(
+                f"{self.file}: {unknown[0]} {self[unknown[0]]!r} is not supported, {maker} has written no such setting; "
+                f"supported: {', '.join(sorted(known))}"
+            )
 
 
 def config_in(file: Path, values: dict[str, Any]) -> Config:

@@ -1,18 +1,21 @@
 """Llama Scope (OpenMOSS): `hyperparams.json` + `checkpoints/final.safetensors`, SAEs and transcoders.
 
 They were trained on activations scaled to norm sqrt(d_model), with a threshold on what a latent adds to the unscaled
-output. Both are folded into the weights, as their maker's `standardize_parameters_of_dataset_norm` and
-`transform_to_unit_decoder_norm` do before use: activations are in the units of the model, and decoder rows have norm 1.
+output. The scale is folded into the weights, as their maker's `standardize_parameters_of_dataset_norm` does before use:
+activations are in the units of the model. Decoder rows have norm 1 here, so an activation is what it adds to the output.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Config, Declared, Hooks
+from .config import Config, Declared, Hooks, UnknownSae
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .autoencoder import SparseAutoencoder
 
 MAKER = "Llama Scope"
@@ -54,13 +57,9 @@ def declared(config: Config, folder: Path) -> Declared:
 
 
 def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
-    """Its maker's rules, in the form for use: b_enc / s_in, W_dec s_in / s_out, b_dec / s_out, then unit decoder rows.
-
-    s = sqrt(d_model) / average norm, of the input and of the output.
-    """
+    """Its maker's rules, in the form for use."""
     import torch
 
-    from .autoencoder import SparseAutoencoder
     from .tensors import Weights
 
     for key, value in PLAIN.items():
@@ -74,27 +73,63 @@ def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
     scale_in = scale_out = 1.0
     if norm == "dataset-wise":
         norms = config.section("dataset_average_activation_norm")
-        scale_in = facts.d_in**0.5 / norms.number("in")
-        scale_out = facts.d_out**0.5 / norms.number("out")
+        where = f"{config.file}: dataset_average_activation_norm"
+        scale_in = scale(facts.d_in, norms.number("in"), f"{where}: in")
+        scale_out = scale(facts.d_out, norms.number("out"), f"{where}: out")
     weights = Weights(folder / WEIGHTS, device, CONFIG)
-    W_dec = weights.transposed("decoder.weight", (facts.d_out, facts.n_latents)).mul_(scale_in / scale_out)
-    decoder_norm = None
-    if include_norm:
-        decoder_norm = W_dec.norm(dim=1)
-        W_dec /= decoder_norm[:, None]
-    sae = SparseAutoencoder(
-        W_enc=weights.get("encoder.weight", (facts.n_latents, facts.d_in)).T,
-        b_enc=weights.get("encoder.bias") / scale_in,
-        W_dec=W_dec,
-        b_dec=weights.get("decoder.bias") / scale_out,
+    sae = in_units_of_the_model(
+        weights.get("encoder.weight", (facts.n_latents, facts.d_in)).T,
+        weights.get("encoder.bias"),
+        weights.transposed("decoder.weight", (facts.d_out, facts.n_latents)),
+        weights.get("decoder.bias"),
+        (scale_in, scale_out),
+        unit_rows=include_norm,
         activation=activation,
         k=config.integer("top_k") if activation == "topk" else None,
         threshold=torch.full((facts.n_latents,), config.number("jump_relu_threshold"), device=device)
         if activation == "jumprelu"
         else None,
         subtract_b_dec=subtract,
-        decoder_norm=decoder_norm,
         undo_norm=False,
     )
     weights.all_read([name for name in weights.names if name.startswith("dataset_average_activation_norm.")])
     return sae
+
+
+def scale(d_model: int, norm: float, where: str) -> float:
+    """By what activations of an average norm were multiplied in training.
+
+    Raises:
+        UnknownSae: it is no norm.
+    """
+    if not 0 < norm < math.inf:
+        raise UnknownSae(f"{where} is {norm}, not an average norm of activations")
+    return math.sqrt(d_model) / norm
+
+
+def in_units_of_the_model(
+    W_enc: Tensor,
+    b_enc: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor,
+    scales: tuple[float, float],
+    *,
+    unit_rows: bool,
+    **others: Any,
+) -> SparseAutoencoder:
+    """`standardize_parameters_of_dataset_norm`: b_enc / s_in, W_dec s_in / s_out, b_dec / s_out; the threshold stays.
+
+    Args:
+        W_dec: is written to.
+        scales: of the input and of the output.
+        unit_rows: pre-activations are compared as what they add to the output, so that decoder rows have norm 1 here.
+        others: of the SparseAutoencoder.
+    """
+    from .autoencoder import SparseAutoencoder
+
+    scale_in, scale_out = scales
+    W_dec.mul_(scale_in / scale_out)
+    norm = W_dec.norm(dim=1) if unit_rows else None
+    if norm is not None:
+        W_dec /= norm[:, None]
+    return SparseAutoencoder(W_enc, b_enc / scale_in, W_dec, b_dec / scale_out, decoder_norm=norm, **others)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from resources.errors import UnusableInput
 from resources.hookpoints import PATH, hookpoint_of
 
-from . import dictionary_learning, gemma_scope, gemma_scope_2, llama_scope, saelens, sparsify
+from . import dictionary_learning, gemma_scope, gemma_scope_2, llama_scope, llamascopium, saelens, sparsify
 from .config import Config, Declared, Hooks, UnknownSae, config_in, read_config
 from .headers import shapes_in
 
@@ -21,6 +21,7 @@ FORMATS: dict[str, ModuleType] = {
     "gemma_scope": gemma_scope,
     "gemma_scope_2": gemma_scope_2,
     "llama_scope": llama_scope,
+    "llamascopium": llamascopium,
     "dictionary_learning": dictionary_learning,
 }
 """A format is one module:
@@ -76,10 +77,19 @@ class SaeLocation(NamedTuple):
         return self.declared().d_in
 
     def at(self, hookpoint: str) -> SaeLocation:
-        """The same SAE at a place that its files do not name; of a transcoder the module is named."""
+        """The same SAE at a place that its files do not name; of a transcoder the module is named.
+
+        Raises:
+            UnknownSae: the place of a transcoder is no module.
+        """
         module = hookpoint.removesuffix(":in")
         if not self.transcodes:
             return self._replace(hookpoint=hookpoint)
+        if ":" in module:
+            raise UnknownSae(
+                f"{self.folder}: a transcoder is named by the module that it stands in for, as in layers.3.mlp; "
+                f"{hookpoint} is none"
+            )
         return self._replace(hookpoint=f"{module}:in", writes=self.writes or module)
 
 

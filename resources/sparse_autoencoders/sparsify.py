@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import Config, Declared, Hooks, UnknownSae
+from .config import Config, Declared, Hooks
 
 if TYPE_CHECKING:
     from .autoencoder import SparseAutoencoder
@@ -56,11 +56,7 @@ def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
     config.one_of("signed", (False,), False)
     transcode = config.one_of("transcode", (False, True), False)
     skip = config.one_of("skip_connection", (False, True), False)
-    if unknown := [key for key in sorted(set(config) - KNOWN) if config[key]]:
-        raise UnknownSae(
-            f"{config.file}: {unknown[0]} {config[unknown[0]]!r} is not supported, sparsify has written no such setting; "
-            f"supported: {', '.join(sorted(KNOWN))}"
-        )
+    config.only(KNOWN, MAKER)
     facts = declared(config, folder)
     shape = (facts.n_latents, facts.d_in)
     weights = Weights(folder / WEIGHTS, device, CONFIG)

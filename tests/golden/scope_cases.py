@@ -1,8 +1,6 @@
-"""Golden SAEs of Gemma Scope, Gemma Scope 2 and Llama Scope, computed by plain torch from their published rules.
+"""Golden SAEs of Gemma Scope and Gemma Scope 2, computed by plain torch from their published rules.
 
-Their makers' classes are no package: Gemma Scope's stands in a notebook, and Llama Scope's library does not install
-beside the others. SAELens reads the first two rightly and the last where decoder rows have norm 1 and it is no
-transcoder; there the two must agree.
+Their maker's class is no package, it stands in a notebook. SAELens reads both, and must agree.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import json
 
 import numpy as np
 import torch
-from drawing import D_IN, HERE, HOOK, N_LATENTS, TOKENS, Draw, store
+from drawing import D_IN, HERE, N_LATENTS, TOKENS, Draw, store
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.transcoder import JumpReLUSkipTranscoder, JumpReLUSkipTranscoderConfig
 from safetensors.torch import save_file
@@ -92,74 +90,6 @@ def gemma_scope_2(case: str, seed: int, place: str, affine: bool | None = None) 
     store(case, PUBLISHED, draw.x, encoding, reconstruction, None if affine is None else draw.normal(TOKENS, D_IN))
 
 
-def llama_scope(
-    case: str, seed: int, norms: tuple[float, float], *, unit: bool = False, out: str = HOOK, act_fn: str = "jumprelu"
-) -> None:
-    """He et al. 2024, in the order in which their library goes, from the scale of training to that of use.
-
-    Args:
-        norms: mean norms of what is read and of what is written, in training.
-        unit: decoder rows have norm 1, as in what was published.
-    """
-    draw = Draw(seed)
-    if unit:
-        draw.W_dec /= draw.norms[:, None]
-    threshold = 0.3
-    folder = HERE / case
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    tensors = {
-        "encoder.weight": draw.W_enc.T.contiguous(),
-        "encoder.bias": draw.b_enc,
-        "decoder.weight": draw.W_dec.T.contiguous(),
-        "decoder.bias": draw.b_dec,
-    }
-    save_file(tensors, folder / "checkpoints" / "final.safetensors")
-    config = {
-        "hook_point_in": HOOK if out == HOOK else "blocks.3.ln2.hook_normalized",
-        "hook_point_out": out,
-        "d_model": D_IN,
-        "d_sae": N_LATENTS,
-        "expansion_factor": N_LATENTS // D_IN,
-        "use_decoder_bias": True,
-        "apply_decoder_bias_to_pre_encoder": False,
-        "act_fn": act_fn,
-        "jump_relu_threshold": threshold,
-        "norm_activation": "dataset-wise",
-        "dataset_average_activation_norm": {"in": norms[0], "out": norms[1]},
-        "sparsity_include_decoder_norm": True,
-        "top_k": 20,
-    }
-    (folder / "hyperparams.json").write_text(json.dumps(config))
-
-    x = draw.x
-    scale_in, scale_out = (D_IN**0.5 / norm for norm in norms)
-    # standardize_parameters_of_dataset_norm: the same function of inputs that are not scaled
-    b_enc, W_dec, b_dec = draw.b_enc / scale_in, draw.W_dec * scale_in / scale_out, draw.b_dec / scale_out
-    # transform_to_unit_decoder_norm
-    norm = W_dec.norm(dim=1)
-    W_enc, b_enc, W_dec = draw.W_enc * norm, b_enc * norm, W_dec / norm[:, None]
-    pre = x @ W_enc + b_enc
-    fires = {
-        "jumprelu": pre > threshold,
-        "relu": pre > 0,
-        "topk": pre.relu() >= pre.relu().topk(20, dim=1).values[:, -1:],
-    }[act_fn]
-    encoding = pre.relu() * fires
-    reconstruction = encoding @ W_dec + b_dec
-    # What was trained: scaled in, scaled back at the output. Only the threshold is not of that scale.
-    hidden = (x * scale_in) @ draw.W_enc + draw.b_enc
-    trained = ((hidden.relu() * fires) @ draw.W_dec + draw.b_dec) / scale_out
-    torch.testing.assert_close(reconstruction, trained, atol=1e-5, rtol=1e-5)
-    if unit and norms[0] == norms[1]:
-        second = JumpReLUSAE(JumpReLUSAEConfig(**COMMON))
-        state = {"W_enc": draw.W_enc, "b_enc": draw.b_enc, "W_dec": draw.W_dec, "b_dec": draw.b_dec}
-        second.load_state_dict({**state, "threshold": torch.full((N_LATENTS,), threshold * scale_in)})
-        second.fold_activation_norm_scaling_factor(scale_in)
-        agree(reconstruction, second(x))
-        agree(encoding, second.encode(x) / scale_in)
-    store(case, PUBLISHED, x, encoding, reconstruction, None if out == HOOK else draw.normal(TOKENS, D_IN))
-
-
 def make() -> None:
     gemma_scope("gemma_scope_res", 61, "res")
     gemma_scope("gemma_scope_lower_case", 62, "mlp", lower=True)
@@ -169,8 +99,3 @@ def make() -> None:
     gemma_scope_2("gemma_scope_2_att", 66, "self_attn.o_proj.input")
     gemma_scope_2("gemma_scope_2_transcoder", 67, "", affine=False)
     gemma_scope_2("gemma_scope_2_affine", 68, "", affine=True)
-    llama_scope("llama_scope_res", 71, (6.5, 6.5), unit=True)
-    llama_scope("llama_scope_decoder_norms", 72, (9.0, 9.0))
-    llama_scope("llama_scope_topk", 74, (9.0, 9.0), act_fn="topk")
-    llama_scope("llama_scope_relu", 75, (9.0, 9.0), act_fn="relu")
-    llama_scope("llama_scope_transcoder", 73, (4.0, 2.5), out="blocks.3.hook_mlp_out")
