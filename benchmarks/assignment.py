@@ -1,10 +1,10 @@
 """Matching two layers one to one: the project's certified sparse matching beside scipy's dense one, and at sizes for which
 there is no dense one.
 
-    python -m benchmarks.assignment [--quick | --large | --wide]
+    python -m benchmarks.assignment [--quick | --small | --large | --wide]
 
---large: 65,536 and 131,072 latents of 576 numbers. --wide: 131,072 of 2,304 numbers, of which a few blocks are measured
-and the whole is reckoned from them. Directions are made up as SAEs of neighbouring layers have them: clusters of very
+--small: where one becomes faster than the other. --large: 65,536 and 131,072 latents of 576 numbers. --wide: 131,072 of
+2,304 numbers, a quarter of an hour. Directions are made up as SAEs of neighbouring layers have them: clusters of very
 unequal size, most latents with a partner at cosines from 0 to .97, three in ten without.
 """
 
@@ -21,13 +21,11 @@ from scipy.optimize import linear_sum_assignment
 
 from benchmarks.measuring import quick, seconds, show
 from interp_assets.alignment.blocks import Blocks
-from interp_assets.alignment.candidates import PER_ROW, of_rows
-from interp_assets.alignment.certificate import look
-from interp_assets.alignment.directions import Directions, Products, row_blocks
+from interp_assets.alignment.directions import Directions, Products
 from interp_assets.alignment.matching import best_matching
 
-DENSE_SIZES, LARGE_SIZES, WIDTH, WIDE = (8_192, 16_384), (65_536, 131_072), 576, 2_304
-BLOCKS_MEASURED = 4
+SMALL_SIZES, DENSE_SIZES, LARGE_SIZES = (1_024, 2_048, 4_096), (8_192, 16_384), (65_536, 131_072)
+WIDTH, WIDE = 576, 2_304
 
 
 def main() -> None:
@@ -36,12 +34,12 @@ def main() -> None:
         one(*modes[0].split("=")[1].split(","))
         return
     if "--wide" in sys.argv:
-        wide()
+        measured("sparse", LARGE_SIZES[-1], WIDE)
     elif "--large" in sys.argv:
         for size in LARGE_SIZES:
             measured("sparse", size, WIDTH)
     else:
-        for size in (4_096,) if quick() else DENSE_SIZES:
+        for size in SMALL_SIZES if "--small" in sys.argv else (4_096,) if quick() else DENSE_SIZES:
             ours, reference = (measured(method, size, WIDTH) for method in ("sparse", "dense"))
             assert abs(ours["cost"] - reference["cost"]) <= 1e-9 * reference["cost"], "not the same optimum"
             show(f"reference_over_project_memory_{size}_ratio", reference["peak_gigabytes"] / ours["peak_gigabytes"])
@@ -73,39 +71,14 @@ def one(method: str, size: str, width: str) -> None:
     if method == "sparse":
         print(f"looks_at_all_pairs: {found.looks}")
         print(f"certified_gap_over_cost: {found.gap / cost!r}")
-        rate = operations_per_second(int(width), torch.float32)
-        print(f"floor_of_a_float32_look_seconds: {similarities.operations / rate!r}")
-        print(
-            f"floor_of_a_bfloat16_look_seconds: {similarities.operations / operations_per_second(int(width), torch.bfloat16)!r}"
-        )
+        print(f"operations_of_a_look_tera: {similarities.operations / 1e12!r}")
+        for dtype in (torch.float32, torch.bfloat16):
+            floor = similarities.operations / operations_per_second(int(width), dtype)
+            print(f"floor_of_a_{str(dtype).removeprefix('torch.')}_look_seconds: {floor!r}")
     print(f"cost: {cost!r}")
     print(f"seconds: {taken!r}")
     print(f"peak_gigabytes: {peak!r}")
     print(f"of_these_before_gigabytes: {before!r}")
-
-
-def wide() -> None:
-    """A few blocks of rows of each kind of look, and what all would take."""
-    size = LARGE_SIZES[-1]
-    a, b = neighbouring_layers(size, WIDE)
-    similarities = Products(Directions.unit(a), Directions.unit(b))
-    blocks = row_blocks(size, size)
-    rows = sum(block.stop - block.start for block in blocks[:BLOCKS_MEASURED])
-    price, profit = np.full(size, 0.6), np.full(size, 0.0)
-    for name, rough, run in (
-        ("candidates", True, lambda block: of_rows(similarities, block, PER_ROW)),
-        ("certificate", False, lambda block: look(similarities, block, profit[block], price)),
-    ):
-        similarities.vectors(rough)
-        taken = seconds(lambda: [run(block) for block in blocks[:BLOCKS_MEASURED]])  # noqa: B023
-        show(f"{name}_measured_rows", rows)
-        show(f"{name}_measured_seconds", taken)
-        show(f"{name}_of_all_rows_reckoned_seconds", taken * size / rows)
-    for dtype in (torch.bfloat16, torch.float32):
-        rate = operations_per_second(WIDE, dtype)
-        show(f"floor_{str(dtype).removeprefix('torch.')}_seconds", similarities.operations / rate)
-    show("operations_of_a_look_tera", similarities.operations / 1e12)
-    show("peak_gigabytes", peak_gigabytes())
 
 
 def neighbouring_layers(size: int, width: int) -> tuple[np.ndarray, np.ndarray]:
