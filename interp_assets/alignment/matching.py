@@ -19,7 +19,7 @@ from interp_assets.alignment.certificate import look
 from interp_assets.alignment.directions import Similarities, row_blocks
 from interp_assets.alignment.sparse_graph import Edges
 
-DENSE = 2_048**2
+DENSE = 2_560**2
 "With up to so many similarities the dense method is the faster one: `python -m benchmarks.assignment --small`."
 PASSES = 8
 "How often all similarities are looked at, at most, after the candidates are found."
