@@ -23,6 +23,7 @@ from benchmarks.measuring import quick, seconds, show
 from interp_assets.alignment.blocks import Blocks
 from interp_assets.alignment.directions import Directions, Products
 from interp_assets.alignment.matching import best_matching
+from interp_assets.alignment.ranks import ranks
 
 SMALL_SIZES, DENSE_SIZES, LARGE_SIZES = (1_024, 2_048, 4_096), (8_192, 16_384), (65_536, 131_072)
 WIDTH, WIDE = 576, 2_304
@@ -69,6 +70,9 @@ def one(method: str, size: str, width: str) -> None:
         cost = found.total_cost
     taken, peak = time.perf_counter() - start, peak_gigabytes()
     if method == "sparse":
+        start = time.perf_counter()
+        ranks(similarities, found.row, found.column, Blocks(f"{int(size):,} latents"))
+        print(f"ranks_of_the_matches_after_it_seconds: {time.perf_counter() - start!r}")
         print(f"looks_at_all_pairs: {found.looks}")
         print(f"certified_gap_over_cost: {found.gap / cost!r}")
         print(f"operations_of_a_look_tera: {similarities.operations / 1e12!r}")
