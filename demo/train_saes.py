@@ -147,7 +147,9 @@ def held_out_fvu(weights: dict[str, torch.Tensor], x: torch.Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--activations", type=Path, default=Path("/tmp/smollm2_activations"), help="kept between runs")
+    parser.add_argument(
+        "--activations", type=Path, default=DEMO.parent / ".interp/demo_activations", help="kept between runs"
+    )
     parser.add_argument("--layers", type=int, nargs="+", default=LAYERS, choices=LAYERS)
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights and of the order of the tokens")
     parser.add_argument("--folder", type=Path, default=DEMO / "saes", help="where the SAEs are written")

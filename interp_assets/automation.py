@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import warnings
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import dagster as dg
@@ -28,22 +30,6 @@ from interp_assets.study import PROJECT, Study, load_study
 
 warnings.filterwarnings("ignore", message=".*use_user_code_server", category=dg.BetaWarning)
 
-DECIDE_FRESHNESS = (
-    "study.py",
-    "study_checks.py",
-    "sae_sources.py",
-    "layers.py",
-    "asset.py",
-    "graph.py",
-    "*/graph.py",
-    "settings/*.py",
-    "partitions.py",
-    "models_read.py",
-    "freshness.py",
-    "proof_limits.py",
-)
-"Modules that a run loads anew while a sensor keeps those that it was loaded with."
-
 WHY_LENGTH = 250
 "Characters of a reason that fit a run's tag."
 
@@ -52,13 +38,21 @@ class Paused(Exception):
     """The automation requests nothing for a study at present; the message says why."""
 
 
-def code_on_disk() -> str:
-    folder = PROJECT / "interp_assets"
-    files = sorted(file for pattern in DECIDE_FRESHNESS for file in folder.glob(pattern))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+def code_on_disk(file: Path) -> str:
+    """A hash of a module's file; empty where it is gone."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
-LOADED_CODE = code_on_disk()
+def project_modules() -> list[Path]:
+    """Files of the project's modules that this process has loaded: among them all that decide freshness."""
+    loaded = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    folders = [PROJECT / name for name in ("interp_assets", "resources")]
+    files = [Path(file).resolve() for file in loaded if file is not None]
+    return sorted({file for file in files if any(folder in file.parents for folder in folders)})
+
+
+LOADED_CODE = {file: code_on_disk(file) for file in project_modules()}
+"A run loads all of it anew, while a sensor keeps what it was loaded with."
 
 
 def current_study(loaded: Study) -> Study:
@@ -79,8 +73,8 @@ def current_study(loaded: Study) -> Study:
 def reload_needed(loaded: Study, study: Study) -> str | None:
     """What differs from what was loaded, in words; else None. Sensor and run would disagree about such a study."""
     differs: list[str] = []
-    if code_on_disk() != LOADED_CODE:
-        differs.append(f"the code on disk ({', '.join(DECIDE_FRESHNESS)}) is not the one that was loaded")
+    if other := [str(file.relative_to(PROJECT)) for file, code in LOADED_CODE.items() if code_on_disk(file) != code]:
+        differs.append(f"the code on disk ({', '.join(other)}) is not the one that was loaded")
     if study.name != loaded.name:
         differs.append(f"the study is called {study.name} now")
     for kind, before, after in (

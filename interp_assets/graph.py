@@ -152,7 +152,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="score_report",
             group="report",
-            code_version="5",
+            code_version="6",
             description="Scores of all layers and methods beside their controls: one page, and the tables behind it.",
             reads=tuple(
                 [
@@ -228,7 +228,7 @@ def alignment_assets(study: Study) -> list[Asset]:
             Asset(
                 name="semantic_overlap",
                 group="alignment",
-                code_version="1",
+                code_version="2",
                 description="Whether matched latents are explained alike: cosine of their explanations, against chance.",
                 reads=(
                     Read("layer_matching", "matching", ("latent_a", "latent_b")),

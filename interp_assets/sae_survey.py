@@ -147,17 +147,17 @@ def choose_model(found: Found, named: str | None, root: Path) -> None:
     else:
         fitting = models_that_fit(found.saes[0])
         if len(fitting) == 1:
-            found.model = relative(fitting[0], root) if isinstance(fitting[0], Path) else fitting[0]
+            found.model = relative(fitting[0], root)
             found.assumed[key] = (
-                f"the only model here of {found.saes[0].declared_inputs():,} dimensions; the SAEs name none"
+                f"the only one of the demo's models of {found.saes[0].declared_inputs():,} dimensions; the SAEs name none"
             )
         else:
             there = f"; here, of their width: {', '.join(map(str, fitting))}" if fitting else ""
             found.assumed[key] = f"{CHANGE}: the SAEs' settings name no model{there}"
 
 
-def models_that_fit(sae: SaeLocation) -> list[Path | str]:
-    """Models on this machine whose residual stream is as wide as what an SAE reads."""
+def models_that_fit(sae: SaeLocation) -> list[Path]:
+    """Models of the demo whose residual stream is as wide as what an SAE reads."""
     width = sae.declared_inputs()
     return [folder for folder in sorted(PROJECT.glob("demo/weights/*")) if width_of(folder) == width]
 

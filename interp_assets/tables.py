@@ -252,6 +252,7 @@ OVERLAP_PAIRS: Schema = {
 
 # Latents that persist from layer to layer: one row for each layer of a chain.
 CHAINS: Schema = {
+    "row": U32,  # of pairs of layers that follow one another
     "chain": U32,
     "step": U32,  # 1 in the layer in which it begins
     "layer": TEXT,

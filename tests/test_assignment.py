@@ -17,6 +17,7 @@ from interp_assets.alignment.candidates import candidates, top_of_rows
 from interp_assets.alignment.certificate import MARGIN, look
 from interp_assets.alignment.directions import Products, row_blocks
 from interp_assets.alignment.matching import best_matching
+from interp_assets.alignment.measures import similarities_of
 from interp_assets.alignment.sparse_graph import NOBODY, Edges, Graph, greedy
 from tests.matching_instances import KINDS, check, cosines, exact, instance, sparse
 
@@ -46,6 +47,46 @@ def test_one_latent(shape: tuple[int, int], dense: int) -> None:
     assert (len(found.row), found.gap) == (1, 0.0)
     assert found.similarity[0] == pytest.approx(truth.max(), abs=1e-14)
     assert truth[found.row[0], found.column[0]] == truth.max()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_values_that_differ_by_their_rounding_alone(seed: int) -> None:
+    """Nearly opposite directions: all cosines are -1 but for the last digits, and none of these may be chased."""
+    draw = np.random.default_rng(seed)
+    base = draw.normal(size=24)
+    a, b = ((sign * (base + 1e-7 * draw.normal(size=(n, 24)))).astype(np.float32) for sign, n in ((1, 30), (-1, 40)))
+    similarities = cosines(a, b)
+    truth = exact(similarities)
+    row, column = (each.ravel() for each in np.indices(truth.shape))
+    found = assign(Edges(row, column, truth.ravel()), *truth.shape)
+    best = truth[linear_sum_assignment(truth, maximize=True)].sum()
+    assert truth.ravel()[found.edge].sum() == pytest.approx(best, rel=1e-12)
+
+
+def test_thousands_that_are_alike_are_paired_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All have the same candidates: the search for what these leave over goes one level down, and not a hundred."""
+    levels: list[str] = []
+    part = Blocks.part
+    monkeypatch.setattr(Blocks, "part", lambda self, name: levels.append(name) or part(self, name))
+    draw = np.random.default_rng(0)
+    base = draw.normal(size=64)
+    a, b = ((base + 0.02 * draw.normal(size=(1_400, 64))).astype(np.float32) for _ in range(2))
+    similarities = cosines(a, b)
+    found = sparse(similarities)
+    assert len(levels) == 1
+    best = exact(similarities)
+    assert found.similarity.sum() == pytest.approx(best[linear_sum_assignment(best, maximize=True)].sum(), rel=1e-9)
+
+
+def test_a_bound_on_the_error_that_is_wide_keeps_the_certificate_right() -> None:
+    """Folded thresholds make one latent many times as long as the others, and with it the bound on a float32 tile."""
+    draw = np.random.default_rng(4)
+    a, b = draw.normal(size=(2, 60, 1_024)).astype(np.float32)
+    a[7] *= 400
+    b[9] *= 400
+    similarities = similarities_of([a], [b], "folded")
+    assert similarities.error > MARGIN
+    check(sparse(similarities, per_row=2, per_column=1), exact(similarities))
 
 
 def test_too_few_candidates_are_noticed_and_the_bound_holds() -> None:
@@ -205,6 +246,14 @@ def test_an_interrupted_matching_goes_on_from_the_last_block(tmp_path: Path, mon
     assert calls[len(steps) :] == steps[:1]
     blocks.remove()
     assert not (tmp_path / "stopped").exists()
+
+
+def test_blocks_of_other_inputs_are_not_used(tmp_path: Path) -> None:
+    def made(inputs: str, value: float) -> float:
+        blocks = Blocks("test", tmp_path / "blocks").of(inputs)
+        return float(blocks.once("one", lambda: {"x": np.array([value])})["x"][0])
+
+    assert [made("these", 1), made("these", 2), made("others", 3), made("these", 4)] == [1, 1, 3, 4]
 
 
 def test_a_block_certifies_only_what_holds() -> None:

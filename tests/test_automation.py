@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -358,8 +360,22 @@ def test_other_code_on_disk_pauses_the_automation(
     seed(study, instance)
     edit(study, examples__seed=1)
     assert tick(study, instance, "tiny_automation").run_requests
-    monkeypatch.setattr(automation, "LOADED_CODE", "another")
-    assert "reload the code location" in tick(study, instance, "tiny_automation").skip_message
+    wording = automation.PROJECT / "interp_assets" / "explanations" / "wording.py"
+    monkeypatch.setitem(automation.LOADED_CODE, wording, "another")
+    said = tick(study, instance, "tiny_automation").skip_message
+    assert "the code on disk (interp_assets/explanations/wording.py) is not the one that was loaded; reload" in said
+
+
+def test_all_code_that_decides_freshness_is_watched() -> None:
+    """What a fresh process loads to tell fingerprints."""
+    listing = (
+        "import sys; import interp_assets.freshness, interp_assets.graph; "
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith(('interp_assets', 'resources'))), sep='\\n')"
+    )
+    found = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True).stdout
+    decide = {Path(file) for file in found.splitlines()}
+    assert automation.PROJECT / "resources" / "language_models" / "protocol.py" in decide
+    assert decide <= set(automation.LOADED_CODE)
 
 
 def test_operational_settings_need_no_reload(study: Study, instance: dg.DagsterInstance) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from interp_assets.alignment import correlations
 from interp_assets.alignment.correlations import Correlations, Firing
 from interp_assets.alignment.outcome import NOTHING_THERE
 from interp_assets.alignment.overlap import RANDOM_MATCHINGS, explained_alike
@@ -18,7 +19,7 @@ from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
 from interp_assets.partitions import pair_key, partitions_of
 from interp_assets.report.alignment import site
-from interp_assets.report.chains import LAST_LAYER, LEFT_OVER, LOST, Pair, chains
+from interp_assets.report.chains import LAST_LAYER, LEFT_OVER, LOST, Pair, chains, families
 from interp_assets.study import load_study
 from interp_assets.tables import LAYER_MATCHING, NEXT_BEST, conform
 from resources.loaded_models import LoadedModels
@@ -70,6 +71,17 @@ def test_chains_begin_go_on_split_and_end() -> None:
     assert at["l.9", 5]["similarity"] == 0.9
     # Latent 8 is nearest to latent 0 and nearly as similar as its match; latent 9 is not.
     assert (at["l.8", 0]["splits"], at["l.8", 2]["splits"], at["l.10", 1]["splits"]) == (1, 0, None)
+
+
+def test_pairs_follow_one_another_in_whatever_order_they_are_named() -> None:
+    one, two, over = (pair(a, b, [(0, 0, 0.9, True)], []) for a, b in (("x.1", "x.2"), ("x.2", "x.3"), ("x.1", "x.3")))
+    for given in ([one, two, over], [two, one, over], [over, two, one]):
+        rows = [[(each.a, each.b) for each in row] for row in families(given)]
+        assert sorted(rows) == [[("x.1", "x.2"), ("x.2", "x.3")], [("x.1", "x.3")]]
+    # A picture of the pair that skips a layer shows that pair's chains alone.
+    table = chains([one, two, over])
+    assert table.filter(row=1)["layer"].to_list() == ["x.1", "x.3"]
+    assert table.filter(row=0)["layer"].to_list() == ["x.1", "x.2", "x.3"]
 
 
 def test_sites_are_keys_without_numbers() -> None:
@@ -130,8 +142,12 @@ def test_only_what_both_sides_explain_is_compared() -> None:
     assert len(nothing) == len(none) == 0
 
 
-def test_correlations_are_those_of_the_dense_activations(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [2**24, 100])
+def test_correlations_are_those_of_the_dense_activations(
+    tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two caches, dense, by numpy's own correlation; BOS positions are no positions."""
+    monkeypatch.setattr(correlations, "ENTRIES_AT_ONCE", at_once)
     draw, (contexts, length, latents) = np.random.default_rng(0), (20, 12, 30)
     dense, firing = [], []
     for number in range(2):

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from interp_assets.activations.cache_file import CacheReader
-from interp_assets.alignment.blocks import Blocks
+from interp_assets.alignment.blocks import Blocks, digest
 from interp_assets.alignment.correlations import Correlations, Firing
 from interp_assets.alignment.directions import Similarities
 from interp_assets.alignment.matching import best_matching
@@ -33,7 +33,7 @@ def layer_matching(job: Job) -> Metadata:
     similarities, sides = (
         by_activations(job, settings, pair) if settings.similarity == "activations" else by_weights(job, settings, pair)
     )
-    blocks = Blocks(job.label, job.draft.folder / "blocks")
+    blocks = Blocks(job.label, job.draft.folder / "blocks").of(fingerprint_of(similarities))
     possible = all(len(side.latents) for side in sides)
     matching = best_matching(similarities, blocks) if possible else None
     tables = tables_of(similarities, matching, sides, blocks)
@@ -59,6 +59,15 @@ def layer_matching(job: Job) -> Metadata:
         "looks_at_all_pairs": matching.looks,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def fingerprint_of(similarities: Similarities) -> str:
+    """A digest of similarities in which every latent has a part: one whose direction changed changes it."""
+    rows, columns = similarities.shape
+    if not rows or not columns:
+        return ""
+    number = np.arange(max(rows, columns))
+    return digest(np.array([rows, columns]), similarities.exact(number % rows, number % columns))
 
 
 @computes("semantic_overlap")

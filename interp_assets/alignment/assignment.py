@@ -8,7 +8,7 @@ it (linear programming duality): whatever assignment there is, its sum is at mos
 and the assignment reaches this where each row has a column of greatest profit s_ij - p_j.
 
 Three steps. The *auction* (Bertsekas 1988; epsilon scaling: Bertsekas and Castanon 1991), all unassigned rows bidding
-at once, gives nearly all rows a column, within epsilon each of the best. Where few columns are wanted by many, prices
+at once and the last few one by one, gives nearly all rows a column, within epsilon each of the best. Where few columns are wanted by many, prices
 rise by epsilon only; such a price war is broken off and its last rows wait. `improve` makes what is assigned the best
 assignment of those rows: prices rise along edges until every row is content, which is Bellman and Ford's algorithm on
 the residual graph; where it runs in a circle, that circle is a change for the better (Klein 1967), and is made.
@@ -25,8 +25,6 @@ import numpy as np
 from interp_assets.alignment.auction import auction, without_leftovers
 from interp_assets.alignment.sparse_graph import NOBODY, Edges, Graph, last_of_each, owners
 
-TOLERANCE = 1e-12
-"Differences below this, in units of the spread of values, are rounding."
 LARGEST_EPSILON, ROUGH_EPSILON, SMALLEST_EPSILON, STEP = 0.1, 1e-3, 1e-5, 5.0
 ROUNDS_BETWEEN_LOOKS = 10
 CENTRINGS = 10
@@ -44,20 +42,16 @@ def assign(edges: Edges, rows: int, columns: int, price: np.ndarray | None = Non
     """The best assignment of all rows, of which there must be one.
 
     Args:
-        price: float64 [columns], of the best assignment on some of the edges, to start from.
+        price: float64 [columns], of an auction or an assignment on some of the edges, to start from.
     """
     graph = Graph(edges, rows, columns)
     edge, price = narrowed(graph, price, SMALLEST_EPSILON)
     return centred(graph, augment(graph, improve(graph, edge, price)))
 
 
-def rough_prices(edges: Edges, rows: int, columns: int, price: np.ndarray | None = None) -> np.ndarray:
-    """Prices near those that prove an assignment, float64 [columns]: what an auction alone makes of it.
-
-    Args:
-        price: float64 [columns], from an earlier call with some of the edges, to start from.
-    """
-    return narrowed(Graph(edges, rows, columns), price, ROUGH_EPSILON)[1]
+def rough_prices(edges: Edges, rows: int, columns: int) -> np.ndarray:
+    """Prices near those that prove an assignment, float64 [columns]: what an auction alone makes of it."""
+    return narrowed(Graph(edges, rows, columns), None, ROUGH_EPSILON)[1]
 
 
 def narrowed(graph: Graph, price: np.ndarray | None, smallest: float) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +74,7 @@ def narrowed(graph: Graph, price: np.ndarray | None, smallest: float) -> tuple[n
 
 def improve(graph: Graph, edge: np.ndarray, price: np.ndarray) -> Assignment:
     """Change an assignment until it is the best of the rows that it assigns, and find the prices that prove it."""
-    edge, price, tolerance = edge.copy(), price.copy(), TOLERANCE * graph.spread
+    edge, price, tolerance = edge.copy(), price.copy(), graph.tolerance
     owner, assigned = owners(graph, edge), np.flatnonzero(edge != NOBODY)
     raised_by, raised_from = np.full(graph.columns, NOBODY), np.arange(graph.columns)
     looking, rounds = assigned, 0

@@ -28,8 +28,8 @@ def auction(
     while len(bidding) > FEW and rounds > 0 and work > 0:
         rounds, work = rounds - 1, work - int(graph.degree[bidding].sum())
         bidding = bids.together(bidding)
-    waiting = bidding.tolist()
-    while 0 < len(waiting) <= FEW and rounds > 0:
+    waiting = bidding.tolist() if len(bidding) <= FEW else []
+    while waiting and rounds > 0:
         rounds -= 1
         displaced = bids.one(waiting.pop())
         if displaced != NOBODY:

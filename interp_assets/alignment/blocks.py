@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,20 @@ from resources.durable_files import write_aside
 Arrays = dict[str, np.ndarray]
 
 
+def digest(*arrays: np.ndarray) -> str:
+    """Sixteen hex digits of what arrays hold, for the name of a block that depends on it."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
 class Blocks:
     def __init__(self, label: str, folder: Path | None = None) -> None:
         """
         Args:
             label: what is being made, for the progress line.
-            folder: where finished blocks are kept; nowhere if None. What lies there must have come from the same inputs.
+            folder: where finished blocks are kept; nowhere if None. `of` sees to it that they came from the same inputs.
         """
         self.label, self.folder = label, folder
 
@@ -39,15 +49,22 @@ class Blocks:
         if self.folder is None:
             return compute()
         file = self.folder / f"{what.replace(' ', '_')}.npz"
-        try:
-            with np.load(file) as kept:
-                return dict(kept)
-        except (FileNotFoundError, ValueError, EOFError, OSError, zipfile.BadZipFile):
-            arrays = compute()
-            written = io.BytesIO()
-            np.savez(written, **arrays)  # type: ignore[arg-type]
-            write_aside(file, written.getvalue())
-            return arrays
+        with suppress(FileNotFoundError, ValueError, EOFError, OSError, zipfile.BadZipFile), np.load(file) as kept:
+            return dict(kept)
+        arrays = compute()
+        written = io.BytesIO()
+        np.savez(written, **arrays)  # type: ignore[arg-type]
+        write_aside(file, written.getvalue())
+        return arrays
+
+    def of(self, inputs: str) -> Blocks:
+        """These, after those were removed that came from other inputs."""
+        if self.folder is not None:
+            stamp = self.folder / "inputs"
+            if not stamp.is_file() or stamp.read_text() != inputs:
+                self.remove()
+                write_aside(stamp, inputs.encode())
+        return self
 
     def part(self, name: str) -> Blocks:
         """Blocks of their own kind: their files lie in a folder below."""

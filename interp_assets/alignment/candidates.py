@@ -17,12 +17,15 @@ SMALL = 2**20
 "So many similarities are looked at all together."
 
 
-def candidates(similarities: Similarities, blocks: Blocks, per_row: int, per_column: int) -> Edges:
+def candidates(
+    similarities: Similarities, blocks: Blocks, per_row: int, per_column: int, search_again: bool = True
+) -> Edges:
     """The `per_row` best columns of each row, the `per_column` best rows of each column, and as many more as it takes
     that all rows can be assigned at once. Found in bfloat16; values are float64.
 
     Args:
         similarities: with no more rows than columns.
+        search_again: what cannot be assigned gets candidates of its own, not just any.
     """
     rows, columns = similarities.shape
     parts = row_blocks(rows, columns)
@@ -41,7 +44,7 @@ def candidates(similarities: Similarities, blocks: Blocks, per_row: int, per_col
         row.append(each["row"])
         column.append(each["column"])
     edges = with_values(similarities, np.concatenate(row), np.concatenate(column).astype(np.int64))
-    return joined(edges, completing(similarities, edges, blocks))
+    return joined(edges, completing(similarities, edges, blocks, search_again))
 
 
 def of_rows(similarities: Similarities, block: slice, count: int) -> Arrays:
@@ -112,9 +115,10 @@ def joined(one: Edges, other: Edges) -> Edges:
     return Edges(row[order], column[order], value[order])
 
 
-def completing(similarities: Similarities, edges: Edges, blocks: Blocks) -> Edges:
+def completing(similarities: Similarities, edges: Edges, blocks: Blocks, search_again: bool) -> Edges:
     """More edges, with which all rows can be assigned: what the greedy assignment leaves over gets candidates among
-    itself."""
+    itself, once. Many latents that are alike have the same candidates, and what these leave over is paired as it comes:
+    better pairs are found when all are looked at."""
     rows, columns = similarities.shape
     taken = greedy(edges, rows, columns)
     free_rows = np.setdiff1d(np.arange(rows), edges.row[taken])
@@ -125,5 +129,7 @@ def completing(similarities: Similarities, edges: Edges, blocks: Blocks) -> Edge
     if len(free_rows) * len(free_columns) <= SMALL:
         row, column = linear_sum_assignment(left.exact_tile(np.arange(len(free_rows))), maximize=True)
         return with_values(similarities, free_rows[row], free_columns[column])
-    more = candidates(left, blocks.part("left over"), PER_ROW, PER_COLUMN)
+    if not search_again:
+        return with_values(similarities, free_rows, free_columns[: len(free_rows)])
+    more = candidates(left, blocks.part("left over"), PER_ROW, PER_COLUMN, search_again=False)
     return Edges(free_rows[more.row], free_columns[more.column], more.value)

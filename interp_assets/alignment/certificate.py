@@ -9,15 +9,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from interp_assets.alignment.assignment import TOLERANCE
 from interp_assets.alignment.blocks import Arrays
 from interp_assets.alignment.directions import UNIT_ROUNDOFF, Similarities
 from interp_assets.examples.draws import rank_in_group
 
+TOLERANCE = 1e-12
+"Differences of similarities below this are rounding."
 MARGIN = 0.02
 "Pairs that are worse by less than this than what their row has become candidates too: when prices move they may be better."
 NEAR_PER_ROW = 64
-"A row with more columns within rounding of its profit is computed whole in float64."
+"A row with more columns (or groups of them) within rounding of its profit is computed whole in float64."
 GROUP = 16
 ROWS_AT_ONCE = 64
 
@@ -28,31 +29,32 @@ def look(
     """What one block of rows says of prices.
 
     Args:
-        profit: float64 [rows of the block], similarity less price of the column that each row has.
+        profit: float64 [rows of the block], similarity less price of the column that each row has, or of the best column
+            that it could have as far as is known.
         price: float64 [columns].
         rough: look for better pairs in bfloat16; this finds nearly all of them, and proves nothing.
 
     Returns:
         `greatest` float64 [rows of the block], each row's greatest profit over all columns, where not rough; `row` and
-        `column` int64, pairs that are better than what their row has, or not much worse; `better` int64 [1], how many
-        are better.
+        `column` int64, pairs that are better than what their row has, and some that are not much worse; `better`
+        int64 [1], how many of them are better.
     """
     error = similarities.error + 4 * UNIT_ROUNDOFF * (1 + float(np.abs(price).max()))
     tile = similarities.tile(block, rough=rough)
     tile -= torch.from_numpy(price).to(tile.device, tile.dtype)
-    row, column, value = at_least(tile, torch.from_numpy(profit - MARGIN).to(tile.device, tile.dtype))
+    row, column, value, many = near_pairs(
+        tile, profit, MARGIN if rough else max(MARGIN, error), None if rough else error
+    )
     del tile
-    many = np.bincount(row, minlength=len(profit)) > NEAR_PER_ROW
-    if rough and many.any():
+    if rough:
         keep = first_of_each(row, value, NEAR_PER_ROW)
         row, column = row[keep], column[keep]
-        many[:] = False
-    elif many.any():
-        keep = ~many[row] | (value >= profit[row] - error)
+    else:
+        crowded = np.bincount(row, minlength=len(profit)) > NEAR_PER_ROW
+        keep = ~crowded[row] | (value >= profit[row] - error)
         row, column = row[keep], column[keep]
-        many = np.bincount(row, minlength=len(profit)) > NEAR_PER_ROW
-    few = ~many[row]
-    row, column = row[few], column[few]
+        many |= np.bincount(row, minlength=len(profit)) > NEAR_PER_ROW
+        row, column = row[~many[row]], column[~many[row]]
     near = similarities.exact(row + block.start, column) - price[column]
     greatest = profit.copy()
     np.maximum.at(greatest, row, near)
@@ -79,14 +81,31 @@ def first_of_each(row: np.ndarray, value: np.ndarray, count: int) -> np.ndarray:
     return order[rank_in_group(row[order]) < count]
 
 
-def at_least(tile: torch.Tensor, limit: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows and columns, int64, and values float32 of the numbers that reach their row's limit; groups are looked at first."""
+def near_pairs(
+    tile: torch.Tensor, profit: np.ndarray, margin: float, error: float | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The numbers of a tile that are at most `margin` below their row's profit: rows and columns int64, values float32.
+
+    Groups are looked at first. Of a row in which more than NEAR_PER_ROW of them reach that far, only what is within
+    `error` of its profit is listed, or where there is no error its NEAR_PER_ROW highest groups. Rows in which that is
+    too many as well are not listed, but marked: bool [rows].
+    """
     rows, columns = tile.shape
     groups = columns // GROUP
+    limit = torch.from_numpy(profit - margin).to(tile.device, tile.dtype)
+    many = torch.zeros(rows, dtype=torch.bool, device=tile.device)
     found_row, found_column = [], []
     if groups:
         grouped = tile[:, : groups * GROUP].view(rows, GROUP, groups)
-        row, group = torch.nonzero(grouped.amax(1) >= limit[:, None], as_tuple=True)
+        highest = grouped.amax(1)
+        crowded = ((highest >= limit[:, None]).sum(1) > NEAR_PER_ROW).nonzero()[:, 0]
+        if len(crowded) and error is None:
+            limit[crowded] = highest[crowded].topk(NEAR_PER_ROW, dim=1).values[:, -1]
+        elif len(crowded):
+            limit[crowded] = torch.from_numpy(profit - error).to(tile.device, tile.dtype)[crowded]
+            many[crowded] = (highest[crowded] >= limit[crowded, None]).sum(1) > NEAR_PER_ROW
+            limit[many] = torch.inf
+        row, group = torch.nonzero(highest >= limit[:, None], as_tuple=True)
         for part in range(GROUP):
             reached = grouped[row, part, group] >= limit[row]
             found_row.append(row[reached])
@@ -95,4 +114,5 @@ def at_least(tile: torch.Tensor, limit: torch.Tensor) -> tuple[np.ndarray, np.nd
     found_row.append(row)
     found_column.append(column + groups * GROUP)
     row, column = torch.cat(found_row), torch.cat(found_column)
-    return row.cpu().numpy(), column.cpu().numpy(), tile[row, column].float().cpu().numpy()
+    values = tile[row, column].float()
+    return row.cpu().numpy(), column.cpu().numpy(), values.cpu().numpy(), many.cpu().numpy()

@@ -17,7 +17,8 @@ from torch import Tensor
 from interp_assets.activations.cache_file import CacheReader, Entries
 from interp_assets.alignment.directions import UNIT_ROUNDOFF
 
-PAIRS_AT_ONCE = 2**14
+ENTRIES_AT_ONCE = 2**24
+"Of both sides, where single pairs are multiplied: some hundred megabytes."
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,6 @@ class Correlations:
     def shape(self) -> tuple[int, int]:
         return len(self.a.mean), len(self.b.mean)
 
-    @property
-    def operations(self) -> float:
-        """Of the products of the sparse matrices."""
-        one, other = (np.diff(side.indptr).astype(float) for side in self._turned)
-        return 2 * float(one @ other)
-
     def tile(self, rows: slice, columns: np.ndarray | None = None, rough: bool = False) -> Tensor:
         found = torch.from_numpy(self._dense(np.arange(*rows.indices(self.shape[0])), columns))
         return found.to(torch.bfloat16 if rough else torch.float32)
@@ -96,10 +91,12 @@ class Correlations:
 
     def exact(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         found = np.empty(len(rows))
-        for start in range(0, len(rows), PAIRS_AT_ONCE):
-            i, j = rows[start : start + PAIRS_AT_ONCE], columns[start : start + PAIRS_AT_ONCE]
+        entries = np.cumsum(np.diff(self.a.scaled.indptr)[rows] + np.diff(self.b.scaled.indptr)[columns])
+        ends = np.flatnonzero(np.diff(entries // ENTRIES_AT_ONCE, append=-1)) + 1
+        for start, end in zip(np.append(0, ends)[:-1], ends, strict=True):
+            i, j = rows[start:end], columns[start:end]
             both = self.a.scaled[i].multiply(self.b.scaled[j]).sum(axis=1)
-            found[start : start + PAIRS_AT_ONCE] = np.asarray(both).ravel() - self.a.mean[i] * self.b.mean[j]
+            found[start:end] = np.asarray(both).ravel() - self.a.mean[i] * self.b.mean[j]
         return found
 
     def subset(self, rows: np.ndarray, columns: np.ndarray) -> Correlations:

@@ -29,10 +29,6 @@ class Similarities(Protocol):
     def error(self) -> float:
         """How far a float32 tile is from the truth at most."""
 
-    @property
-    def operations(self) -> float:
-        """Floating-point operations that it takes to compute all of them once."""
-
     def tile(self, rows: slice, columns: np.ndarray | None = None, rough: bool = False) -> Tensor:
         """[rows, columns] (all columns where None): float32, or bfloat16 where it may be rough."""
 
@@ -116,10 +112,6 @@ class Products:
     def _longest(self) -> float:
         """The greatest |x| |y|."""
         return self.a.longest() * self.b.longest()
-
-    @property
-    def operations(self) -> float:
-        return 2.0 * len(self.a) * len(self.b) * self.a.width
 
     def vectors(self, rough: bool) -> tuple[Tensor, Tensor]:
         kind = "rough" if rough else "single"

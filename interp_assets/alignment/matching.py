@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from interp_assets.alignment.assignment import assign, rough_prices
-from interp_assets.alignment.blocks import Arrays, Blocks
+from interp_assets.alignment.blocks import Arrays, Blocks, digest
 from interp_assets.alignment.candidates import PER_COLUMN, PER_ROW, candidates, joined, with_values
 from interp_assets.alignment.certificate import look
 from interp_assets.alignment.directions import Similarities, row_blocks
@@ -43,7 +43,7 @@ class Matching(NamedTuple):
     looks: int
     "how often all similarities were looked at, the search for candidates left out"
     looked_at: Edges
-    "pairs whose similarity is known, among them the most similar of each row and of each column"
+    "pairs whose similarity is known, among them the most similar of each row and of each column (sparse: in bfloat16)"
 
     @property
     def total_cost(self) -> float:
@@ -96,7 +96,9 @@ def best_matching(
         def seen(block: slice) -> Arrays:
             return look(similarities, block, profit[block], price, rough)  # noqa: B023
 
-        found = blocks.over(f"{'better pairs' if rough else 'certificate'} {looks}", parts, seen)
+        found = blocks.over(
+            f"{'better pairs' if rough else 'certificate'} {looks} {digest(profit, price)}", parts, seen
+        )
         if not rough:
             bound = min(bound, float(np.concatenate([each["greatest"] for each in found]).sum() + price.sum()))
             gap = bound - float(similarity.sum())

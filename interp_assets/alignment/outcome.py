@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from interp_assets.alignment.blocks import Blocks
+from interp_assets.alignment.candidates import SMALL
 from interp_assets.alignment.directions import Similarities
 from interp_assets.alignment.matching import Matching
 from interp_assets.alignment.ranks import ranks
@@ -68,21 +69,27 @@ def tables_of(
     return {
         "matching": conform(pl.DataFrame(table), LAYER_MATCHING),
         "left_over": pl.concat(left),
-        "greedy": greedily(a, b, matching),
+        "greedy": greedily(a, b, similarities, matching),
         "next_best": pl.concat(best),
     }
 
 
-def greedily(a: Side, b: Side, matching: Matching) -> pl.DataFrame:
-    """The table `tables.GREEDY_MATCHING`, of the pairs whose similarity is known."""
+def greedily(a: Side, b: Side, similarities: Similarities, matching: Matching) -> pl.DataFrame:
+    """The table `tables.GREEDY_MATCHING`: among the pairs whose similarity is known, then among what these leave over."""
     edges = matching.looked_at
     order = np.lexsort((edges.column, edges.row))
-    taken = order[greedy(Edges(*(part[order] for part in edges)), len(a.latents), len(b.latents))]
-    found = {
-        "latent_a": a.latents[edges.row[taken]],
-        "latent_b": b.latents[edges.column[taken]],
-        "similarity": edges.value[taken],
-    }
+    edges = Edges(edges.row[order], edges.column[order], edges.value[order])
+    taken = greedy(edges, *similarities.shape)
+    row, column, value = (part[taken] for part in edges)
+    free = np.setdiff1d(np.arange(len(a.latents)), row), np.setdiff1d(np.arange(len(b.latents)), column)
+    if 0 < len(free[0]) * len(free[1]) <= SMALL:
+        table = similarities.subset(*free).exact_tile(np.arange(len(free[0])))
+        across, down = np.indices(table.shape).reshape(2, -1)
+        left = Edges(across, down, table.ravel())
+        more = greedy(left, *table.shape)
+        row, column = np.append(row, free[0][left.row[more]]), np.append(column, free[1][left.column[more]])
+        value = np.append(value, left.value[more])
+    found = {"latent_a": a.latents[row], "latent_b": b.latents[column], "similarity": value}
     return conform(pl.DataFrame(found), GREEDY_MATCHING).sort("latent_a")
 
 

@@ -19,6 +19,8 @@ MATCH_AT_RANDOM = 101
 "What a keyed draw is for, beside the purposes of `examples.draws`."
 RANDOM_MATCHINGS, RESAMPLES = 100, 2_000
 Embed = Callable[[list[str]], np.ndarray]
+Vectors = tuple[np.ndarray, np.ndarray]
+"Of the explanations of two layers: unit vectors float32 [latents, d]."
 
 
 def explained_alike(
@@ -35,11 +37,11 @@ def explained_alike(
     told = [side.filter(status="ok").select("explainer", "latent", "explanation") for side in (a, b)]
     for explainer in sorted(set(told[0]["explainer"]) & set(told[1]["explainer"])):
         one, other = (side.filter(explainer=explainer).sort("latent") for side in told)
-        cosine = embed(one["explanation"].to_list()) @ embed(other["explanation"].to_list()).T
+        vectors = embed(one["explanation"].to_list()), embed(other["explanation"].to_list())
         found = {
-            name: measured(matching, one["latent"], other["latent"], cosine) for name, matching in matchings.items()
+            name: measured(matching, one["latent"], other["latent"], vectors) for name, matching in matchings.items()
         }
-        found["random"] = at_random(one["latent"], other["latent"], cosine, seed)
+        found["random"] = at_random(one["latent"], other["latent"], vectors, seed)
         rng = np.random.default_rng([seed, len(one), len(other)])
         overlaps += [summary(explainer, name, rows, rng) for name, rows in found.items()]
         overlaps.append(above_random(explainer, found["optimal"], found["random"], rng))
@@ -55,22 +57,28 @@ def explained_alike(
     )
 
 
-def measured(matching: pl.DataFrame, of_a: pl.Series, of_b: pl.Series, cosine: np.ndarray) -> pl.DataFrame:
+def cosines(vectors: Vectors, row: np.ndarray, column: np.ndarray) -> pl.Series:
+    """Float64 of pairs: of all with all there would be too many."""
+    one, other = vectors
+    return pl.Series((one[row] * other[column]).sum(1, dtype=np.float64))
+
+
+def measured(matching: pl.DataFrame, of_a: pl.Series, of_b: pl.Series, vectors: Vectors) -> pl.DataFrame:
     """The pairs of a matching of which both are explained, with the cosine of their explanations.
 
     Args:
-        of_a, of_b: the latents that the rows and columns of `cosine` stand for.
+        of_a, of_b: the latents that the vectors belong to.
     """
     rows = pl.DataFrame({"latent_a": of_a}).with_row_index("row")
     columns = pl.DataFrame({"latent_b": of_b}).with_row_index("column")
     both = (
         matching.select("latent_a", "latent_b").join(rows, on="latent_a").join(columns, on="latent_b").sort("latent_a")
     )
-    value = cosine[both["row"].to_numpy(), both["column"].to_numpy()].astype(np.float64)
-    return both.select("latent_a", "latent_b").with_columns(cosine=pl.Series(value))
+    value = cosines(vectors, both["row"].to_numpy(), both["column"].to_numpy())
+    return both.select("latent_a", "latent_b").with_columns(cosine=value)
 
 
-def at_random(of_a: pl.Series, of_b: pl.Series, cosine: np.ndarray, seed: int) -> pl.DataFrame:
+def at_random(of_a: pl.Series, of_b: pl.Series, vectors: Vectors, seed: int) -> pl.DataFrame:
     """All pairs of RANDOM_MATCHINGS one-to-one matchings of the latents, each drawn by keys."""
     parts = []
     for draw in range(RANDOM_MATCHINGS):
@@ -81,7 +89,7 @@ def at_random(of_a: pl.Series, of_b: pl.Series, cosine: np.ndarray, seed: int) -
         count = min(len(row), len(column))
         row, column = row[:count], column[:count]
         found = {"latent_a": of_a.gather(row), "latent_b": of_b.gather(column)}
-        parts.append(pl.DataFrame(found).with_columns(cosine=pl.Series(cosine[row, column].astype(np.float64))))
+        parts.append(pl.DataFrame(found).with_columns(cosine=cosines(vectors, row, column)))
     return pl.concat(parts)
 
 
@@ -108,6 +116,6 @@ def mean_interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float |
     """The mean and its 95 % bootstrap interval (percentiles); no interval of fewer than two, nothing of none."""
     if len(values) < 2:
         return (float(values[0]) if len(values) else None), None, None
-    resampled = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+    resampled = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
     low, high = np.quantile(resampled, [0.025, 0.975])
     return float(values.mean()), float(low), float(high)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from interp_assets.alignment.assignment import TOLERANCE
-from interp_assets.alignment.blocks import Arrays, Blocks
+from interp_assets.alignment.blocks import Arrays, Blocks, digest
+from interp_assets.alignment.certificate import NEAR_PER_ROW, TOLERANCE
 from interp_assets.alignment.directions import Similarities, row_blocks
 
 ROWS_AT_ONCE = 64
@@ -32,10 +32,9 @@ def ranks(
     def counted(block: slice) -> Arrays:
         return count(similarities, block, of_row[block], matched_to[block], of_column)
 
-    found = blocks.over("ranks", row_blocks(*similarities.shape), counted)
+    found = blocks.over(f"ranks {digest(row, column)}", row_blocks(*similarities.shape), counted)
     rank = np.concatenate([each["rank"] for each in found])[row]
-    reaching = np.sum([each["reaching"] for each in found], axis=0)[column]
-    above = np.sum([each["above"] for each in found], axis=0)[column]
+    reaching, above = (sum(each[name][column].astype(int) for each in found) for name in ("reaching", "above"))
     nearest = (rank == 1) & (above == 0)
     unsure = np.flatnonzero(nearest & (reaching > 1))
     for start in range(0, len(unsure), ROWS_AT_ONCE):
@@ -48,7 +47,7 @@ def count(
     similarities: Similarities, block: slice, of_row: np.ndarray, matched_to: np.ndarray, of_column: np.ndarray
 ) -> Arrays:
     """Of a block of rows: the rank of each row's match (0 of rows without), int64; and for each column how many rows are
-    certainly above its match, or may reach it, int32.
+    certainly above its match, or may reach it, counted up to 2, uint8.
 
     Args:
         of_row, of_column: float64, similarities of the matches; nan where there is none.
@@ -57,17 +56,22 @@ def count(
     limit = torch.from_numpy(np.nan_to_num(of_row, nan=np.inf)).to(tile.device, tile.dtype)[:, None]
     high, low = limit + 2 * error, limit - 2 * error
     rank = (tile > high).sum(1).cpu().numpy() + 1
-    unsure = np.flatnonzero((tile >= low).sum(1).cpu().numpy() > rank)
+    near = (tile >= low).sum(1).cpu().numpy() + 1 - rank  # the match itself among them
+    crowded = np.flatnonzero(near > NEAR_PER_ROW)
+    for start in range(0, len(crowded), ROWS_AT_ONCE):
+        some = crowded[start : start + ROWS_AT_ONCE]
+        rank[some] = (similarities.exact_tile(some + block.start) > of_row[some, None] + TOLERANCE).sum(1) + 1
+    unsure = np.flatnonzero((near > 1) & (near <= NEAR_PER_ROW))
     if len(unsure):
-        some = tile[unsure]
-        near = torch.nonzero((some >= low[unsure]) & (some <= high[unsure])).cpu().numpy()
-        which, other = unsure[near[:, 0]], near[:, 1]
+        values = tile[unsure]
+        places = torch.nonzero((values >= low[unsure]) & (values <= high[unsure])).cpu().numpy()
+        which, other = unsure[places[:, 0]], places[:, 1]
         above = similarities.exact(which + block.start, other) > of_row[which]
         np.add.at(rank, which[above & (other != matched_to[which])], 1)
     rank[np.isnan(of_row)] = 0
     best = torch.from_numpy(np.nan_to_num(of_column, nan=np.inf)).to(tile.device, tile.dtype)
     return {
         "rank": rank,
-        "above": (tile > best + 2 * error).sum(0, dtype=torch.int32).cpu().numpy(),
-        "reaching": (tile >= best - 2 * error).sum(0, dtype=torch.int32).cpu().numpy(),
+        "above": (tile > best + 2 * error).sum(0).clamp(max=2).to(torch.uint8).cpu().numpy(),
+        "reaching": (tile >= best - 2 * error).sum(0).clamp(max=2).to(torch.uint8).cpu().numpy(),
     }

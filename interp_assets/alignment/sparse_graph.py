@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 NOBODY = -1
+TOLERANCE = 1e-12
+"Differences below this, in units of the spread of values, are rounding."
 
 
 class Edges(NamedTuple):
@@ -29,6 +31,9 @@ class Graph:
         begin = np.searchsorted(self.row, np.arange(rows + 1))
         self.begin, self.degree = begin[:-1], np.diff(begin)
         self.spread = float(np.ptp(self.value)) or 1.0
+        # Where all values are nearly equal, it is their own rounding that counts.
+        rounding = 8 * np.finfo(float).eps * float(np.abs(self.value).max())
+        self.tolerance = max(TOLERANCE * self.spread, rounding)
         self.noise = np.random.default_rng(0).random(len(self.value))
 
     def edges_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

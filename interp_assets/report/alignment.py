@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Curve
 
+from interp_assets.partitions import pair_key
 from interp_assets.report.chains import Pair, chains, families
 from interp_assets.report.figures import CONTROL, REAL, svg
 from interp_assets.tables import OVERLAP_OF_PAIRS, SIMILARITY_OF_PAIRS, conform
@@ -27,7 +28,7 @@ def similarity_of_pairs(pairs: Sequence[Pair], gaps: dict[str, float]) -> pl.Dat
     """The table `tables.SIMILARITY_OF_PAIRS`.
 
     Args:
-        gaps: certified gap of each pair by `a__b`, as far as one is known.
+        gaps: certified gap of each pair by `partitions.pair_key`, as far as one is known.
     """
     rows = []
     for pair in pairs:
@@ -44,7 +45,7 @@ def similarity_of_pairs(pairs: Sequence[Pair], gaps: dict[str, float]) -> pl.Dat
                 "median": value.median(),
                 "upper_quartile": value.quantile(0.75, "linear"),
                 "mutual_nearest": pair.matching["mutual_nearest"].mean(),
-                "certified_gap": gaps.get(f"{pair.a}__{pair.b}"),
+                "certified_gap": gaps.get(pair_key(pair.a, pair.b)),
             }
         )
     return conform(pl.DataFrame(rows), SIMILARITY_OF_PAIRS) if rows else pl.DataFrame(schema=SIMILARITY_OF_PAIRS)
@@ -73,8 +74,11 @@ def section(pairs: Sequence[Pair], tables: dict[str, pl.DataFrame], environment:
     if not pairs:
         return Markup("")
     flows = [
-        {"title": " → ".join([row[0].a, *(pair.b for pair in row)]), "picture": drawn(flow(row, tables["chains"]))}
-        for row in families(list(pairs))
+        {
+            "title": " → ".join([row[0].a, *(pair.b for pair in row)]),
+            "picture": drawn(flow(row, tables["chains"].filter(row=number))),
+        }
+        for number, row in enumerate(families(list(pairs)))
     ]
     return Markup(  # noqa: S704 - the template escapes what it is given
         environment.get_template("alignment.html.j2").render(
@@ -153,15 +157,18 @@ def persistence(table: pl.DataFrame) -> str:
 
 def flow(row: Sequence[Pair], table: pl.DataFrame) -> str:
     """The longest chains of some layers, of these the most similar ones, drawn from layer to layer: the darker, the more
-    similar. A plus marks a latent that splits."""
+    similar. A plus marks a latent that splits.
+
+    Args:
+        table: `tables.CHAINS` of these pairs.
+    """
     layers = [row[0].a, *(pair.b for pair in row)]
-    here = table.filter(pl.col("layer").is_in(layers))
-    order = here.group_by("chain").agg(pl.first("length"), pl.mean("similarity")).filter(pl.col("length") > 1)
+    order = table.group_by("chain").agg(pl.first("length"), pl.mean("similarity")).filter(pl.col("length") > 1)
     strongest = order.sort(["length", "similarity", "chain"], descending=[True, True, False])["chain"].head(STRONGEST)
     figure = Figure(figsize=(2.0 + 1.7 * len(layers), 0.5 + 0.13 * max(len(strongest), 4)), layout="constrained")
     axes = figure.subplots()
     for height, chain in enumerate(strongest):
-        steps = here.filter(chain=chain).sort("step").to_dicts()
+        steps = table.filter(chain=chain).sort("step").to_dicts()
         for step in steps:
             x = layers.index(step["layer"])
             axes.text(

@@ -10,6 +10,7 @@ from interp_assets.tables import CHAINS, conform
 
 NEARLY = 0.8
 "A latent splits where others of the next layer are nearest to it and at least so much of its match's similarity."
+STEP = ["chain", "step", "layer", "latent", "similarity", "splits", "end"]
 LAST_LAYER, LOST, LEFT_OVER = "last layer", "its match is not its mutual nearest", "it has no match"
 
 
@@ -28,14 +29,18 @@ class Pair:
 
 
 def families(pairs: list[Pair]) -> list[list[Pair]]:
-    """Pairs that follow one another: the second layer of one is the first of the next. Each pair stands in one row."""
-    rows: list[list[Pair]] = []
-    for pair in pairs:
-        row = next((row for row in rows if row[-1].b == pair.a), None)
-        if row is None:
-            rows.append([pair])
-        else:
-            row.append(pair)
+    """Pairs that follow one another: the second layer of one is the first of the next. Each pair stands in one row; in
+    which order they are given makes no difference to what follows what."""
+    follows = {pair.b for pair in pairs}
+    left, rows = [*pairs], []
+    while left:
+        row = [next((pair for pair in left if pair.a not in follows), left[0])]
+        left.remove(row[0])
+        while nexts := [pair for pair in left if pair.a == row[-1].b]:
+            row.append(nexts[0])
+            left.remove(nexts[0])
+        follows = {pair.b for pair in left}
+        rows.append(row)
     return rows
 
 
@@ -46,7 +51,7 @@ def chains(pairs: list[Pair]) -> pl.DataFrame:
     """
     parts: list[pl.DataFrame] = []
     count = 0
-    for row in families(pairs):
+    for number, row in enumerate(families(pairs)):
         steps, open_ = [], starting(alive(row[0], "a"), count)
         for pair in row:
             count = max(count, int(open_["chain"].max() or 0) + 1)  # type: ignore[arg-type]
@@ -68,14 +73,11 @@ def chains(pairs: list[Pair]) -> pl.DataFrame:
             open_ = pl.concat([on, new])
         count = max(count, int(open_["chain"].max() or 0) + 1)  # type: ignore[arg-type]
         last = open_.with_columns(splits=pl.lit(None, pl.UInt32), end=pl.lit(LAST_LAYER), layer=pl.lit(row[-1].b))
-        parts.append(pl.concat([*steps, last.select(STEP)]))
+        parts.append(pl.concat([*steps, last.select(STEP)]).with_columns(row=pl.lit(number)))
     if not parts:
         return pl.DataFrame(schema=CHAINS)
     table = pl.concat(parts).with_columns(length=pl.len().over("chain"))
     return conform(table, CHAINS).sort("chain", "step")
-
-
-STEP = ["chain", "step", "layer", "latent", "similarity", "splits", "end"]
 
 
 def starting(latents: pl.Series, first: int) -> pl.DataFrame:

@@ -15,7 +15,7 @@ from interp_assets.report.costs import TOKENS, costs, outcomes
 from interp_assets.report.deciles import by_decile
 from interp_assets.report.summary import Difference, against_control, against_layers, summarise
 from interp_assets.study import Study
-from interp_assets.tables import DIFFERENCES, EFFECTS, EXAMPLES, EXPLANATIONS, SCORES, TRIALS, Schema
+from interp_assets.tables import DIFFERENCES, EFFECTS, EXAMPLES, EXPLANATIONS, TRIALS, Schema
 
 OF_TRIALS = (*TRIAL_COLUMNS, "prompt_hash", "prompt_tokens", "cached_tokens", "completion_tokens")
 "What the report reads of trials."
@@ -102,7 +102,6 @@ def of_methods(parts: dict[tuple[str, str], pl.DataFrame], schema: Schema) -> pl
     return pl.concat([empty, *named])
 
 
-NO_SCORES = of_methods({}, SCORES)
 EFFECTS_READ: Schema = {name: EFFECTS[name] for name in ("latent", "condition", "prompt_hash", *TOKENS)}
 TRIALS_READ: Schema = {name: TRIALS[name] for name in OF_TRIALS}
 NO_TRIALS = of_methods({}, TRIALS_READ)

@@ -7,7 +7,7 @@ operational because files enter by their content.
 
 from interp_assets.settings.alignment import Alignment
 from interp_assets.settings.automation import Automation, is_cron
-from interp_assets.settings.base import Dtype, Settings, device, identity, mark, operational
+from interp_assets.settings.base import Settings, device, identity, mark, operational
 from interp_assets.settings.controls import Controls, NeuronsControl, RandomControl, UntrainedControl
 from interp_assets.settings.engines import (
     Budget,
@@ -22,7 +22,6 @@ from interp_assets.settings.examples import (
     Examples,
     ExplainExamples,
     NegativeKind,
-    Sampler,
     SimilarText,
     TestExamples,
     kinds_in,
@@ -37,7 +36,6 @@ from interp_assets.settings.scorers import (
     InterventionScorer,
     IntruderScorer,
     JudgeScorer,
-    PromptSizes,
     Scorer,
     Scorers,
     Sequential,
@@ -53,7 +51,6 @@ __all__ = [
     "Budget",
     "Controls",
     "Corpus",
-    "Dtype",
     "EmbedderSettings",
     "EmbeddingScorer",
     "Engine",
@@ -73,11 +70,9 @@ __all__ = [
     "NeuronsControl",
     "OpenAIEngine",
     "Price",
-    "PromptSizes",
     "ProofOfLoad",
     "RandomControl",
     "SaeSource",
-    "Sampler",
     "Scorer",
     "Scorers",
     "Sequential",

@@ -7,8 +7,8 @@ which holds what the maker's class computes in float32 from those files:
 - `encoding` [32, n_latents], the dense activations of the latents;
 - `reconstruction` [32, d_out], and `fvu` [1], the share of the target's variance that it leaves.
 
-`tests/test_sae_readers.py` compares our readers with them. One maker's class cannot be had as a package: for Gemma Scope
-plain torch written from its published rules stands in, and is compared here with what SAELens makes of the same files.
+`tests/test_sae_readers.py` compares our readers with them. One maker's class cannot be had as a package: for Gemma
+Scope 1 and 2 plain torch written from its published rules stands in, and is compared here with what SAELens makes of the same files.
 The makers' packages are needed only to make the files anew, in an environment of their own:
 
     python3 -m venv golden-venv
