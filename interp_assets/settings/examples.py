@@ -23,7 +23,10 @@ def kinds_in(negatives: NegativeKinds) -> tuple[NegativeKind, ...]:
 
 class ExplainExamples(Settings):
     sampler: Sampler = identity("quantiles")
+    """Of the windows on which the latent fires. top: the strongest. top_pool: drawn from the `pool` strongest. random: drawn
+    from all. quantiles: equally many from each range of strength. mixture: half from the pool, half from all quantiles."""
     n: int = identity(40, ge=1)
+    "Windows to explain from."
     pool: int = identity(200, ge=1)
     "top_pool and mixture draw from this many strongest windows."
 
@@ -69,6 +72,7 @@ class Examples(Settings):
     """Which windows of text stand for a latent."""
 
     window: int = identity(32, ge=4)
+    "Tokens in one."
     placement: Literal["aligned", "centred"] = identity("aligned")
     "aligned: contexts are cut into windows. centred: the peak stands at three quarters of the window."
     min_windows: int = identity(20, ge=2)
@@ -80,3 +84,4 @@ class Examples(Settings):
     similar_text: SimilarText | None = identity(None, where_set=True)
     "Needed where a test negative is of the kind similar_text."
     seed: int = identity(0)
+    "Of every draw: which latents, which windows, which negatives."

@@ -14,7 +14,9 @@ class ExtractiveExplainer(Settings):
 
     kind: Literal["extractive"] = identity("extractive")
     words: int = identity(5, ge=1)
+    "Quoted at most, those on which it fires most first."
     phrases: int = identity(5, ge=0)
+    "Contexts quoted at most."
 
 
 class LlmExplainer(Settings):
@@ -26,11 +28,15 @@ class LlmExplainer(Settings):
     latents: int | None = identity(None, ge=1)
     "Explain only this many of the interpreted latents (the first in the keyed order)."
     n_examples: int = identity(40, ge=1)
+    "Shown in the prompt, of those drawn to explain from."
     mark_threshold: float = identity(0.3, ge=0, lt=1)
     "Tokens above this share of an example's maximum are marked."
     show_activations: bool = identity(False)
+    "Also tell how strongly each marked token activates the latent, from 0 to 10."
     promoted_tokens: bool = identity(False)
+    "Also list the tokens that the latent's decoder direction makes more probable."
     chain_of_thought: bool = identity(False)
+    "Let the model think in writing before it answers."
     instructions: str | None = identity(None)
     "Stands in place of our own instructions; how to answer is added to it."
     max_tokens: int = identity(100, ge=16)
