@@ -17,7 +17,7 @@ from interp_assets.partitions import partitions_of
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
-from resources.table_store import MANIFEST, NOTE_FAILED, NOTE_RETRY, Busy, Partition, TableStore
+from resources.table_store import LOCK, MANIFEST, NOTE_FAILED, NOTE_RETRY, Busy, Partition, TableStore
 
 
 def chosen(study: Study, asset: str | None, key: str | None) -> Iterator[tuple[Asset, str | None]]:
@@ -117,13 +117,10 @@ def failed_replies(partition: Partition) -> list[bytes]:
     return [bytes.fromhex(key) for key in sorted(keys)]
 
 
-GENERATION = re.compile(r"^[0-9a-f]{16}$")
-
-
 def clean(store: TableStore, studies: list[Study]) -> tuple[int, int]:
     """Remove generations that no study points at, and files that no manifest lists.
 
-    What another process is writing is left alone.
+    What another process is writing is left alone, and what the store did not make: its root may be any folder.
 
     Args:
         studies: those whose storage this is; what lies ready for their settings of now is kept too.
@@ -132,7 +129,7 @@ def clean(store: TableStore, studies: list[Study]) -> tuple[int, int]:
         how many files were removed, and their bytes.
     """
     kept = {
-        store.root / pointer.parent.relative_to(folder) / pointer.name / pointer.read_text()
+        store.root / pointer.parent.relative_to(folder) / pointer.name / pointer.read_text(errors="replace")
         for folder in (store.root / "pointers").glob("*")
         for pointer in folder.rglob("*")
         if pointer.is_file()
@@ -143,7 +140,7 @@ def clean(store: TableStore, studies: list[Study]) -> tuple[int, int]:
             if partition := freshness.current(asset.name, key):
                 kept.add(partition.folder)
     files = bytes_ = 0
-    for folder in generations(store.root):
+    for folder in store.folders():
         name = str(folder.parent.parent.relative_to(store.root))
         before = sizes(folder)
         try:
@@ -160,10 +157,5 @@ def clean(store: TableStore, studies: list[Study]) -> tuple[int, int]:
     return files, bytes_
 
 
-def generations(root: Path) -> list[Path]:
-    found = [folder for folder in root.rglob("*") if folder.is_dir() and GENERATION.match(folder.name)]
-    return sorted(folder for folder in found if "pointers" not in folder.relative_to(root).parts)
-
-
 def sizes(folder: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_size for file in folder.iterdir() if file.name != ".lock" and file.is_file()}
+    return {file.name: file.stat().st_size for file in folder.iterdir() if file.name != LOCK and file.is_file()}
