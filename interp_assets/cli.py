@@ -22,7 +22,7 @@ examples:
   interp run smollm2_demo --until examples         stop after the examples
   interp plan smollm2_demo                         what a run would make anew, why, and what it costs
   interp status smollm2_demo                       what is fresh, stale, missing, failed, and why
-  interp retry smollm2_demo explanations           ask again for the explanations that failed
+  interp retry smollm2_demo explanations           ask again for the explanations that failed, and make only them
   interp accept smollm2_demo examples              the code moved, the results did not
   interp clean                                     remove old results that no study uses
   interp path smollm2_demo scores/fuzzing/trials layers.9
@@ -93,15 +93,16 @@ def command_accept(arguments: argparse.Namespace) -> int:
     from interp_assets.upkeep import accept
 
     study = find_study(arguments.study)
-    accepted = accept(study, arguments.asset, arguments.layer)
+    accepted = False
+    for asset, key, partition in accept(study, arguments.asset, arguments.layer):
+        from interp_assets.dagster_runs import record
+
+        # Each as it comes: what stops the next leaves this one told and recorded.
+        print(f"accepted {partition_label(asset.name, key)}: {partition.metadata['accepted']}", flush=True)
+        record(study, asset, key, partition)
+        accepted = True
     if not accepted:
         print(f"{arguments.asset}: nothing to accept, it is fresh")
-        return 0
-    from interp_assets.dagster_runs import record
-
-    for asset, key, partition in accepted:
-        record(study, asset, key, partition)
-        print(f"accepted {partition_label(asset.name, key)}: {partition.metadata['accepted']}")
     return 0
 
 
@@ -116,7 +117,15 @@ def command_retry(arguments: argparse.Namespace) -> int:
     if not again:
         print(f"{study.name}: nothing there can be asked for again")
         return 0
-    return run_study(study, None, None)
+    return run_study(study, layers_of(study, arguments.asset, arguments.layer), arguments.asset)
+
+
+def layers_of(study: Study, asset: str | None, key: str | None) -> list[str] | None:
+    """The layers that a partition is about; None where no layer or pair is named."""
+    from interp_assets.graph import assets_of
+    from interp_assets.partitions import layers_touched
+
+    return layers_touched(study, assets_of(study)[asset], key) if asset and key else None
 
 
 def command_clean(arguments: argparse.Namespace) -> int:
@@ -246,11 +255,13 @@ def parser() -> argparse.ArgumentParser:
     accept = command("accept", command_accept, "record that results are unchanged although their code moved")
     accept.add_argument("study", metavar="STUDY", help=study)
     accept.add_argument("asset", metavar="ASSET")
-    accept.add_argument("layer", metavar="LAYER", nargs="?", help="only this partition")
+    accept.add_argument("layer", metavar="LAYER", nargs="?", help="only this layer or pair of layers")
     retry = command("retry", command_retry, "try again what failed, and ask again for replies that were unusable")
     retry.add_argument("study", metavar="STUDY", help=study)
-    retry.add_argument("asset", metavar="ASSET", nargs="?", help="only this asset")
-    retry.add_argument("layer", metavar="LAYER", nargs="?", help="only this partition of it")
+    retry.add_argument(
+        "asset", metavar="ASSET", nargs="?", help="only this asset; what is made from it waits for a run"
+    )
+    retry.add_argument("layer", metavar="LAYER", nargs="?", help="only this layer or pair of layers")
     clean = command("clean", command_clean, "remove old results that no study uses any more")
     clean.add_argument(
         "study", metavar="STUDY", nargs="?", help="only the storage of this study; of all in studies/ if left out"
