@@ -22,7 +22,7 @@ examples:
   interp run smollm2_demo --until examples         stop after the examples
   interp plan smollm2_demo                         what a run would make anew, why, and what it costs
   interp status smollm2_demo                       what is fresh, stale, missing, failed, and why
-  interp retry smollm2_demo explanations           ask again for the explanations that failed, and make only them
+  interp retry smollm2_demo explanations           ask again for the explanations that failed
   interp accept smollm2_demo examples              the code moved, the results did not
   interp clean                                     remove old results that no study uses
   interp path smollm2_demo scores/fuzzing/trials layers.9
@@ -258,9 +258,7 @@ def parser() -> argparse.ArgumentParser:
     accept.add_argument("layer", metavar="LAYER", nargs="?", help="only this layer or pair of layers")
     retry = command("retry", command_retry, "try again what failed, and ask again for replies that were unusable")
     retry.add_argument("study", metavar="STUDY", help=study)
-    retry.add_argument(
-        "asset", metavar="ASSET", nargs="?", help="only this asset; what is made from it waits for a run"
-    )
+    retry.add_argument("asset", metavar="ASSET", nargs="?", help="only this asset and what it needs")
     retry.add_argument("layer", metavar="LAYER", nargs="?", help="only this layer or pair of layers")
     clean = command("clean", command_clean, "remove old results that no study uses any more")
     clean.add_argument(

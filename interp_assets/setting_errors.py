@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import types
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -44,7 +45,7 @@ def first_problem(error: ValidationError, model: type[Settings]) -> str:
 
 
 def sentence(problem: Any, place: Place) -> str:
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("extra_forbidden", "invalid_key"):  # the latter of a key that is no text, such as a number
         return f"{place.key}: unknown key; {listed(keys_of(place.parent))}"
     if problem["type"] == "missing":
         return f"{place.key}: missing; it must be {place.allowed or in_words(place.wanted)}"
@@ -57,6 +58,8 @@ def sentence(problem: Any, place: Place) -> str:
 
 def shown(value: Any) -> str:
     """A value as it is written in YAML, cut where it is long."""
+    if isinstance(value, datetime.date):
+        return f"{value} (a date; quote it where it is text)"
     text = (
         {None: "empty", True: "true", False: "false"}[value] if value is None or value is True or value is False else ""
     )

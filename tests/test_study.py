@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,6 +31,7 @@ KEYS = "name, storage, subject_model, saes, controls, corpus, proof_of_load, exa
 CORPUS_KEYS = "path, split, column, tokens, context_length, bos, separator"
 SAE_LIST = "it must be a list of mappings with the keys path, revision, format, hookpoints, label, not empty"
 LATENTS = "it must be a whole number, at least 1, or a list of whole numbers, at least 0, not empty, or 'all'"
+NO_KEY = "stands where a key does; quote it if it is text, fill it in if it is a template"
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     # unknown keys
@@ -83,6 +85,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"saes.0.hookpoints": [3]}, "saes[0].hookpoints[0]: 3: it must be text"),
     ({"explainers.quotes": 5}, "explainers.quotes: 5: it must be a mapping whose kind is 'extractive' or 'llm'"),
     ({"engines": {1: {"path": "./model"}}}, "engines: 1: it must be text, since it is a name"),
+    ({"corpus": {"path": "corpus.parquet", 1: "x"}}, f"corpus.1: unknown key; there are: {CORPUS_KEYS}"),
+    ({"saes.0.label": date(2024, 1, 12)}, "saes[0].label: 2024-01-12 (a date; quote it where it is text): it must be letters, digits and any of _ . -"),
     # several at once
     ({"corpus.tokens": 0, "corpus.column": 5, "examples.latents": "x"}, "corpus.column: 5: it must be text (and 2 more)"),
     # names that are not defined
@@ -147,12 +151,35 @@ def test_a_hub_name_is_not_looked_up(complete_file: Path) -> None:
         ("saes: [\n", "line 2: not valid YAML (expected the node content, but found '<stream end>')"),
         ("corpus:\n\tpath: x\n", "line 2: not valid YAML (found character '\\t' that cannot start any token)"),
         ("name: a\nsaes: []\nname: b\n", "line 3: not valid YAML (name stands there twice)"),
+        ("corpus:\n  tokens: {{ tokens }}\n", f"line 2: not valid YAML (a mapping {NO_KEY})"),
+        ("? [a]\n: 1\n", f"line 1: not valid YAML (a list {NO_KEY})"),
+        (
+            "saes:\n- label: 2024-13-01\n",
+            "line 2: not valid YAML ('2024-13-01' is no timestamp; if it is text, quote it)",
+        ),
+        ("name: 0b_\n", "line 1: not valid YAML ('0b_' is no int; if it is text, quote it)"),
+        ("name: !!bool perhaps\n", "line 1: not valid YAML ('perhaps' is no bool; if it is text, quote it)"),
+        ("corpus: !!map x\n", "line 1: not valid YAML (expected a mapping node, but found scalar)"),
+        ("saes: &a\n- *a\n", "line 2: not valid YAML (*a stands within what it names)"),
+        ("corpus: &a\n  <<: *a\n", "line 2: not valid YAML (*a stands within what it names)"),
+        ("saes: " + 5000 * "[", "not valid YAML (it is nested too deep)"),
     ],
 )
 def test_what_is_no_study(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(text)
     assert refusal(file) == said
+
+
+def test_control_an_alias_and_a_merge_are_fine(complete_file: Path) -> None:
+    file = complete_file.with_name("alias.yaml")
+    own = "budget: &most {tokens: 5, <<: {money: 1}}\n"
+    file.write_text(f"{complete_file.read_text()}\n{own}")
+    study = load_study(file)
+    assert study.budget is not None
+    assert (study.budget.tokens, study.budget.money) == (5, 1)
+    file.write_text(f"{complete_file.read_text()}\n{own}automation: *most\n")
+    assert refusal(file).startswith("automation.money: unknown key")
 
 
 def test_no_such_file_and_no_text(tmp_path: Path) -> None:
