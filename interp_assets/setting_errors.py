@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import types
+from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -20,6 +21,12 @@ class StudyError(Exception):
 def listed(names: Iterable[Any]) -> str:
     names = list(names)
     return f"there are: {', '.join(map(str, names))}" if names else "there are none"
+
+
+def first_twice(items: Iterable[Any]) -> Any:
+    """The first of some names that stands there more than once, or None."""
+    counts = Counter(items)
+    return next((item for item, count in counts.items() if count > 1), None)
 
 
 class Place(NamedTuple):

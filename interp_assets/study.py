@@ -164,7 +164,8 @@ class StudyLoader(yaml.SafeLoader):
         # A node has its end once all that stands in it is read.
         if isinstance(event, yaml.AliasEvent) and node is not None and node.end_mark is None:
             problem = f"*{event.anchor} stands within what it names"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            mark: Any = event.start_mark  # in the stubs it may be another kind of mark
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
