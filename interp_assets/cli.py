@@ -38,7 +38,7 @@ class UserError(Exception):
 
 
 def find_study(name: str, get: bool = False) -> Study:
-    """A study by its file's path or by its name in the studies folder.
+    """A study by its file's path, which may also end in .yml, or by its name in the studies folder.
 
     Args:
         get: fetch what it names on the hub and is not here.
@@ -235,7 +235,9 @@ def parser() -> argparse.ArgumentParser:
         "init", command_init, "write a study file for SAEs in a folder or on the hub, and say what it assumes"
     )
     init.add_argument("path", metavar="PATH|HUB_NAME", help="a folder, or owner/name or owner/name/folder on the hub")
-    init.add_argument("--output", metavar="FILE", help="the study file; studies/<name>.yaml if left out")
+    init.add_argument(
+        "--output", metavar="FILE", help="the study file, which ends in .yaml; studies/<name>.yaml if left out"
+    )
     init.add_argument("--model", metavar="PATH|HUB_NAME", help="the subject model, where the SAEs do not name it")
     init.add_argument("--corpus", metavar="PATH|HUB_NAME", help="the text")
     run = command("run", command_run, "make everything of a study that is missing or stale")

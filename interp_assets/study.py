@@ -76,7 +76,8 @@ class Study(Settings):
     @property
     def called(self) -> str:
         """What a command calls it: by its file's name in the studies folder, by its file elsewhere."""
-        return self.file.stem if self.file.parent == studies_folder() else str(self.file)
+        by_name = self.file == studies_folder() / f"{self.file.stem}.yaml"
+        return self.file.stem if by_name else str(self.file)
 
     def path(self, path: str) -> Path:
         """A path of the study file as an absolute one."""

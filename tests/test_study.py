@@ -226,6 +226,9 @@ def test_what_commands_call_a_study(complete_file: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("INTERP_STUDIES", str(study.file.parent))
     assert study.called == "mine"
     assert find_study(study.called) == study
+    other = load_study(study.file.rename(study.file.with_name("other.yml")))
+    assert other.called == str(other.file)
+    assert find_study(other.called) == other
 
 
 def test_relative_paths(complete_file: Path, tmp_path: Path) -> None:
