@@ -38,7 +38,7 @@ class UserError(Exception):
 
 
 def find_study(name: str, get: bool = False) -> Study:
-    """A study by its file's path or by its name in the studies folder.
+    """A study by its file's path, which may also end in .yml, or by its name in the studies folder.
 
     Args:
         get: fetch what it names on the hub and is not here.
@@ -93,15 +93,16 @@ def command_accept(arguments: argparse.Namespace) -> int:
     from interp_assets.upkeep import accept
 
     study = find_study(arguments.study)
-    accepted = accept(study, arguments.asset, arguments.layer)
+    accepted = False
+    for asset, key, partition in accept(study, arguments.asset, arguments.layer):
+        from interp_assets.dagster_runs import record
+
+        # Each as it comes: what stops the next leaves this one told and recorded.
+        print(f"accepted {partition_label(asset.name, key)}: {partition.metadata['accepted']}", flush=True)
+        record(study, asset, key, partition)
+        accepted = True
     if not accepted:
         print(f"{arguments.asset}: nothing to accept, it is fresh")
-        return 0
-    from interp_assets.dagster_runs import record
-
-    for asset, key, partition in accepted:
-        record(study, asset, key, partition)
-        print(f"accepted {partition_label(asset.name, key)}: {partition.metadata['accepted']}")
     return 0
 
 
@@ -116,7 +117,15 @@ def command_retry(arguments: argparse.Namespace) -> int:
     if not again:
         print(f"{study.name}: nothing there can be asked for again")
         return 0
-    return run_study(study, None, None)
+    return run_study(study, layers_of(study, arguments.asset, arguments.layer), arguments.asset)
+
+
+def layers_of(study: Study, asset: str | None, key: str | None) -> list[str] | None:
+    """The layers that a partition is about; None where no layer or pair is named."""
+    from interp_assets.graph import assets_of
+    from interp_assets.partitions import layers_touched
+
+    return layers_touched(study, assets_of(study)[asset], key) if asset and key else None
 
 
 def command_clean(arguments: argparse.Namespace) -> int:
@@ -226,7 +235,9 @@ def parser() -> argparse.ArgumentParser:
         "init", command_init, "write a study file for SAEs in a folder or on the hub, and say what it assumes"
     )
     init.add_argument("path", metavar="PATH|HUB_NAME", help="a folder, or owner/name or owner/name/folder on the hub")
-    init.add_argument("--output", metavar="FILE", help="the study file; studies/<name>.yaml if left out")
+    init.add_argument(
+        "--output", metavar="FILE", help="the study file, which ends in .yaml; studies/<name>.yaml if left out"
+    )
     init.add_argument("--model", metavar="PATH|HUB_NAME", help="the subject model, where the SAEs do not name it")
     init.add_argument("--corpus", metavar="PATH|HUB_NAME", help="the text")
     run = command("run", command_run, "make everything of a study that is missing or stale")
@@ -246,11 +257,11 @@ def parser() -> argparse.ArgumentParser:
     accept = command("accept", command_accept, "record that results are unchanged although their code moved")
     accept.add_argument("study", metavar="STUDY", help=study)
     accept.add_argument("asset", metavar="ASSET")
-    accept.add_argument("layer", metavar="LAYER", nargs="?", help="only this partition")
+    accept.add_argument("layer", metavar="LAYER", nargs="?", help="only this layer or pair of layers")
     retry = command("retry", command_retry, "try again what failed, and ask again for replies that were unusable")
     retry.add_argument("study", metavar="STUDY", help=study)
-    retry.add_argument("asset", metavar="ASSET", nargs="?", help="only this asset")
-    retry.add_argument("layer", metavar="LAYER", nargs="?", help="only this partition of it")
+    retry.add_argument("asset", metavar="ASSET", nargs="?", help="only this asset and what it needs")
+    retry.add_argument("layer", metavar="LAYER", nargs="?", help="only this layer or pair of layers")
     clean = command("clean", command_clean, "remove old results that no study uses any more")
     clean.add_argument(
         "study", metavar="STUDY", nargs="?", help="only the storage of this study; of all in studies/ if left out"

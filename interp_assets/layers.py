@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from interp_assets.setting_errors import StudyError, listed
+from interp_assets.setting_errors import StudyError, first_twice, listed
 from interp_assets.settings import (
     Controls,
     NeuronsControl,
@@ -122,6 +122,11 @@ def control_layers(
     return found
 
 
+def names_control(label: str) -> bool:
+    """Whether the keys of layers with a label could not be told from those of a control: `random`, `wide.random`."""
+    return label.rpartition(".")[2] in CONTROLS
+
+
 def control_in(key: str) -> str | None:
     """Which control a layer key stands for: `layers.10@random`, `layers.10@wide.random`; None for an SAE of the study."""
     name = key.partition("@")[2].rpartition(".")[2]
@@ -145,6 +150,8 @@ def wanted_layers(
     for key in control.layers or ():
         if key not in by_key:
             raise StudyError(f"controls.{name}.layers: no layer {key!r}; {listed(by_key)}")
+    if (key := first_twice(control.layers or ())) is not None:
+        raise StudyError(f"controls.{name}.layers: {key!r} stands there twice; leave one out")
     chosen = [by_key[key] for key in control.layers or by_key]
     if not isinstance(control, NeuronsControl):
         return chosen

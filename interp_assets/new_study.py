@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from interp_assets.layers import CONTROLS
+from interp_assets.layers import names_control
 from interp_assets.sae_survey import CHANGE, DEMO_EMBEDDER, HUB_EMBEDDER, Found, file_for, look, relative
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import Study, load_study, studies_folder
@@ -66,8 +66,8 @@ def label_of(sae: SaeLocation, found: Found) -> str:
     """Of SAEs that read one place, the parts of their paths that are not the same for all of them."""
     rivals = [Path(below(each, found)).parts for each in found.saes if each.hookpoint == sae.hookpoint]
     own = [part for part in Path(below(sae, found)).parts if not all(part in parts for parts in rivals)]
-    label = re.sub(r"[^A-Za-z0-9_.-]", "-", "-".join(own)).lstrip(".") or "sae"
-    return f"{label}-sae" if label in CONTROLS else label
+    label = re.sub(r"[^A-Za-z0-9_.-]|\.(?=\.)", "-", "-".join(own)).lstrip(".") or "sae"
+    return f"{label}-sae" if names_control(label) else label
 
 
 def scalar(value: Any) -> str:

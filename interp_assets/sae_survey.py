@@ -55,12 +55,12 @@ def file_for(path: str, output: str | None) -> Path:
     """Where the study is to be written.
 
     Raises:
-        StudyError: something is there already.
+        StudyError: something is there already, or its name is none for a study.
     """
     file = Path(output) if output else studies_folder() / f"{name_of(path)}.yaml"
     file = file.expanduser().resolve()
-    if file.suffix not in (".yaml", ".yml"):
-        raise StudyError(f"{file}: a study file ends in .yaml")
+    if file.suffix != ".yaml":  # others are not found by name, nor by the UI
+        raise StudyError(f"--output: {file}: a study file ends in .yaml")
     if file.exists():
         raise StudyError(f"{file}: is there already, and nothing is written over it; name another with --output")
     return file

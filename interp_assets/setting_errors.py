@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import types
+from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -19,6 +21,12 @@ class StudyError(Exception):
 def listed(names: Iterable[Any]) -> str:
     names = list(names)
     return f"there are: {', '.join(map(str, names))}" if names else "there are none"
+
+
+def first_twice(items: Iterable[Any]) -> Any:
+    """The first of some names that stands there more than once, or None."""
+    counts = Counter(items)
+    return next((item for item, count in counts.items() if count > 1), None)
 
 
 class Place(NamedTuple):
@@ -44,7 +52,7 @@ def first_problem(error: ValidationError, model: type[Settings]) -> str:
 
 
 def sentence(problem: Any, place: Place) -> str:
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("extra_forbidden", "invalid_key"):  # the latter of a key that is no text, such as a number
         return f"{place.key}: unknown key; {listed(keys_of(place.parent))}"
     if problem["type"] == "missing":
         return f"{place.key}: missing; it must be {place.allowed or in_words(place.wanted)}"
@@ -57,6 +65,8 @@ def sentence(problem: Any, place: Place) -> str:
 
 def shown(value: Any) -> str:
     """A value as it is written in YAML, cut where it is long."""
+    if isinstance(value, datetime.date):
+        return f"{value} (a date; quote it where it is text)"
     text = (
         {None: "empty", True: "true", False: "false"}[value] if value is None or value is True or value is False else ""
     )

@@ -15,7 +15,7 @@ from interp_assets.api_keys import place_of_key
 from interp_assets.from_hub import sae_folder
 from interp_assets.layers import Layer, control_layers
 from interp_assets.sae_sources import find_layers, settings_of_model
-from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
+from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed, shown
 from interp_assets.settings import (
     Alignment,
     Automation,
@@ -76,7 +76,8 @@ class Study(Settings):
     @property
     def called(self) -> str:
         """What a command calls it: by its file's name in the studies folder, by its file elsewhere."""
-        return self.file.stem if self.file.parent == studies_folder() else str(self.file)
+        by_name = self.file == studies_folder() / f"{self.file.stem}.yaml"
+        return self.file.stem if by_name else str(self.file)
 
     def path(self, path: str) -> Path:
         """A path of the study file as an absolute one."""
@@ -155,12 +156,35 @@ def load_study(file: str | Path, get: bool = False) -> Study:
         raise StudyError(f"{file}: {error}") from None
 
 
-class OneOfEachKey(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error; by itself the second would silently win."""
+class StudyLoader(yaml.SafeLoader):
+    """YAML as a study may use it: what Python or PyYAML would stumble over, or pass over in silence, is an error."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        node = super().compose_node(parent, index)
+        # A node has its end once all that stands in it is read.
+        if isinstance(event, yaml.AliasEvent) and node is not None and node.end_mark is None:
+            problem = f"*{event.anchor} stands within what it names"
+            mark: Any = event.start_mark  # in the stubs it may be another kind of mark
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{shown(node.value)} is no {kind}; if it is text, quote it"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                found = "list" if isinstance(key, yaml.SequenceNode) else "mapping"
+                problem = f"a {found} stands where a key does; quote it if it is text, fill it in if it is a template"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            # By itself the second would silently win.
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.MarkedYAMLError(problem=f"{key.value} stands there twice", problem_mark=key.start_mark)
             seen.add(key.value)
@@ -169,11 +193,13 @@ class OneOfEachKey(yaml.SafeLoader):
 
 def read_yaml(file: Path) -> Any:
     try:
-        return yaml.load(file.read_text(encoding="utf-8"), OneOfEachKey)  # noqa: S506 a SafeLoader
+        return yaml.load(file.read_text(encoding="utf-8"), StudyLoader)  # noqa: S506 a SafeLoader
     except FileNotFoundError:
         raise StudyError(f"{file}: no such study file") from None
     except OSError as error:
         raise StudyError(f"{file}: cannot be read ({error.strerror})") from None
+    except RecursionError:
+        raise StudyError(f"{file}: not valid YAML (it is nested too deep)") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""

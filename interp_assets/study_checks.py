@@ -6,9 +6,11 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from interp_assets.layers import CONTROLS
-from interp_assets.setting_errors import StudyError, listed
+from interp_assets.layers import names_control
+from interp_assets.setting_errors import StudyError, first_twice, listed
 from interp_assets.settings import (
+    EFFECT_EXPLAINER,
+    NO_EXPLAINER,
     EmbedderSettings,
     JudgeScorer,
     LocalModel,
@@ -45,10 +47,15 @@ def check_layers(study: Study) -> None:
 
 
 def check_names(study: Study) -> None:
-    """Engines and explainers that are referred to exist; labels are free."""
+    """Engines and explainers that are referred to exist; labels and names are free, and stand in a list once."""
     for i, source in enumerate(study.saes):
-        if source.label in CONTROLS:
+        if source.label is not None and names_control(source.label):
             raise StudyError(f"saes[{i}].label: {source.label!r} names a control; take a label that is none of them")
+        if (hookpoint := first_twice(source.hookpoints or ())) is not None:
+            raise StudyError(f"saes[{i}].hookpoints: {hookpoint!r} stands there twice; leave one out")
+    for name in (NO_EXPLAINER, EFFECT_EXPLAINER):
+        if name in study.explainers:
+            raise StudyError(f"explainers.{name}: the tables call something else {name!r}; give it another name")
     for section, settings in (("explainers", study.explainers), ("scorers", study.scorers.chosen())):
         for name, item in settings.items():
             for key in ("engine", "explainer", "scorer"):
@@ -58,7 +65,10 @@ def check_names(study: Study) -> None:
                         f"{section}.{name}.{key}: {engine!r} is not under engines; {listed(study.engines)}"
                     )
     for name, scorer in study.scorers.chosen().items():
-        for explainer in getattr(scorer, "explainers", None) or ():
+        chosen = getattr(scorer, "explainers", None) or ()
+        if (explainer := first_twice(chosen)) is not None:
+            raise StudyError(f"scorers.{name}.explainers: {explainer!r} stands there twice; leave one out")
+        for explainer in chosen:
             if explainer not in study.explainers:
                 allowed = listed(study.explainers)
                 raise StudyError(f"scorers.{name}.explainers: {explainer!r} is not under explainers; {allowed}")
@@ -86,6 +96,8 @@ def check_bounds(study: Study) -> None:
     if study.examples.window > length:
         raise StudyError(f"examples.window: {study.examples.window} is more than corpus.context_length, {length}")
     intervention = study.scorers.intervention
+    if intervention is not None and (target := first_twice(intervention.conditions)) is not None:
+        raise StudyError(f"scorers.intervention.target_kl: two are called {target} in the tables; leave one out")
     if intervention is not None and intervention.prompt_tokens > length:
         tokens = intervention.prompt_tokens
         raise StudyError(f"scorers.intervention.prompt_tokens: {tokens} is more than corpus.context_length, {length}")
@@ -167,16 +179,18 @@ def check_files(study: Study) -> None:
 
 
 def check_keys(study: Study) -> None:
-    keys = [layer.key for layer in study.layers]
-    if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-        raise StudyError(f"saes: {doubled[0]} appears twice; give one of the sources a label")
+    if (doubled := first_twice(layer.key for layer in study.layers)) is not None:
+        raise StudyError(f"saes: {doubled} appears twice; give one of the sources a label")
 
 
 def check_pairs(study: Study) -> None:
     known = [layer.key for layer in study.layers if layer.control is None]
-    for i, pair in enumerate((study.alignment.pairs if study.alignment else None) or ()):
+    pairs = (study.alignment.pairs if study.alignment else None) or ()
+    for i, pair in enumerate(pairs):
         for key in pair:
             if key not in known:
                 raise StudyError(f"alignment.pairs[{i}]: no layer {key!r}; {listed(known)}")
         if pair[0] == pair[1]:
             raise StudyError(f"alignment.pairs[{i}]: {pair[0]} is matched with another layer, not with itself")
+        if pair in pairs[:i]:
+            raise StudyError(f"alignment.pairs[{i}]: {', '.join(pair)} stand there twice; leave one out")

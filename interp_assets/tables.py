@@ -96,9 +96,6 @@ EXPLANATIONS: Schema = {
     "inputs_hash": U64,
 }
 
-NO_EXPLAINER = "none"
-"Stands as the explainer where no explanation is read."
-
 TRIALS: Schema = {
     "latent": U32,
     "explainer": TEXT,

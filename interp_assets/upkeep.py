@@ -6,18 +6,19 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
 from interp_assets.asset import Asset
 from interp_assets.differences import differences
-from interp_assets.freshness import Freshness, InputMissing, partition_label
+from interp_assets.freshness import Fingerprint, Freshness, InputMissing, partition_label
 from interp_assets.job import Inputs
 from interp_assets.partitions import partitions_of
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
-from resources.table_store import MANIFEST, NOTE_FAILED, NOTE_RETRY, Busy, Partition, TableStore
+from resources.table_store import LOCK, MANIFEST, NOTE_FAILED, NOTE_RETRY, Busy, Partition, TableStore
 
 
 def chosen(study: Study, asset: str | None, key: str | None) -> Iterator[tuple[Asset, str | None]]:
@@ -42,15 +43,32 @@ OF_CODE = re.compile(r"code version |engines\..*\.code: ")
 "Differences that are of code alone: the asset's own, or that of an engine it asks."
 
 
-def accept(study: Study, asset: str, key: str | None) -> list[tuple[Asset, str | None, Partition]]:
+def accept(study: Study, asset: str, key: str | None) -> Iterator[tuple[Asset, str | None, Partition]]:
     """Record that results are what the code of now would give. The tables are kept, their files are shared.
 
+    Returns:
+        each as it is committed; before the first, all of them have been looked at.
+
     Raises:
-        StudyError: something else than the code has changed, or there is nothing to accept.
+        StudyError: something else than the code has changed, or there is nothing to accept. Nothing is accepted then.
     """
-    accepted = []
+    return commit_all(study, [*acceptable(study, asset, key)])
+
+
+class Acceptable(NamedTuple):
+    """A result that only the code has left behind."""
+
+    asset: Asset
+    key: str | None
+    last: Partition
+    now: Fingerprint
+    changes: list[str]
+    "Differences between both, all of code."
+
+
+def acceptable(study: Study, asset: str, key: str | None) -> Iterator[Acceptable]:
+    freshness = Freshness(study)
     for each, own in chosen(study, asset, key):
-        freshness = Freshness(study)
         label = partition_label(each.name, own)
         if freshness.own_state(each, own)[0] in ("fresh", "partial"):
             continue
@@ -64,13 +82,18 @@ def accept(study: Study, asset: str, key: str | None) -> list[tuple[Asset, str |
         changes = differences(last.parts, now.parts)
         if others := [change for change in changes if not OF_CODE.match(change)]:
             raise StudyError(f"{label}: more than the code has changed: {'; '.join(others)}")
+        yield Acceptable(each, own, last, now, changes)
+
+
+def commit_all(study: Study, found: list[Acceptable]) -> Iterator[tuple[Asset, str | None, Partition]]:
+    store = Freshness(study).store
+    for asset, key, last, now, changes in found:
         note = {"accepted": "; ".join(changes), "accepted_from": last.fingerprint}
-        with freshness.store.draft(each.name, own, now.value) as draft:
+        with store.draft(asset.name, key, now.value) as draft:
             draft.adopt_all(last)
             made = draft.commit(now.parts, last.metadata | note)
-        freshness.store.point(study.name, each.name, own, now.value)
-        accepted.append((each, own, made))
-    return accepted
+        store.point(study.name, asset.name, key, now.value)
+        yield asset, key, made
 
 
 def forget_failures(study: Study, asset: str | None, key: str | None) -> dict[str, str]:
@@ -117,13 +140,10 @@ def failed_replies(partition: Partition) -> list[bytes]:
     return [bytes.fromhex(key) for key in sorted(keys)]
 
 
-GENERATION = re.compile(r"^[0-9a-f]{16}$")
-
-
 def clean(store: TableStore, studies: list[Study]) -> tuple[int, int]:
     """Remove generations that no study points at, and files that no manifest lists.
 
-    What another process is writing is left alone.
+    What another process is writing is left alone, and what the store did not make: its root may be any folder.
 
     Args:
         studies: those whose storage this is; what lies ready for their settings of now is kept too.
@@ -132,7 +152,7 @@ def clean(store: TableStore, studies: list[Study]) -> tuple[int, int]:
         how many files were removed, and their bytes.
     """
     kept = {
-        store.root / pointer.parent.relative_to(folder) / pointer.name / pointer.read_text()
+        store.root / pointer.parent.relative_to(folder) / pointer.name / pointer.read_text(errors="replace")
         for folder in (store.root / "pointers").glob("*")
         for pointer in folder.rglob("*")
         if pointer.is_file()
@@ -143,7 +163,7 @@ def clean(store: TableStore, studies: list[Study]) -> tuple[int, int]:
             if partition := freshness.current(asset.name, key):
                 kept.add(partition.folder)
     files = bytes_ = 0
-    for folder in generations(store.root):
+    for folder in store.folders():
         name = str(folder.parent.parent.relative_to(store.root))
         before = sizes(folder)
         try:
@@ -160,10 +180,5 @@ def clean(store: TableStore, studies: list[Study]) -> tuple[int, int]:
     return files, bytes_
 
 
-def generations(root: Path) -> list[Path]:
-    found = [folder for folder in root.rglob("*") if folder.is_dir() and GENERATION.match(folder.name)]
-    return sorted(folder for folder in found if "pointers" not in folder.relative_to(root).parts)
-
-
 def sizes(folder: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_size for file in folder.iterdir() if file.name != ".lock" and file.is_file()}
+    return {file.name: file.stat().st_size for file in folder.iterdir() if file.name != LOCK and file.is_file()}

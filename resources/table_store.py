@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from resources.leases import SECONDS_BETWEEN_TRIES, Waiting
 
 UNPARTITIONED = "all"
 MANIFEST = "manifest.json"
+LOCK = ".lock"
+FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
 class Busy(NotNow):
@@ -125,6 +128,27 @@ class TableStore:
             if found := self._examine(manifest.parent)[0]:
                 yield found
 
+    def folders(self) -> list[Path]:
+        """The folders of all generations, committed or not. The root may hold what others put there: it is left out."""
+        # The name of an asset has one part or two.
+        found = [*self.root.glob("*/*/*"), *self.root.glob("*/*/*/*")]
+        return sorted(folder for folder in found if FINGERPRINT.fullmatch(folder.name) and self._made(folder))
+
+    def _made(self, folder: Path) -> bool:
+        """Whether this store made a folder: its manifest names this place, or it has a writer's lock or a note."""
+        if folder.is_symlink() or not folder.is_dir():
+            return False
+        manifest = read_mapping(folder / MANIFEST)
+        asset, partition = str(folder.parent.parent.relative_to(self.root)), folder.parent.name
+        own = {"asset": asset, "partition": None if partition == UNPARTITIONED else partition}
+        if own | {"fingerprint": folder.name} == {key: manifest.get(key) for key in (*own, "fingerprint")}:
+            return True
+        if any("reason" in read_mapping(folder / f"{kind}.json") for kind in (NOTE_FAILED, NOTE_RETRY)):
+            return True
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return (folder / LOCK).read_text().isdecimal()
+        return False
+
     def pointer(self, study: str, asset: str, key: str | None) -> str | None:
         """The fingerprint that a study completed last, or None."""
         with contextlib.suppress(FileNotFoundError):
@@ -169,9 +193,9 @@ class TableStore:
         folder = self.folder(asset, key, fingerprint)
         folder.mkdir(parents=True, exist_ok=True)
         label = f"{asset}[{key}]" if key else asset
-        with exclusive(folder / ".lock", f"{label} is being made", waiting):
+        with exclusive(folder / LOCK, f"{label} is being made", waiting):
             committed = self.partition(asset, key, fingerprint)
-            kept = {f"{NOTE_FAILED}.json", f"{NOTE_RETRY}.json", ".lock"}
+            kept = {f"{NOTE_FAILED}.json", f"{NOTE_RETRY}.json", LOCK}
             kept |= {MANIFEST, *committed.manifest["files"]} if committed else set()
             draft = Draft(folder, asset, key, fingerprint, self.not_content)
             remove_all_but(folder, kept)
@@ -211,6 +235,14 @@ def exclusive(lock: Path, what: str, waiting: Waiting | None) -> Iterator[None]:
         file.write(f"{os.getpid()}")
         file.flush()
         yield
+
+
+def read_mapping(file: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where it cannot be read or is no mapping."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads(file.read_text())
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def remove_all_but(folder: Path, names: Collection[str]) -> None:

@@ -80,6 +80,16 @@ def test_nothing_is_written_over_a_file(tmp_path: Path, capsys: pytest.CaptureFi
     assert file.read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["mine.yml", "mine.YAML", "mine.json", "mine"])
+def test_what_would_not_be_found_by_its_name_is_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    file = tmp_path / "studies" / name
+    assert main(["init", str(PROJECT / "demo" / "saes"), "--output", str(file)]) == 2
+    assert capsys.readouterr().err == f"error: --output: {file}: a study file ends in .yaml\n"
+    assert not file.parent.exists()
+
+
 def test_what_does_not_fit_leaves_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.yaml"
     for arguments, said in [
@@ -148,6 +158,13 @@ def test_saes_that_read_one_place_are_told_apart_by_their_folders(tmp_path: Path
     keys = ["layers.20@average_l0_38", "layers.20@average_l0_71", "layers.21"]
     assert [layer.key for layer in study.layers] == keys
     assert len({layer.location.files()[0] for layer in study.layers}) == 3
+
+
+def test_folders_whose_names_are_no_labels(tmp_path: Path) -> None:
+    for name in ("first...last", "wide.random"):
+        gemma_scope(tmp_path / "saes" / name)
+    study, _, _ = init(tmp_path / "saes", tmp_path)
+    assert {layer.key.partition("@")[2] for layer in study.layers} == {"first--.last", "wide.random-sae"}
 
 
 def test_what_the_files_do_not_say_is_to_be_changed(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from interp_assets.job import COMPUTES, load_stage
 from interp_assets.study import PROJECT, Study, load_study
 from tests.changed_study import changed
 from tests.refusals import GOOD, make
+from tests.test_upkeep import with_code
 
 Outcome = tuple[int, list[str], str]
 
@@ -158,6 +159,67 @@ def test_a_partition_that_another_process_makes_is_waited_for(
     assert code == 0
     assert errors.count(f"waiting: examples[{GOOD}] is being made by another process ({os.getpid()})") == 1
     assert any(re.match(r"made +explanations\[embed_tokens\] in ", line) for line in lines)
+
+
+def test_retry_makes_only_what_it_names(
+    study: Study, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the other layer that failed nor what is made from it, which may cost money."""
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.chdir(home)
+    root = shutil.copytree(study.root, tmp_path / "world")
+    own = load_study(changed(root / "study.yaml", {"examples.seed": 7}))
+    freshness = Freshness(own)
+    for layer in (GOOD, "layers.0"):
+        made = freshness.fingerprint(freshness.assets["examples"], layer).value
+        freshness.store.folder("examples", layer, made).mkdir(parents=True, exist_ok=True)
+        freshness.store.write_note("failed", "examples", layer, made, {"reason": "no luck"})
+    assert cli.main(["retry", str(own.file), "examples", "layers.0"]) == 0
+    out = capsys.readouterr().out
+    assert "retry    examples[layers.0]: no luck" in out
+    assert re.findall(r"^(?:made|failed) +(\S+)", out, flags=re.MULTILINE)[-1] == "examples[layers.0]"
+    found = {(state.asset, state.partition): state.state for state in Freshness(own).states()}
+    assert found["examples", "layers.0"] == "fresh"
+    assert found["examples", GOOD] == "failed"
+    assert found["explanations", "layers.0"] != "fresh"
+
+
+def test_retry_of_a_pair_is_about_both_its_layers(study: Study) -> None:
+    pairs = load_study(changed(study.file, {"alignment": {"pairs": [[GOOD, "layers.0"]]}}, "pairs.yaml"))
+    assert cli.layers_of(pairs, "layer_matching", f"{GOOD}__layers.0") == [GOOD, "layers.0"]
+    assert cli.layers_of(pairs, "examples", GOOD) == [GOOD]
+    assert cli.layers_of(pairs, "examples", None) is None
+
+
+def test_accept_looks_at_all_before_it_takes_any(
+    study: Study, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.chdir(home)
+    own = load_study(shutil.copytree(study.root, tmp_path / "world") / "study.yaml")
+    assert cli.main(["run", str(own.file), "--until", "examples"]) == 0
+    with_code(monkeypatch, {"examples": "next"})
+    capsys.readouterr()
+    store, arguments = Freshness(own).store, ["accept", str(own.file), "examples"]
+    second = store.root / "pointers" / own.name / "examples" / "layers.0"
+    second.rename(tmp_path / "aside")
+    before = store.pointer(own.name, "examples", GOOD)
+    assert cli.main(arguments) == 2
+    assert "examples[layers.0]: there is no result to accept" in capsys.readouterr().err
+    assert store.pointer(own.name, "examples", GOOD) == before
+    # What stops the second leaves the first told and recorded.
+    (tmp_path / "aside").rename(second)
+    asset = Freshness(own).assets["examples"]
+    recorded: list[str | None] = []
+    monkeypatch.setattr("interp_assets.dagster_runs.record", lambda study, asset, key, partition: recorded.append(key))
+    with store.draft("examples", "layers.0", Freshness(own).fingerprint(asset, "layers.0").value):
+        assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [f"accepted examples[{GOOD}]: code version 1 -> next"]
+    assert "error: examples[layers.0] is being made by another process" in captured.err
+    assert recorded == [GOOD]
+    assert cli.main(arguments) == 0
+    assert recorded == [GOOD, "layers.0"]
 
 
 def test_two_studies_of_one_name(study: Study, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,6 +31,8 @@ KEYS = "name, storage, subject_model, saes, controls, corpus, proof_of_load, exa
 CORPUS_KEYS = "path, split, column, tokens, context_length, bos, separator"
 SAE_LIST = "it must be a list of mappings with the keys path, revision, format, hookpoints, label, not empty"
 LATENTS = "it must be a whole number, at least 1, or a list of whole numbers, at least 0, not empty, or 'all'"
+LABEL = "it must be letters, digits and any of _ . -, without three dots in a row"
+NO_KEY = "stands where a key does; quote it if it is text, fill it in if it is a template"
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     # unknown keys
@@ -83,6 +86,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"saes.0.hookpoints": [3]}, "saes[0].hookpoints[0]: 3: it must be text"),
     ({"explainers.quotes": 5}, "explainers.quotes: 5: it must be a mapping whose kind is 'extractive' or 'llm'"),
     ({"engines": {1: {"path": "./model"}}}, "engines: 1: it must be text, since it is a name"),
+    ({"corpus": {"path": "corpus.parquet", 1: "x"}}, f"corpus.1: unknown key; there are: {CORPUS_KEYS}"),
+    ({"saes.0.label": date(2024, 1, 12)}, f"saes[0].label: 2024-01-12 (a date; quote it where it is text): {LABEL}"),
     # several at once
     ({"corpus.tokens": 0, "corpus.column": 5, "examples.latents": "x"}, "corpus.column: 5: it must be text (and 2 more)"),
     # names that are not defined
@@ -92,10 +97,23 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"scorers.fuzzing.explainers": ["gpt"]},
         "scorers.fuzzing.explainers: 'gpt' is not under explainers; there are: llm, quotes",
     ),
+    # names that something else has
+    ({"explainers.none": {"kind": "extractive"}}, "explainers.none: the tables call something else 'none'; give it another name"),
+    ({"explainers.effect": {"kind": "extractive"}}, "explainers.effect: the tables call something else 'effect'; give it another name"),
+    ({"saes.0.label": "wide.random"}, "saes[0].label: 'wide.random' names a control; take a label that is none of them"),
+    ({"saes.0.label": "a...b"}, f"saes[0].label: 'a...b': {LABEL}"),
+    ({"saes.0.label": "a.."}, f"saes[0].label: 'a..': {LABEL}"),
+    # what stands there twice
+    ({"alignment": {"pairs": [["embed_tokens", "layers.0"]] * 2}, "saes.0.hookpoints": ["embed_tokens", "layers.0"]}, "alignment.pairs[1]: embed_tokens, layers.0 stand there twice; leave one out"),
+    ({"saes.0.hookpoints": ["layers.0", "layers.0"]}, "saes[0].hookpoints: 'layers.0' stands there twice; leave one out"),
+    ({"controls": {"random": {"layers": ["embed_tokens", "embed_tokens"]}}}, "controls.random.layers: 'embed_tokens' stands there twice; leave one out"),
+    ({"scorers.fuzzing.explainers": ["llm", "llm"]}, "scorers.fuzzing.explainers: 'llm' stands there twice; leave one out"),
+    ({"scorers.intervention.target_kl": [1, 1.0]}, "scorers.intervention.target_kl: two are called 1 in the tables; leave one out"),
+    ({"scorers.intervention.target_kl": [0.1, 0.10000001]}, "scorers.intervention.target_kl: two are called 0.1 in the tables; leave one out"),
     # SAEs
     ({"saes.0.hookpoints": ["layers.7"]}, "saes[0].hookpoints: no SAE for 'layers.7' in saes; there are: embed_tokens, layers.0"),
     ({"saes": [{"path": "saes"}, {"path": "saes"}]}, "saes: embed_tokens appears twice; give one of the sources a label"),
-    ({"saes.0.label": "a/b"}, "saes[0].label: 'a/b': it must be letters, digits and any of _ . -"),
+    ({"saes.0.label": "a/b"}, f"saes[0].label: 'a/b': {LABEL}"),
 ]  # fmt: skip
 
 
@@ -107,7 +125,11 @@ def test_a_mistake_is_named(complete_file: Path, changes: dict[str, Any], said: 
 def test_control_the_unchanged_study_is_fine(complete_file: Path) -> None:
     study = load_study(changed(complete_file, {}))
     assert [layer.key for layer in study.layers] == ["embed_tokens"]
-    assert load_study(changed(complete_file, {"saes.0.label": "wide"})).layers[0].key == "embed_tokens@wide"
+    for label in ("wide", "v1.0-a..b", "wide.", "random.wide"):
+        assert load_study(changed(complete_file, {"saes.0.label": label})).layers[0].key == f"embed_tokens@{label}"
+    both = {"saes.0.hookpoints": ["embed_tokens", "layers.0"]}
+    pairs = [["embed_tokens", "layers.0"], ["layers.0", "embed_tokens"]]
+    assert load_study(changed(complete_file, both | {"alignment": {"pairs": pairs}})).alignment is not None
 
 
 @pytest.mark.parametrize(
@@ -147,12 +169,35 @@ def test_a_hub_name_is_not_looked_up(complete_file: Path) -> None:
         ("saes: [\n", "line 2: not valid YAML (expected the node content, but found '<stream end>')"),
         ("corpus:\n\tpath: x\n", "line 2: not valid YAML (found character '\\t' that cannot start any token)"),
         ("name: a\nsaes: []\nname: b\n", "line 3: not valid YAML (name stands there twice)"),
+        ("corpus:\n  tokens: {{ tokens }}\n", f"line 2: not valid YAML (a mapping {NO_KEY})"),
+        ("? [a]\n: 1\n", f"line 1: not valid YAML (a list {NO_KEY})"),
+        (
+            "saes:\n- label: 2024-13-01\n",
+            "line 2: not valid YAML ('2024-13-01' is no timestamp; if it is text, quote it)",
+        ),
+        ("name: 0b_\n", "line 1: not valid YAML ('0b_' is no int; if it is text, quote it)"),
+        ("name: !!bool perhaps\n", "line 1: not valid YAML ('perhaps' is no bool; if it is text, quote it)"),
+        ("corpus: !!map x\n", "line 1: not valid YAML (expected a mapping node, but found scalar)"),
+        ("saes: &a\n- *a\n", "line 2: not valid YAML (*a stands within what it names)"),
+        ("corpus: &a\n  <<: *a\n", "line 2: not valid YAML (*a stands within what it names)"),
+        ("saes: " + 5000 * "[", "not valid YAML (it is nested too deep)"),
     ],
 )
 def test_what_is_no_study(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(text)
     assert refusal(file) == said
+
+
+def test_control_an_alias_and_a_merge_are_fine(complete_file: Path) -> None:
+    file = complete_file.with_name("alias.yaml")
+    own = "budget: &most {tokens: 5, <<: {money: 1}}\n"
+    file.write_text(f"{complete_file.read_text()}\n{own}")
+    study = load_study(file)
+    assert study.budget is not None
+    assert (study.budget.tokens, study.budget.money) == (5, 1)
+    file.write_text(f"{complete_file.read_text()}\n{own}automation: *most\n")
+    assert refusal(file).startswith("automation.money: unknown key")
 
 
 def test_no_such_file_and_no_text(tmp_path: Path) -> None:
@@ -181,6 +226,9 @@ def test_what_commands_call_a_study(complete_file: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("INTERP_STUDIES", str(study.file.parent))
     assert study.called == "mine"
     assert find_study(study.called) == study
+    other = load_study(study.file.rename(study.file.with_name("other.yml")))
+    assert other.called == str(other.file)
+    assert find_study(other.called) == other
 
 
 def test_relative_paths(complete_file: Path, tmp_path: Path) -> None:

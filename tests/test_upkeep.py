@@ -266,6 +266,47 @@ def test_clean_leaves_what_is_being_written(study: Study) -> None:
         assert (draft.folder / ".half.part").exists()
 
 
+def test_clean_leaves_what_the_store_did_not_make(study: Study) -> None:
+    """`storage` may be any folder, with anything in it that happens to be named like a fingerprint."""
+    store = Freshness(study).store
+    name = "0123456789abcdef"
+    places = (name, f"photos/{name}", f"photos/2024/{name}", f"a/b/c/{name}", f"a/b/c/d/{name}", f"pointers/x/{name}")
+    for place in places:
+        (store.root / place).mkdir(parents=True)
+        (store.root / place / "mine.txt").write_text("keep")
+    foreign = store.root / "photos" / "2024" / name
+    (foreign / MANIFEST).write_text('{"asset": "photos/2024", "start_url": "/"}')
+    (foreign / ".lock").write_text("")
+    (foreign / "failed.json").write_text("[]")
+    elsewhere = shutil.copytree(
+        Freshness(study).current("examples", "embed_tokens").folder, store.root / "p" / "q" / name
+    )  # type: ignore[union-attr]
+    (elsewhere / ".lock").unlink()
+    (store.root / "p" / "q" / "f0f0f0f0f0f0f0f0").symlink_to(elsewhere, target_is_directory=True)
+    files = sorted(store.root.rglob("*"))
+    assert clean(store, [study]) == (0, 0)
+    assert sorted(store.root.rglob("*")) == files
+
+
+@pytest.mark.parametrize("asset", ["examples", "scores/detection", "corpus"])
+def test_control_clean_takes_what_the_store_made(study: Study, asset: str) -> None:
+    """By its manifest, by its lock where a run was killed, by its note where it failed."""
+    store = Freshness(study).store
+    key = None if asset == "corpus" else "embed_tokens"
+    with store.draft(asset, key, "0" * 16) as draft:
+        committed = draft.commit({}, {}).folder
+    (committed / ".lock").unlink()
+    with store.draft(asset, key, "1" * 16) as draft:
+        killed = draft.folder
+    (killed / ".half.part").write_bytes(b"left by a kill")
+    store.write_note("failed", asset, key, "2" * 16, {"reason": "no such place"})
+    failed = store.folder(asset, key, "2" * 16)
+    assert {committed, killed, failed} <= set(store.folders())
+    clean(store, [study])
+    assert not any(folder.exists() for folder in (committed, killed, failed))
+    assert set(states(study).values()) == {"fresh"}
+
+
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-7])
 

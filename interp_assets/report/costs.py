@@ -5,8 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from interp_assets.graph import engine_asked
-from interp_assets.scores.intervention.wording import EXPLAINER
-from interp_assets.settings import Price
+from interp_assets.settings import EFFECT_EXPLAINER, Price
 from interp_assets.study import Study
 from interp_assets.tables import COSTS, OUTCOMES, conform
 
@@ -28,7 +27,7 @@ def costs(study: Study, explanations: pl.DataFrame, trials: pl.DataFrame, effect
     rows = pl.concat(
         [
             explanations.with_columns(step=pl.lit("explanations")).select(columns),
-            effects.with_columns(step=pl.lit(EXPLAINING_EFFECTS), explainer=pl.lit(EXPLAINER)).select(columns),
+            effects.with_columns(step=pl.lit(EXPLAINING_EFFECTS), explainer=pl.lit(EFFECT_EXPLAINER)).select(columns),
             trials.with_columns(step="method").select(columns),
         ]
     )

@@ -11,8 +11,9 @@ from scipy import stats
 from interp_assets.layers import stands_beside
 from interp_assets.report.headline import HEADLINE, headlines
 from interp_assets.scores.intervals import Z
+from interp_assets.settings import NO_EXPLAINER
 from interp_assets.settings.scorers import ZERO_ABLATION
-from interp_assets.tables import NO_EXPLAINER, SCORE_REPORT, conform
+from interp_assets.tables import SCORE_REPORT, conform
 
 
 def summarise(scores: pl.DataFrame) -> pl.DataFrame:

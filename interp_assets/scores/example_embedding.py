@@ -14,8 +14,7 @@ from interp_assets.carry_over import windows_by_latent
 from interp_assets.scores.comparing import Comparing
 from interp_assets.scores.method import CONTEXTS, PLACED_EXAMPLES, WINDOWS
 from interp_assets.scores.trials import Key, Subject, Tested, shuffled
-from interp_assets.settings import ExampleEmbeddingScorer
-from interp_assets.tables import NO_EXPLAINER
+from interp_assets.settings import NO_EXPLAINER, ExampleEmbeddingScorer
 
 if TYPE_CHECKING:
     from interp_assets.job import Inputs

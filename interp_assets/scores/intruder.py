@@ -21,8 +21,8 @@ from interp_assets.scores.method import EXAMPLES, AskingMethod, Most, in_parts
 from interp_assets.scores.statistics import KEYS, score_table, share
 from interp_assets.scores.trials import Key, Subject, Tested, TestExample, Trial
 from interp_assets.scores.wording_of_others import INTRUDER, INTRUDER_QUESTION
-from interp_assets.settings import IntruderScorer
-from interp_assets.tables import INTRUDER_TRIALS, NO_EXPLAINER
+from interp_assets.settings import NO_EXPLAINER, IntruderScorer
+from interp_assets.tables import INTRUDER_TRIALS
 from resources.language_models.protocol import ChooseRequest, Chosen, LanguageModel, Message
 from resources.language_models.structured import Unusable, choose
 

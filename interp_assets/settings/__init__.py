@@ -26,7 +26,13 @@ from interp_assets.settings.examples import (
     TestExamples,
     kinds_in,
 )
-from interp_assets.settings.explainers import Explainer, ExtractiveExplainer, LlmExplainer
+from interp_assets.settings.explainers import (
+    EFFECT_EXPLAINER,
+    NO_EXPLAINER,
+    Explainer,
+    ExtractiveExplainer,
+    LlmExplainer,
+)
 from interp_assets.settings.scorers import (
     EmbedderSettings,
     EmbeddingScorer,
@@ -46,6 +52,8 @@ from interp_assets.settings.scorers import (
 from interp_assets.settings.subject import Corpus, ProofOfLoad, SaeSource, SubjectModel
 
 __all__ = [
+    "EFFECT_EXPLAINER",
+    "NO_EXPLAINER",
     "Alignment",
     "Automation",
     "Budget",

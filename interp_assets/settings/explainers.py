@@ -8,6 +8,12 @@ from pydantic import Field
 
 from interp_assets.settings.base import Settings, identity
 
+NO_EXPLAINER = "none"
+"Stands in the tables as the explainer where no explanation is read."
+
+EFFECT_EXPLAINER = "effect"
+"Stands in the tables as the explainer of effects: its explanations are made for scores/intervention and nothing else."
+
 
 class ExtractiveExplainer(Settings):
     """Explains by quoting: the words and short contexts that the latent fires on. No LLM."""

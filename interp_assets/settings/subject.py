@@ -51,7 +51,9 @@ class SaeSource(Settings):
     """Module paths under the base model, such as layers.10, layers.3.mlp or layers.3.self_attn.o_proj:in, or names that
     TransformerLens gives them; `resources/hookpoints.py` has the grammar. All that the folder holds when left out."""
     label: str | None = identity(
-        None, allowed="letters, digits and any of _ . -", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
+        None,
+        allowed="letters, digits and any of _ . -, without three dots in a row",  # which Dagster reads as a range
+        pattern=r"^[A-Za-z0-9_-]+(\.{1,2}[A-Za-z0-9_-]+)*\.?$",
     )
     "Tells apart two SAEs at one hookpoint: the layer key becomes layers.10@label."
 

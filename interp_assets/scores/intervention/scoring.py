@@ -15,8 +15,9 @@ import polars as pl
 from scipy.stats import t as student
 
 from interp_assets.carry_over import inputs_hash
-from interp_assets.scores.intervention.wording import EXPLAINER, SCORED
+from interp_assets.scores.intervention.wording import SCORED
 from interp_assets.scores.trials import shuffled
+from interp_assets.settings import EFFECT_EXPLAINER
 from interp_assets.tables import INTERVENTION_TRIALS, SCORES, conform
 from resources.language_models.logged import request_key
 from resources.language_models.protocol import NOT_ASKED, LanguageModel, Likelihood, LikelihoodRequest
@@ -35,7 +36,7 @@ def explanations_under_test(effects: pl.DataFrame, shuffled_control: bool, basis
         for latent, before in group.select("latent", "inputs_hash").iter_rows():
             texts = {"none": own[latent]} | ({"shuffled": own[partners[latent]]} if latent in partners else {})
             for control, text in texts.items():
-                rows.append((latent, EXPLAINER, control, condition, inputs_hash(basis, before, text), text))
+                rows.append((latent, EFFECT_EXPLAINER, control, condition, inputs_hash(basis, before, text), text))
     kinds = {"latent": pl.UInt32, "explainer": pl.String, "control": pl.String, "condition": pl.String}
     return pl.DataFrame(rows, schema=kinds | {"inputs_hash": pl.UInt64, "explanation": pl.String}, orient="row")
 
@@ -129,7 +130,7 @@ def scores(trials: pl.DataFrame, effects: pl.DataFrame) -> pl.DataFrame:
         reason=pl.when("waiting").then(pl.lit(NOT_ASKED)).when(~usable).then(pl.lit("no trial was answered")),
     ).drop("error", "answered", "factor", "waiting")
     without = effects.filter(pl.col("status") != "ok").select(
-        "latent", "condition", "status", "reason", "inputs_hash", explainer=pl.lit(EXPLAINER), control=pl.lit("none"),
+        "latent", "condition", "status", "reason", "inputs_hash", explainer=pl.lit(EFFECT_EXPLAINER), control=pl.lit("none"),
         statistic=pl.lit("nats"), n_trials=0, n_failed=0,
     )  # fmt: skip
     return pl.concat([conform(table, SCORES), conform(without, SCORES)]).sort(*KEYS)

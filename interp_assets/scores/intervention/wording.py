@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-EXPLAINER = "effect"
-"Stands in the tables as the explainer: the explanations are made for this score and nothing else."
-
 INSTRUCTIONS = """\
 You study what single units of a language model make it write. One unit was changed while the model read some texts. \
 You are shown each text as far as the model had read it, and the tokens that the change made more probable to come \
