@@ -156,8 +156,18 @@ def load_study(file: str | Path, get: bool = False) -> Study:
         raise StudyError(f"{file}: {error}") from None
 
 
+MOST_VALUES = 100_000
+"In a study file; a dozen lines of nested aliases can stand for billions."
+
+
 class StudyLoader(yaml.SafeLoader):
     """YAML as a study may use it: what Python or PyYAML would stumble over, or pass over in silence, is an error."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and written_out(node, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"its aliases stand for more than {MOST_VALUES:,} values")
+        return node
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
@@ -189,6 +199,19 @@ class StudyLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"{key.value} stands there twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def written_out(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for when what its aliases name is written in their place.
+
+    Args:
+        known: takes up what was found, by `id`.
+    """
+    if id(node) not in known:
+        inside = node.value if isinstance(node, yaml.CollectionNode) else []
+        each = (part for entry in inside for part in (entry if isinstance(entry, tuple) else (entry,)))
+        known[id(node)] = 1 + sum(written_out(part, known) for part in each)
+    return known[id(node)]
 
 
 def read_yaml(file: Path) -> Any:

@@ -178,6 +178,10 @@ def test_a_hub_name_is_not_looked_up(complete_file: Path) -> None:
         ("name: 0b_\n", "line 1: not valid YAML ('0b_' is no int; if it is text, quote it)"),
         ("name: !!bool perhaps\n", "line 1: not valid YAML ('perhaps' is no bool; if it is text, quote it)"),
         ("corpus: !!map x\n", "line 1: not valid YAML (expected a mapping node, but found scalar)"),
+        (
+            "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 9)}]" for n in range(12)),
+            "not valid YAML (its aliases stand for more than 100,000 values)",
+        ),
         ("saes: &a\n- *a\n", "line 2: not valid YAML (*a stands within what it names)"),
         ("corpus: &a\n  <<: *a\n", "line 2: not valid YAML (*a stands within what it names)"),
         ("saes: " + 5000 * "[", "not valid YAML (it is nested too deep)"),
