@@ -1,4 +1,13 @@
-"""How explanations are tested."""
+"""How explanations are tested.
+
+What several scorers have in common:
+
+    engine                       a name under `engines`: who answers
+    explainers                   whose explanations are scored; all when left out
+    latents                      at most so many of those that could be scored, the first in the keyed order
+    activating, non_activating   test windows asked about, on which the latent fires and on which it does not
+    shuffled_control             score another latent's explanation on the same windows as well, for comparison
+"""
 
 from __future__ import annotations
 
