@@ -247,8 +247,7 @@ def message_of(body: bytes, longest: int = 300) -> str:
         text = found if isinstance(found, str) else json.dumps(found)
     except (ValueError, AttributeError):
         pass
-    text = one_line(text) or "nothing"
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return one_line(text, longest) or "nothing"
 
 
 def seconds_of(retry_after: str | None) -> float | None:
