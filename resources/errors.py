@@ -38,6 +38,11 @@ def one_line(text: str, longest: int = LONGEST) -> str:
     return cut("".join(char if char.isprintable() else repr(char)[1:-1] for char in line), longest)
 
 
+def install_command(extra: str) -> str:
+    """How the README installs what only some users need; extras are those of pyproject.toml."""
+    return f".venv/bin/pip install -c constraints.txt -e '.[{extra}]'"
+
+
 def cut(text: str, longest: int) -> str:
     if len(text) <= longest:
         return text

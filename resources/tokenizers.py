@@ -44,7 +44,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path, revision=revision)
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise not_usable(path, "tokenizer", error) from None
 
@@ -54,7 +54,7 @@ def vocabulary_size(path: str | Path, revision: str | None = None) -> int:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision)
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise not_usable(path, "model configuration", error) from None
     return int(config.get_text_config().vocab_size)

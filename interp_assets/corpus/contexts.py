@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from interp_assets.progress import Progress
 from interp_assets.settings import Corpus
-from resources.errors import NotNow, UnusableInput
+from resources.errors import NotNow, UnusableInput, install_command
 from resources.tokenizers import first_line
 
 DOCUMENTS_PER_BATCH = 256
@@ -84,9 +84,7 @@ def hub_texts(corpus: Corpus) -> Iterator[str]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise NotNow(
-            f"corpus {corpus.path}: reading a hub data set needs: pip install 'interp-assets[datasets]'"
-        ) from None
+        raise NotNow(f"corpus {corpus.path}: reading a hub data set needs: {install_command('datasets')}") from None
     name, _, configuration = corpus.path.partition(":")
     try:
         rows = load_dataset(name, configuration or None, split=corpus.split, streaming=True)
