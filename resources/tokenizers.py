@@ -29,6 +29,11 @@ def not_usable(path: str | Path, what: str, error: Exception) -> Exception:
         return error
     if isinstance(error, ImportError):
         return NotNow(f"{path}: a {what} that needs another package ({first_line(error)})")
+    if "trust_remote_code" in str(error):
+        return UnusableInput(
+            f"{path}: a {what} that is code of its maker's, which is never run here; name a model of a kind that "
+            f"transformers knows"
+        )
     if not Path(path).is_dir():
         return NotNow(
             f"{path}: no such folder, and no {what} of that name to be had from the hub ({first_line(error)})"
