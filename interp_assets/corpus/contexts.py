@@ -81,7 +81,7 @@ def plain_texts(path: Path, column: str) -> Iterator[str]:
                 yield "".join(group).rstrip("\n")
 
 
-def hub_texts(corpus: Corpus) -> Iterator[str]:
+def hub_texts(corpus: Corpus) -> Iterator[str | None]:
     """
     Raises:
         UnusableInput: the data set has no such column, or the column holds no text.
