@@ -9,11 +9,11 @@ import shutil
 import socket
 from pathlib import Path
 
-from resources.errors import NotNow
+from resources.errors import NotNow, install_command
 from resources.leases import Leases, slot_count, slots_folder
 
 PACKAGES = ("dagster", "torch", "transformers", "polars", "pyarrow", "sentence-transformers", "scipy", "vllm")
-OPTIONAL = {"vllm": "optional: pip install 'interp-assets[vllm]'"}
+OPTIONAL = {"vllm": f"optional: {install_command('vllm')}"}
 DEMO_MODELS = ("SmolLM2-135M-Instruct", "all-MiniLM-L6-v2")
 UI_PORT = 3000
 SLOTS = ("gpu", "llm")

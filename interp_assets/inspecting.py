@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resources.errors import UnusableInput
+from resources.errors import UnusableInput, one_line
 from resources.hub import cached, how_to_fetch, repository_of
 from resources.sparse_autoencoders.config import UnknownSae, read_config
 from resources.sparse_autoencoders.locate import describe, locate
 
 IN_FULL = 3
 "As many SAEs are shown line by line; of more each has one line."
+WIDEST = 200
+"Characters of a cell in the table of many."
 
 
 def inspect(path: str, model: str | None, as_json: bool) -> int:
@@ -79,10 +81,12 @@ def in_full(sae: dict[str, Any]) -> str:
         if bos
         else "contexts began without it",
         "weights": f"{sae['bytes']:,} bytes",
-        **{f"  {name}": f"{tuple(each['shape'])} {each['dtype']}" for name, each in sorted(sae["tensors"].items())},
+        **{
+            f"  {one_line(name)}": f"{tuple(each['shape'])} {each['dtype']}"
+            for name, each in sorted(sae["tensors"].items())
+        },
     }
-    lines = [f"{name:<16} {value}" for name, value in shown.items()]
-    return "\n".join([shown_safely(sae["folder"]), *(f"  {shown_safely(line)}" for line in lines)])
+    return "\n".join([one_line(sae["folder"]), *(f"  {name:<16} {one_line(value)}" for name, value in shown.items())])
 
 
 def as_table(saes: Sequence[dict[str, Any]], root: Path) -> str:
@@ -103,13 +107,8 @@ def as_table(saes: Sequence[dict[str, Any]], root: Path) -> str:
             sae["format"],
             place,
         ]
-        rows.append([shown_safely(cell) for cell in row])
+        rows.append([one_line(cell, WIDEST) for cell in row])
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join(
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
-
-
-def shown_safely(text: str) -> str:
-    """Names in files of others may hold anything, escape sequences of terminals too."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

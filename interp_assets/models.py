@@ -11,7 +11,7 @@ from interp_assets.freshness import Freshness
 from interp_assets.job import Job
 from interp_assets.settings import EmbedderSettings, Engine, LocalModel, OpenAIEngine, SimilarText, VllmEngine
 from interp_assets.study import Study
-from resources.errors import NotNow
+from resources.errors import NotNow, install_command
 from resources.language_models.logged import LoggedEngine
 from resources.loaded_models import LoadedModels
 
@@ -102,7 +102,7 @@ def check_package(name: str, settings: Engine) -> None:
     package = settings.package
     if package is not None and importlib.util.find_spec(package) is None:
         raise NotNow(
-            f"engines.{name}: kind {settings.kind} needs the {package} package: pip install 'interp-assets[{package}]'; "
+            f"engines.{name}: kind {settings.kind} needs the {package} package: {install_command(package)}; "
             f"or ask a server, with kind openai"
         )
 

@@ -79,7 +79,7 @@ def text_of(found: Found, root: Path) -> str:
     """The study file."""
 
     def why(key: str) -> str:
-        return f"  # {printable(found.assumed[key])}" if key in found.assumed else ""
+        return f"  # {one_line(found.assumed[key])}" if key in found.assumed else ""
 
     entries = "\n".join(
         f"  - {in_one_line(entry)}" + ("" if sae.hookpoint else f"  # {CHANGE}: what it reads, the files do not say")
@@ -87,7 +87,7 @@ def text_of(found: Found, root: Path) -> str:
     )
     embedder = relative(DEMO_EMBEDDER, root) if DEMO_EMBEDDER.exists() else HUB_EMBEDDER
     return f"""\
-# Written by `interp init {printable(found.path)}`. Every key is explained in interp_assets/settings.
+# Written by `interp init {one_line(found.path)}`. Every key is explained in interp_assets/settings.
 # Paths start at the folder above `studies`, or at this file's own folder elsewhere.
 
 subject_model:
@@ -127,11 +127,6 @@ def in_one_line(entry: dict[str, Any]) -> str:
     return "{" + ", ".join(f"{key}: {scalar(value)}" for key, value in entry.items()) + "}"
 
 
-def printable(text: str) -> str:
-    """Text of unknown origin in a comment: one line, nothing that moves a cursor."""
-    return "".join(each for each in one_line(text) if each.isprintable())[:200]
-
-
 def told(study: Study, found: Found) -> list[str]:
     """What was found, assumed and written, for the terminal."""
     lines = []
@@ -140,11 +135,11 @@ def told(study: Study, found: Found) -> list[str]:
         place = f"{sae.hookpoint or '(its files do not say)'}" + (f" -> {sae.writes}" if sae.writes else "")
         l0 = f", L0 {facts.l0:g}" if facts.l0 is not None else ""
         lines.append(
-            f"found    {printable(place)}: {facts.n_latents:,} latents of {facts.d_in:,} dimensions{l0} "
-            f"({sae.format}, {printable(facts.architecture)})"
+            f"found    {one_line(place)}: {facts.n_latents:,} latents of {facts.d_in:,} dimensions{l0} "
+            f"({sae.format}, {one_line(facts.architecture)})"
         )
-    lines += [f"left out {folder}: {printable(problem)}" for folder, problem in found.unreadable.items()]
-    lines += [f"assumed  {key}: {printable(why)}" for key, why in found.assumed.items()]
+    lines += [one_line(f"left out {folder}: {problem}") for folder, problem in found.unreadable.items()]
+    lines += [f"assumed  {key}: {one_line(why)}" for key, why in found.assumed.items()]
     lines.append(f"written  {study.file}")
     command = study.name if study.file.parent == studies_folder() else study.file
     lines.append(f"next     interp run {command} --until activation_cache")

@@ -12,10 +12,14 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from interp_assets.settings import Settings
+from resources.errors import one_line
 
 
 class StudyError(Exception):
     """A study file that cannot be used; the message is one line that names the key, the value and what is allowed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 def listed(names: Iterable[Any]) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+LONGEST, LEFT_OUT = 2_000, " ... "
+"Characters of a message, and what stands where more have been left out."
+
 
 class UnusableInput(Exception):
     """Input at fault; the message is one line that names the thing, what there is and what to do.
@@ -25,5 +28,23 @@ class NotNow(Exception):
         super().__init__(one_line(message))
 
 
-def one_line(text: str) -> str:
-    return " ".join(line.strip() for line in text.strip().splitlines())
+def one_line(text: str, longest: int = LONGEST) -> str:
+    """Text that may quote files of others, for a terminal: one line of bounded length that moves no cursor.
+
+    What does not print is written out as in Python (`\\x1b`). Of a longer text the middle is left out: it begins with
+    the thing and ends with what to do.
+    """
+    line = cut(" ".join(each.strip() for each in text.strip().splitlines()), longest)
+    return cut("".join(char if char.isprintable() else repr(char)[1:-1] for char in line), longest)
+
+
+def install_command(extra: str) -> str:
+    """How the README installs what only some users need; extras are those of pyproject.toml."""
+    return f".venv/bin/pip install -c constraints.txt -e '.[{extra}]'"
+
+
+def cut(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    kept = longest - len(LEFT_OUT)
+    return text[: kept - kept // 3] + LEFT_OUT + text[len(text) - kept // 3 :]

@@ -112,7 +112,7 @@ def not_had(name: str, revision: str | None, patterns: Sequence[str] | None, err
     """What it means that something was not to be had: the machine's own troubles stay what they are."""
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
         return error
-    said = one_line(str(error) or type(error).__name__)[:200]
+    said = one_line(str(error) or type(error).__name__, 200)
     command = how_to_fetch(name, revision, patterns or ())
     return NotNow(
         f"{name}{f' at {revision}' if revision else ''}: not to be had from the hub ({said}); "

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-from resources.errors import NotNow, UnusableInput
+from resources.errors import NotNow, UnusableInput, install_command
 from resources.tokenizers import not_usable
 
 DeviceMap = str | Mapping[str, str | int]
@@ -55,7 +55,7 @@ def load_language_model(
         settings["offload_folder"] = offload_folder()
     if quantization is not None:
         if importlib.util.find_spec("bitsandbytes") is None:
-            raise NotNow(f"quantization: {quantization} needs: pip install 'interp-assets[quantized]'")
+            raise NotNow(f"quantization: {quantization} needs: {install_command('quantized')}")
         settings["quantization_config"] = quantized(quantization, dtype)
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2.exceptions import TemplateError
+
 from resources.errors import NotNow, UnusableInput
-from resources.language_models.protocol import LikelihoodRequest
+from resources.language_models.protocol import LikelihoodRequest, without_system_role
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,6 +31,11 @@ def not_usable(path: str | Path, what: str, error: Exception) -> Exception:
         return error
     if isinstance(error, ImportError):
         return NotNow(f"{path}: a {what} that needs another package ({first_line(error)})")
+    if "trust_remote_code" in str(error):
+        return UnusableInput(
+            f"{path}: a {what} that is code of its maker's, which is never run here; name a model of a kind that "
+            f"transformers knows"
+        )
     if not Path(path).is_dir():
         return NotNow(
             f"{path}: no such folder, and no {what} of that name to be had from the hub ({first_line(error)})"
@@ -44,7 +51,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path, revision=revision)
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise not_usable(path, "tokenizer", error) from None
 
@@ -54,7 +61,7 @@ def vocabulary_size(path: str | Path, revision: str | None = None) -> int:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision)
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise not_usable(path, "model configuration", error) from None
     return int(config.get_text_config().vocab_size)
@@ -67,13 +74,40 @@ def prompt_texts(
 
     Args:
         chat_template: further arguments of the tokenizer's chat template.
+
+    Raises:
+        UnusableInput: the chat template refuses a prompt, with and without a system message.
     """
     if tokenizer.chat_template is None:
         bos = tokenizer.bos_token or ""
         return [bos + "\n\n".join(message.content for message in each) + "\n\nAnswer: " for each in prompts]
-    chats = [[{"role": message.role, "content": message.content} for message in each] for each in prompts]
-    more = chat_template or {}
-    return [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **more) for chat in chats]
+    return [chat_text(tokenizer, each, chat_template or {}) for each in prompts]
+
+
+def chat_text(tokenizer: Any, messages: Sequence[Message], chat_template: Mapping[str, Any]) -> str:
+    """
+    Raises:
+        UnusableInput: the chat template refuses the messages, or cannot be read.
+    """
+
+    def text(messages: Sequence[Message]) -> str:
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **chat_template)
+
+    try:
+        try:
+            return text(messages)
+        except TemplateError:
+            # Gemma 2 and the first Mistral models, for example, know no system role and say so by raising an error.
+            if not messages or messages[0].role != "system":
+                raise
+            return text(without_system_role(messages))
+    except TemplateError as error:
+        roles = ", ".join(message.role for message in messages)
+        raise UnusableInput(
+            f"{tokenizer.name_or_path}: its chat template takes no messages of {roles} ({first_line(error)}); "
+            f"name another model, or give its tokenizer a chat template that takes them"
+        ) from None
 
 
 def request_texts(

@@ -52,6 +52,10 @@ class Manners:
     "Or `missing`, or `absurd`."
     cached_tokens: int = 0
     chat: bool = True
+    system_role: bool = True
+    "Otherwise chats with a system message are answered 400."
+    limit: str = "max_tokens"
+    "The field for it that is taken; chats with the other one are answered 400."
     log_probabilities: bool = True
     echo: bool = True
     forms: tuple[str, ...] = ("json_schema", "regex", "choice")
@@ -140,6 +144,10 @@ class BenchServer:
             return refusal(told_first, "as told")
         if manners.down_after is not None and told.answered >= manners.down_after:
             return refusal(503, "down")
+        if not manners.system_role and any(message["role"] == "system" for message in asked.get("messages", ())):
+            return refusal(400, "System role not supported")
+        if "messages" in asked and manners.limit not in asked:
+            return refusal(400, f"Unsupported parameter; use '{manners.limit}' instead")
         if manners.refuse and manners.refuse in prompt:
             return refusal(400, "This model's maximum context length is 8 tokens")
         if manners.poison and manners.poison in prompt:

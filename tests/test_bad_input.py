@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
+from interp_assets.corpus.contexts import documents
 from interp_assets.freshness import Freshness
+from interp_assets.settings import Corpus
 from interp_assets.study import load_study
-from resources.errors import NotNow
+from resources.errors import NotNow, UnusableInput
+from resources.tokenizers import load_tokenizer, vocabulary_size
 from tests.changed_study import changed
 from tests.refusals import GOOD, cut, make, refused
 from tests.tiny import VOCABULARY, make_model, make_tokenizer
@@ -128,6 +134,58 @@ def test_a_subject_model_that_cannot_be_used(ready: Path, two_layers: Path, tmp_
     assert freshness.own_state(freshness.assets["activation_cache"], GOOD)[0] == "missing"
     if case == "no weights":
         assert make(world, "activation_cache", GOOD).metadata["fvu"] < 0.1
+
+
+LEAVES_A_TRACE = """
+import pathlib
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+pathlib.Path(__file__).with_name("ran").touch()
+class Tokenizer(PreTrainedTokenizerFast): pass
+class Config(PretrainedConfig): model_type = "own"
+"""
+OWN_CODE: dict[str, tuple[str, dict[str, Any], Callable[[Path], Any]]] = {
+    "tokenizer": ("tokenizer_config.json", {"tokenizer_class": "Tokenizer", "auto_map": {"AutoTokenizer": ["own.Tokenizer", "own.Tokenizer"]}}, load_tokenizer),
+    "model configuration": ("config.json", {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, vocabulary_size),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OWN_CODE)
+def test_code_beside_a_model_is_not_run_and_not_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], what: str
+) -> None:
+    name, changes, load = OWN_CODE[what]
+    model = make_model(tmp_path / "model")
+    load(model)  # control
+    file = model / name
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    (model / "own.py").write_text(LEAVES_A_TRACE)
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda question="": asked.append(question) or "y")
+    capfd.readouterr()
+    with pytest.raises(UnusableInput) as caught:
+        load(model)
+    assert str(caught.value).startswith(f"{model}: a {what} that is code of its maker's, which is never run here; ")
+    assert not asked and not capfd.readouterr().out
+    assert not list(tmp_path.rglob("ran"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"text": "ka"}, {"text": [1, 2]}], "corpus owner/texts: row 2: 'text' is list, not text"),
+        ([{"text": {"en": "ka"}}], "corpus owner/texts: row 1: 'text' is dict, not text"),
+        ([{"other": "ka", "more": 1}], "corpus owner/texts: no column 'text'; there are: other, more"),
+    ],
+)
+def test_a_hub_data_set_that_is_no_text(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]], said: str) -> None:
+    hub = types.ModuleType("datasets")
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    corpus = Corpus(path="owner/texts", column="text", tokens=64)
+    monkeypatch.setattr(hub, "load_dataset", lambda *_, **__: [{"text": "ka"}, {"text": None}, {"text": " "}], False)
+    assert list(documents(corpus, Path(corpus.path))) == ["ka"], "control"
+    monkeypatch.setattr(hub, "load_dataset", lambda *_, **__: rows)
+    with pytest.raises(UnusableInput, match=f"^{re.escape(said)}$"):
+        list(documents(corpus, Path(corpus.path)))
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_doctor_tells_what_engines_can_do_and_what_is_left(world: Path, capsys: 
         ({"base_url": "http://127.0.0.1:PORT/v1"}, r"http://127.0.0.1:\d+/v1: it cannot be reached (Connect"),
         ({"key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY"),
         ({"model": "other"}, "other"),
-        ({"kind": "vllm"}, "engines.oracle: kind vllm needs the vllm package: pip install 'interp-assets.vllm.'"),
+        ({"kind": "vllm"}, "engines.oracle: kind vllm needs the vllm package: .venv/bin/pip install -c"),
     ],
 )
 def test_an_engine_that_is_not_there_is_told_before_any_work(

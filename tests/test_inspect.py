@@ -6,12 +6,16 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from interp_assets.cli import main
-from resources.sparse_autoencoders.locate import FORMATS
+from resources.errors import LONGEST, UnusableInput
+from resources.sparse_autoencoders.locate import FORMATS, locate
+from resources.sparse_autoencoders.read import read_sae
 from resources.sparse_autoencoders.saelens import NORMS, NORMS_TOLD
 from resources.sparse_autoencoders.supported import PAGE, page
 from tests.golden_cases import CASES, GOLDEN, location_of
@@ -80,6 +84,44 @@ def test_what_files_say_is_shown_without_what_terminals_obey(world: Path, capsys
     config.write_text(json.dumps(json.loads(config.read_text()) | {"activation": "topk\x1b[2J"}))
     assert main(["inspect", str(world)]) == 0
     assert "topk\\x1b[2J" in capsys.readouterr().out
+
+
+LONG = "\x1b[2J" + "x" * 2**20
+
+
+def rename_a_tensor(folder: Path, name: str) -> None:
+    tensors = load_file(folder / "sae.safetensors")
+    save_file(
+        {name if key == "encoder.bias" else key: each for key, each in tensors.items()}, folder / "sae.safetensors"
+    )
+
+
+def add_a_setting(folder: Path, name: str, value: str = LONG) -> None:
+    config = folder / "cfg.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {name: value}))
+
+
+def test_a_problem_is_one_clean_line(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rename_a_tensor(world / "layers.4.mlp", LONG)
+    shutil.copytree(world / "layers.4.mlp", world / "layers.5.mlp\x1b[2J")
+    add_a_setting(world / "layers.5.mlp\x1b[2J", "d_in")
+    assert main(["inspect", str(world)]) == 2
+    shown = capsys.readouterr()
+    (problem,) = shown.err.splitlines()
+    assert problem.startswith(f"problem: {world}/layers.5.mlp\\x1b[2J/cfg.json: d_in is not a number (")
+    assert any(line.startswith("    \\x1b[2Jxxx") for line in shown.out.splitlines()), "control: the tensor is shown"
+    assert all(line.isprintable() and len(line) < 1.1 * LONGEST for line in [problem, *shown.out.splitlines()])
+
+
+@pytest.mark.parametrize("name", ["evil\x1b[2J\r\nproblem: none", LONG])
+@pytest.mark.parametrize("hide", [rename_a_tensor, add_a_setting])
+def test_an_sae_that_is_refused_as_well(world: Path, hide: Callable[[Path, str], None], name: str) -> None:
+    hide(world / "layers.4.mlp", name)
+    with pytest.raises(UnusableInput) as caught:
+        read_sae(*locate(world))
+    said = str(caught.value)
+    assert "\\x1b[2J" in said and said.isprintable()
+    assert len(said) <= LONGEST
 
 
 def test_it_needs_no_torch(world: Path) -> None:

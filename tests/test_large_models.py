@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from interp_assets.activations.proof_of_load import ProofFailed, prove
 from interp_assets.settings import ProofOfLoad
-from resources.errors import NotNow
+from resources.errors import NotNow, install_command
 from resources.interventions import run_prompts
 from resources.latent_changes import Added
 from resources.model_loading import fresh_language_model
@@ -98,7 +99,7 @@ def test_a_model_of_fewer_bits_is_near_the_whole_one_and_its_weights_are_what_th
 
 def test_without_the_package_fewer_bits_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(NotNow, match=r"quantization: 4bit needs: pip install 'interp-assets\[quantized\]'"):
+    with pytest.raises(NotNow, match=re.escape(f"4bit needs: {install_command('quantized')}")):
         SubjectModel(make_family("llama", tmp_path), None, "float32", "cpu", quantization="4bit")
 
 

@@ -239,6 +239,30 @@ def test_what_a_server_can_do_is_found_out(manners: Manners, can: set[str]) -> N
                 model.choose(judgements(2))
 
 
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("system_role", [True, False])
+def test_a_server_without_a_system_role_gets_its_text_from_the_user(system_role: bool, limit: str) -> None:
+    with serving(Manners(system_role=system_role, limit=limit)) as server:
+        model = engine(server.url)
+        assert model.capabilities == {"generate", "choose", "log_likelihood"}
+        assert model.forms == {"json_schema", "regex", "choice"}
+        replies = model.choose(judgements(6))
+        prompts = server.told().prompts[-6:]
+    assert [reply.log_probabilities[0] > reply.log_probabilities[1] for reply in replies] == [
+        i % 3 == 0 for i in range(6)
+    ]
+    assert not any(reply.refused for reply in replies)
+    assert [prompt.startswith("Judge.\n\nDescription: ") for prompt in prompts] == [not system_role] * 6
+
+
+def test_a_server_that_refuses_every_chat_is_told_in_its_words() -> None:
+    with (
+        serving(Manners(refuse="Is water wet?")) as server,
+        pytest.raises(NotNow, match="the server says 400: This model's maximum context length is 8 tokens"),
+    ):
+        engine(server.url)
+
+
 @pytest.mark.parametrize(
     ("manners", "forms"),
     [

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import polars as pl
 import pytest
 
 from interp_assets.study import PROJECT, load_study
+from resources.errors import install_command
 from tests.tiny import make_study, write_study
 
 README = (PROJECT / "README.md").read_text()
@@ -42,6 +44,13 @@ def test_every_command_of_the_readme_is_run_somewhere() -> None:
         by_test = command == "make ui" or command in own or command in LATER
         assert by_ci or by_test, command
     assert len(own) <= 15
+
+
+def test_messages_install_as_the_readme_does() -> None:
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra in ("vllm", "quantized"):
+        assert extra in extras and f"`{install_command(extra)}`" in README
+    assert "datasets" in extras
 
 
 def test_ones_own_study_in_the_readmes_words(tmp_path: Path) -> None:

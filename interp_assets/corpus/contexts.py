@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from interp_assets.progress import Progress
 from interp_assets.settings import Corpus
-from resources.errors import NotNow, UnusableInput
+from resources.errors import NotNow, UnusableInput, install_command
 from resources.tokenizers import first_line
 
 DOCUMENTS_PER_BATCH = 256
@@ -63,9 +64,13 @@ def jsonl_texts(path: Path, column: str) -> Iterator[str | None]:
                 raise UnusableInput(f"{path}: line {number} is not an object with a text under {column!r}")
             if column not in row:
                 raise UnusableInput(f"{path}: line {number} has no {column!r}; there are: {', '.join(row) or 'none'}")
-            if not isinstance(row[column], str | None):
-                raise UnusableInput(f"{path}: line {number}: {column!r} is {type(row[column]).__name__}, not text")
-            yield row[column]
+            yield text_or_none(row[column], f"{path}: line {number}: {column!r}")
+
+
+def text_or_none(value: Any, where: str) -> str | None:
+    if not isinstance(value, str | None):
+        raise UnusableInput(f"{where} is {type(value).__name__}, not text")
+    return value
 
 
 def plain_texts(path: Path, column: str) -> Iterator[str]:
@@ -76,24 +81,23 @@ def plain_texts(path: Path, column: str) -> Iterator[str]:
                 yield "".join(group).rstrip("\n")
 
 
-def hub_texts(corpus: Corpus) -> Iterator[str]:
+def hub_texts(corpus: Corpus) -> Iterator[str | None]:
     """
     Raises:
+        UnusableInput: the data set has no such column, or the column holds no text.
         NotNow: the hub was not reached, or has no such data set: it may tomorrow.
     """
     try:
         from datasets import load_dataset
     except ImportError:
-        raise NotNow(
-            f"corpus {corpus.path}: reading a hub data set needs: pip install 'interp-assets[datasets]'"
-        ) from None
+        raise NotNow(f"corpus {corpus.path}: reading a hub data set needs: {install_command('datasets')}") from None
     name, _, configuration = corpus.path.partition(":")
     try:
         rows = load_dataset(name, configuration or None, split=corpus.split, streaming=True)
-        for row in rows:
+        for number, row in enumerate(rows, 1):
             if corpus.column not in row:
                 raise UnusableInput(f"corpus {corpus.path}: no column {corpus.column!r}; there are: {', '.join(row)}")
-            yield row[corpus.column]
+            yield text_or_none(row[corpus.column], f"corpus {corpus.path}: row {number}: {corpus.column!r}")
     except (OSError, ValueError) as error:
         raise NotNow(f"corpus {corpus.path}: cannot be read from the hub ({first_line(error)})") from None
 

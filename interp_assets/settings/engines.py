@@ -64,7 +64,7 @@ class TransformersEngine(LocalModel):
 
 
 class VllmEngine(LocalModel):
-    """A language model run on this machine by vLLM, which `pip install 'interp-assets[vllm]'` brings."""
+    """A language model run on this machine by vLLM, which the extra `vllm` brings: `interp doctor` says how."""
 
     package: ClassVar[str | None] = "vllm"
     kind: Literal["vllm"] = identity("vllm")

@@ -27,8 +27,9 @@ from resources.language_models.protocol import (
     Message,
     Usage,
     silent,
+    without_system_role,
 )
-from resources.language_models.server import SENSELESS, Call, Refused, Server
+from resources.language_models.server import NOT_FOR_US, SENSELESS, Call, Refused, Server
 
 CODE_VERSION = "1"
 "Raise it, here and in `protocol.CODE_VERSIONS`, when the same request gets another reply."
@@ -38,7 +39,8 @@ Reply = TypeVar("Reply", Generated, Chosen, Likelihood)
 TOP = 20
 "Most that OpenAI and, as it is set up, vLLM tell of the likeliest first tokens."
 NOTHING = Usage(0, 0, 0)
-QUESTION = (Message("user", "Is water wet? Answer Yes or No."),)
+QUESTION = (Message("system", "You answer in one word."), Message("user", "Is water wet? Answer Yes or No."))
+"With a system message, as nearly all prompts have one: there are chat formats without that role."
 
 
 class OpenAIEngine:
@@ -72,7 +74,7 @@ class OpenAIEngine:
         self.identity = {"kind": "openai", "model": model} if identity is None else identity
         self.server = Server(base_url, key, concurrency, timeout_seconds, wait_seconds, must_be_up)
         self._request = dict(request or {})
-        self._chat = True
+        self._chat = self._system_role = True
         self._limit = "max_tokens"
         self.forms = FORMS  # asked for until it is known which the server holds to
         self.capabilities = self._look()
@@ -136,10 +138,7 @@ class OpenAIEngine:
 
     def _look(self) -> frozenset[Capability]:
         asking = GenerateRequest(QUESTION, max_tokens=1)
-        answer = self._server_answers(asking)
-        if isinstance(answer, Refused) and "max_completion_tokens" in answer.reason:
-            self._limit = "max_completion_tokens"
-            answer = self._server_answers(asking)
+        answer = self._adapted_to(asking)
         if isinstance(answer, Refused) and answer.status not in (401, 402, 403):
             self._chat = False
             if isinstance(self._server_answers(asking), Generated):
@@ -155,6 +154,19 @@ class OpenAIEngine:
         if self._can(weighing._replace(read=lambda body: weighing.read(body).tokens > 0)):
             found.add("log_likelihood")
         return frozenset(found)
+
+    def _adapted_to(self, asking: GenerateRequest) -> Any:
+        """The server's answer once the request is put as this model takes it: each refusal may be for another reason."""
+        answer = self._server_answers(asking)
+        if not isinstance(answer, Refused) or answer.status in NOT_FOR_US:
+            return answer
+        if "max_completion_tokens" in answer.reason and self._limit == "max_tokens":
+            self._limit = "max_completion_tokens"
+        elif self._system_role:
+            self._system_role = False
+        else:
+            return answer
+        return self._adapted_to(asking)
 
     def _look_for_forms(self) -> frozenset[Form]:
         """The forms that it holds replies to, seen by answers that nobody would give by himself."""
@@ -189,6 +201,7 @@ class OpenAIEngine:
     ) -> Call:
         content: dict[str, Any] = {**self._request, "model": self.name, self._limit: limit, **settings}
         if self._chat:
+            messages = messages if self._system_role else without_system_role(messages)
             content["messages"] = [{"role": message.role, "content": message.content} for message in messages]
             return Call("chat/completions", content, read)
         return Call("completions", content | {"prompt": paragraphs(messages)}, read)

@@ -21,6 +21,17 @@ class Message:
     content: str
 
 
+def without_system_role(messages: Sequence[Message]) -> list[Message]:
+    """The same for a model whose chat format has no system role: its text begins the first message of the user."""
+    if not messages or messages[0].role != "system":
+        return [*messages]
+    first, *others = messages
+    if others and others[0].role == "user":
+        first = Message("user", f"{first.content}\n\n{others[0].content}")
+        others = others[1:]
+    return [Message("user", first.content), *others]
+
+
 Form = Literal["json_schema", "regex", "choice"]
 FORMS: frozenset[Form] = frozenset({"json_schema", "regex", "choice"})
 

@@ -29,6 +29,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0
 SAID_AFTER = 2.0
 "Seconds without any answer after which the wait is told."
 CONNECT_SECONDS = 30.0
+LONGEST_SAID = 300
+"Characters of what a server says of an error; cut when the key is out of it, of which no part may be left."
 BUSY = (408, 409, 425, 429, 503, 529)
 NOT_FOR_US = (401, 402, 403, 404, 405)
 "The key, the address or the model is wrong, and not the request, if all requests are answered so."
@@ -202,7 +204,7 @@ class Server:
             return Trouble("the connection broke")
         except SENSELESS:
             return Trouble("the reply is not what it should be")
-        reason = f"the server says {status}: {self._without_key(message_of(body))}"
+        reason = f"the server says {status}: {one_line(self._without_key(message_of(body)), LONGEST_SAID)}"
         if status in BUSY:
             return Trouble(reason, seconds_of(response.headers.get("Retry-After")), fault=False)
         return Trouble(reason) if status >= 500 else Refused(status, reason)
@@ -236,8 +238,8 @@ class Server:
         return text.replace(self._key, "[key]") if self._key else text
 
 
-def message_of(body: bytes, longest: int = 300) -> str:
-    """What a server says of an error, in one line."""
+def message_of(body: bytes) -> str:
+    """What a server says of an error."""
     text = body.decode(errors="replace")
     try:
         found = json.loads(text)
@@ -247,8 +249,7 @@ def message_of(body: bytes, longest: int = 300) -> str:
         text = found if isinstance(found, str) else json.dumps(found)
     except (ValueError, AttributeError):
         pass
-    text = one_line(text) or "nothing"
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return text.strip() or "nothing"
 
 
 def seconds_of(retry_after: str | None) -> float | None:

@@ -59,7 +59,7 @@ class Vllm:
                 self._engine: Any = LLM(**self._arguments).llm_engine
         except Exception as error:
             self._processes.end(END_SECONDS)
-            raise NotNow(f"{self._name}: vLLM does not start: {one_line(str(error))[:500]}") from None
+            raise NotNow(f"{self._name}: vLLM does not start: {one_line(str(error), 500)}") from None
         self._closed = threading.Event()
         threading.Thread(target=tell_of_death, args=(self._engine.engine_core, self._closed), daemon=True).start()
 
