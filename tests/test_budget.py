@@ -14,6 +14,7 @@ from interp_assets.budget import Purse
 from interp_assets.freshness import Freshness
 from interp_assets.plan import plan
 from interp_assets.study import PROJECT, Study, load_study
+from resources.language_models.openai_engine import QUESTION
 from resources.language_models.protocol import NOT_ASKED
 from resources.loaded_models import LoadedModels
 from resources.table_store import Partition
@@ -51,6 +52,11 @@ def states(study: Study) -> dict[str, str]:
 
 def asked(server: BenchServer) -> Counter[str]:
     return Counter(prompt for prompt in server.told().prompts if PROBE not in prompt.lower())
+
+
+def whole(probe: str) -> str:
+    """With what stands before the last message, which alone the server remembers."""
+    return " ".join(message.content for message in QUESTION) if probe == QUESTION[-1].content else probe
 
 
 def assert_usage_is_in_the_tables(made: dict[str, Partition], server: BenchServer) -> None:

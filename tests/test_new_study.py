@@ -65,7 +65,9 @@ def test_the_demos_saes_become_a_study_that_can_be_planned(tmp_path: Path, capsy
     assert [layer.key for layer in study.layers] == ["layers.8", "layers.9", "layers.10"]
     assert study.path(study.subject_model.path) == PROJECT / "demo/weights/SmolLM2-135M-Instruct"
     assert "found    layers.10: 2,048 latents of 576 dimensions, L0 32 (sparsify, topk)" in said
-    assert "assumed  subject_model.path: the only model here of 576 dimensions; the SAEs name none" in said
+    assert (
+        "assumed  subject_model.path: the only one of the demo's models of 576 dimensions; the SAEs name none" in said
+    )
     assert "assumed  corpus.path: the demo's text" in said
     assert f"written  {file}" in said
     assert main(["plan", str(file)]) == 0
