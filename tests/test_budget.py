@@ -64,7 +64,7 @@ def assert_usage_is_in_the_tables(made: dict[str, Partition], server: BenchServe
     told = server.told()
     probes = [prompt for prompt in told.prompts if PROBE in prompt.lower()]
     counted = {
-        "prompt_tokens": told.prompt_tokens - sum(len(prompt.split()) for prompt in probes),
+        "prompt_tokens": told.prompt_tokens - sum(len(whole(prompt).split()) for prompt in probes),
         "cached_tokens": told.cached_tokens - len(probes),
     }
     written = sum(made[name].metadata["completion_tokens"] for name in ASKING)
