@@ -78,6 +78,8 @@ class Told:
     too_early: int = 0
     "Requests that came before Retry-After had passed."
     prompts: list[str] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    "Of each of them in words, with what stands before its last message."
     "The last message of each request, in the order in which they came; no more than 10,000."
 
 
@@ -129,6 +131,8 @@ class BenchServer:
         prompt = asked["messages"][-1]["content"] if "messages" in asked else asked["prompt"]
         if len(told.prompts) < 10_000:
             told.prompts.append(prompt)
+            messages = asked.get("messages", [{"content": prompt}])
+            told.lengths.append(sum(len(message["content"].split()) for message in messages))
         async with self.free:
             await asyncio.sleep(manners.latency)
         if manners.key is not None and headers.get("authorization") != f"Bearer {manners.key}":

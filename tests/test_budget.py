@@ -14,7 +14,6 @@ from interp_assets.budget import Purse
 from interp_assets.freshness import Freshness
 from interp_assets.plan import plan
 from interp_assets.study import PROJECT, Study, load_study
-from resources.language_models.openai_engine import QUESTION
 from resources.language_models.protocol import NOT_ASKED
 from resources.loaded_models import LoadedModels
 from resources.table_store import Partition
@@ -54,17 +53,12 @@ def asked(server: BenchServer) -> Counter[str]:
     return Counter(prompt for prompt in server.told().prompts if PROBE not in prompt.lower())
 
 
-def whole(probe: str) -> str:
-    """With what stands before the last message, which alone the server remembers."""
-    return " ".join(message.content for message in QUESTION) if probe == QUESTION[-1].content else probe
-
-
 def assert_usage_is_in_the_tables(made: dict[str, Partition], server: BenchServer) -> None:
     """The tokens of all calls behind the rows, and the money, are those that the server counted; probes are no rows."""
     told = server.told()
-    probes = [prompt for prompt in told.prompts if PROBE in prompt.lower()]
+    probes = [n for prompt, n in zip(told.prompts, told.lengths, strict=True) if PROBE in prompt.lower()]
     counted = {
-        "prompt_tokens": told.prompt_tokens - sum(len(whole(prompt).split()) for prompt in probes),
+        "prompt_tokens": told.prompt_tokens - sum(probes),
         "cached_tokens": told.cached_tokens - len(probes),
     }
     written = sum(made[name].metadata["completion_tokens"] for name in ASKING)

@@ -39,7 +39,8 @@ Reply = TypeVar("Reply", Generated, Chosen, Likelihood)
 TOP = 20
 "Most that OpenAI and, as it is set up, vLLM tell of the likeliest first tokens."
 NOTHING = Usage(0, 0, 0)
-QUESTION = (Message("system", "You answer in one word."), Message("user", "Is water wet? Answer Yes or No."))
+QUESTION = (Message("user", "Is water wet? Answer Yes or No."),)
+FIRST_QUESTION = (Message("system", "You answer in one word."), *QUESTION)
 "With a system message, as nearly all prompts have one: there are chat formats without that role."
 
 
@@ -137,7 +138,7 @@ class OpenAIEngine:
     # --- what the server can do ---
 
     def _look(self) -> frozenset[Capability]:
-        asking = GenerateRequest(QUESTION, max_tokens=1)
+        asking = GenerateRequest(FIRST_QUESTION, max_tokens=1)
         answer = self._adapted_to(asking)
         if isinstance(answer, Refused) and answer.status not in (401, 402, 403):
             self._chat = False
