@@ -78,9 +78,9 @@ class Told:
     too_early: int = 0
     "Requests that came before Retry-After had passed."
     prompts: list[str] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    "Of each of them in words, with what stands before its last message."
     "The last message of each request, in the order in which they came; no more than 10,000."
+    lengths: list[int] = field(default_factory=list)
+    "Of each of these requests all its messages, in words."
 
 
 class BenchServer:
