@@ -14,7 +14,7 @@ from interp_assets.alignment.assignment import assign
 from interp_assets.alignment.auction import auction
 from interp_assets.alignment.blocks import Arrays, Blocks
 from interp_assets.alignment.candidates import candidates, top_of_rows
-from interp_assets.alignment.certificate import MARGIN, look
+from interp_assets.alignment.certificate import GROUP, MARGIN, NEAR_PER_ROW, look, near_pairs
 from interp_assets.alignment.directions import Products, row_blocks
 from interp_assets.alignment.matching import best_matching
 from interp_assets.alignment.measures import similarities_of
@@ -246,6 +246,14 @@ def test_an_interrupted_matching_goes_on_from_the_last_block(tmp_path: Path, mon
     assert calls[len(steps) :] == steps[:1]
     blocks.remove()
     assert not (tmp_path / "stopped").exists()
+
+
+@pytest.mark.parametrize("error", [None, 1e-6])
+def test_ties_do_not_fill_the_memory(error: float | None) -> None:
+    """A tile of equal numbers: a rough look lists so many of each row, a certificate has them computed whole."""
+    row, _, _, many = near_pairs(torch.zeros(3, 4_800), np.zeros(3), MARGIN, error)
+    assert many.all() == (error is not None)
+    assert np.bincount(row, minlength=3).max() <= NEAR_PER_ROW * GROUP
 
 
 def test_blocks_of_other_inputs_are_not_used(tmp_path: Path) -> None:

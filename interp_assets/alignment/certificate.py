@@ -98,14 +98,18 @@ def near_pairs(
     if groups:
         grouped = tile[:, : groups * GROUP].view(rows, GROUP, groups)
         highest = grouped.amax(1)
-        crowded = ((highest >= limit[:, None]).sum(1) > NEAR_PER_ROW).nonzero()[:, 0]
+        reaching = highest >= limit[:, None]
+        crowded = (reaching.sum(1) > NEAR_PER_ROW).nonzero()[:, 0]
         if len(crowded) and error is None:
-            limit[crowded] = highest[crowded].topk(NEAR_PER_ROW, dim=1).values[:, -1]
+            # By place and not by value: in bfloat16 thousands may be equal.
+            reaching[crowded] = False
+            reaching[crowded[:, None], highest[crowded].topk(NEAR_PER_ROW, dim=1).indices] = True
         elif len(crowded):
             limit[crowded] = torch.from_numpy(profit - error).to(tile.device, tile.dtype)[crowded]
             many[crowded] = (highest[crowded] >= limit[crowded, None]).sum(1) > NEAR_PER_ROW
             limit[many] = torch.inf
-        row, group = torch.nonzero(highest >= limit[:, None], as_tuple=True)
+            reaching[crowded] = highest[crowded] >= limit[crowded, None]
+        row, group = torch.nonzero(reaching, as_tuple=True)
         for part in range(GROUP):
             reached = grouped[row, part, group] >= limit[row]
             found_row.append(row[reached])

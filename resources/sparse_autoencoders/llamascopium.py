@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from resources.errors import UnusableInput
 
-from .config import Config, Declared, Hooks, read_config
-from .llama_scope import PLAIN, in_units_of_the_model, scale
+from .config import Config, Declared, read_config
+from .llama_scope import PLAIN, hooks, in_units_of_the_model, scale
 
 if TYPE_CHECKING:
     from .autoencoder import SparseAutoencoder
@@ -36,12 +36,6 @@ KNOWN |= {"use_triton_kernel", "sparsity_threshold_for_triton_spmm_kernel", "jum
 
 def recognises(config: Config) -> bool:
     return {"sae_type", "d_model"} <= set(config)
-
-
-def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
-    reads, writes = config.text("hook_point_in"), config.text("hook_point_out")
-    transcodes = writes is not None and writes != reads
-    return Hooks(reads, writes if transcodes else None, transcodes)
 
 
 def model_of(folder: Path) -> tuple[str | None, bool | None]:
@@ -72,11 +66,10 @@ def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
     """Its maker's rules; an average over a token or a batch is refused, as is what depends on the rest of a batch."""
     from .tensors import Weights
 
-    config.one_of("sae_type", ("sae",))
+    facts = declared(config, folder)
     config.only(KNOWN, MAKER)
     for key, value in PLAIN.items():
         config.one_of(key, (value,), value)
-    facts = declared(config, folder)
     activation: Any = config.one_of("act_fn", ("jumprelu", "topk", "relu"), "relu")
     norm = config.one_of("norm_activation", ("dataset-wise", "inference"), "dataset-wise")
     unit_rows = config.one_of("sparsity_include_decoder_norm", (False, True), True)
