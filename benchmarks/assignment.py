@@ -74,7 +74,7 @@ def one(method: str, size: str, width: str) -> None:
         start = time.perf_counter()
         ranks(similarities, found.row, found.column, Blocks(f"{int(size):,} latents"))
         print(f"ranks_of_the_matches_after_it_seconds: {time.perf_counter() - start!r}")
-        print(f"looks_at_all_pairs: {found.looks}")
+        print(f"looks_for_better_pairs: {found.looks}")
         print(f"certified_gap_over_cost: {found.gap / cost!r}")
         operations = 2.0 * int(size) ** 2 * int(width)
         print(f"operations_of_a_look_tera: {operations / 1e12!r}")

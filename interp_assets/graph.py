@@ -213,7 +213,7 @@ def alignment_assets(study: Study) -> list[Asset]:
         Asset(
             name="layer_matching",
             group="alignment",
-            code_version="3",
+            code_version="4",
             description="Latents of two layers matched one to one, so that their similarities add up to most.",
             reads=(*compared, *dead),
             settings={"alignment": settings.identity()} | ({"bos": study.corpus.bos} if by_activations else {}),

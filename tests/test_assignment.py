@@ -9,15 +9,13 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from interp_assets.alignment import assignment, matching
+from interp_assets.alignment import assignment
 from interp_assets.alignment.assignment import assign
 from interp_assets.alignment.auction import auction
 from interp_assets.alignment.blocks import Arrays, Blocks
 from interp_assets.alignment.candidates import candidates, top_of_rows
-from interp_assets.alignment.certificate import GROUP, MARGIN, NEAR_PER_ROW, look, near_pairs
-from interp_assets.alignment.directions import Products, row_blocks
+from interp_assets.alignment.directions import parts
 from interp_assets.alignment.matching import best_matching
-from interp_assets.alignment.measures import similarities_of
 from interp_assets.alignment.sparse_graph import NOBODY, Edges, Graph, greedy
 from tests.matching_instances import KINDS, check, cosines, exact, instance, sparse
 
@@ -76,63 +74,6 @@ def test_thousands_that_are_alike_are_paired_as_they_come(monkeypatch: pytest.Mo
     assert len(levels) == 1
     best = exact(similarities)
     assert found.similarity.sum() == pytest.approx(best[linear_sum_assignment(best, maximize=True)].sum(), rel=1e-9)
-
-
-def test_a_bound_on_the_error_that_is_wide_keeps_the_certificate_right() -> None:
-    """Folded thresholds make one latent many times as long as the others, and with it the bound on a float32 tile."""
-    draw = np.random.default_rng(4)
-    a, b = draw.normal(size=(2, 60, 1_024)).astype(np.float32)
-    a[7] *= 400
-    b[9] *= 400
-    similarities = similarities_of([a], [b], "folded")
-    assert similarities.error > MARGIN
-    check(sparse(similarities, per_row=2, per_column=1), exact(similarities))
-
-
-def test_too_few_candidates_are_noticed_and_the_bound_holds() -> None:
-    """With one candidate a row and no second look the matching is not the best, and the certificate says so."""
-    similarities = cosines(*instance("clustered", 400, 400))
-    truth = exact(similarities)
-    best = truth[linear_sum_assignment(truth, maximize=True)].sum()
-    few = sparse(similarities, per_row=1, per_column=1, passes=1)
-    assert best - few.similarity.sum() > 1e-3
-    assert few.gap >= best - few.similarity.sum() - 1e-9
-    more = sparse(similarities, per_row=1, per_column=1)
-    assert more.looks > 1
-    check(more, truth)
-
-
-def test_a_certificate_that_skips_columns_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control of the test above: prices that look at candidates only call the same matching the best."""
-    similarities = cosines(*instance("clustered", 400, 400))
-    none = np.zeros(0, dtype=np.int64)
-
-    def blind_look(similarities: Products, block: slice, profit: np.ndarray, price: np.ndarray, rough: bool) -> Arrays:
-        return {"greatest": profit, "row": none, "column": none, "better": np.zeros(1)}
-
-    monkeypatch.setattr(matching, "look", blind_look)
-    found = sparse(similarities, per_row=1, per_column=1)
-    assert found.gap == 0.0
-    with pytest.raises(AssertionError):
-        check(found, exact(similarities))
-
-
-def test_single_precision_alone_does_not_decide() -> None:
-    """Directions that differ in the tenth digit: float32 calls all similarities equal, float64 knows the best pairs."""
-    draw = np.random.default_rng(5)
-    base, rest = draw.normal(size=64), draw.normal(size=(40, 64))
-    a = (base + 1e-5 * rest).astype(np.float32)
-    similarities = cosines(a, a[draw.permutation(40)])
-    tile = similarities.tile(slice(0, 40)).numpy()
-    assert np.ptp(tile) <= similarities.error
-    check(sparse(similarities, per_row=4, per_column=2), exact(similarities))
-
-
-def test_tiles_keep_their_bound() -> None:
-    for seed in range(5):
-        similarities = cosines(*instance("clustered", 300, 500, 96, seed))
-        off = np.abs(similarities.tile(slice(0, 300)).numpy() - exact(similarities)).max()
-        assert 0 < off <= similarities.error
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (30, 55)])
@@ -196,7 +137,7 @@ def test_candidates_of_columns_are_found_over_many_blocks(monkeypatch: pytest.Mo
     similarities = cosines(a, b)
     monkeypatch.setattr(
         "interp_assets.alignment.candidates.row_blocks",
-        lambda rows, columns: [slice(i, i + 50) for i in range(0, rows, 50)],
+        lambda rows: parts(rows, 50),
     )
     edges = candidates(similarities, Blocks("test"), 1, 3)
     truth, kept = exact(similarities), np.zeros((500, 600), dtype=bool)
@@ -210,9 +151,8 @@ def test_candidates_of_columns_are_found_over_many_blocks(monkeypatch: pytest.Mo
 def test_an_interrupted_matching_goes_on_from_the_last_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever block it is stopped at, the blocks before are not computed again, and the result is the same."""
     similarities = cosines(*instance("clustered", 300, 300))
-    small = [slice(i, i + 100) for i in range(0, 300, 100)]
-    for module in ("candidates", "matching"):
-        monkeypatch.setattr(f"interp_assets.alignment.{module}.row_blocks", lambda rows, columns: small)
+    for module in ("candidates", "certificate"):
+        monkeypatch.setattr(f"interp_assets.alignment.{module}.row_blocks", lambda rows: parts(rows, 100))
     calls: list[str] = []
     limit = -1
     once = Blocks.once
@@ -248,48 +188,9 @@ def test_an_interrupted_matching_goes_on_from_the_last_block(tmp_path: Path, mon
     assert not (tmp_path / "stopped").exists()
 
 
-@pytest.mark.parametrize("error", [None, 1e-6])
-def test_ties_do_not_fill_the_memory(error: float | None) -> None:
-    """A tile of equal numbers: a rough look lists so many of each row, a certificate has them computed whole."""
-    row, _, _, many = near_pairs(torch.zeros(3, 4_800), np.zeros(3), MARGIN, error)
-    assert many.all() == (error is not None)
-    assert np.bincount(row, minlength=3).max() <= NEAR_PER_ROW * GROUP
-
-
 def test_blocks_of_other_inputs_are_not_used(tmp_path: Path) -> None:
     def made(inputs: str, value: float) -> float:
         blocks = Blocks("test", tmp_path / "blocks").of(inputs)
         return float(blocks.once("one", lambda: {"x": np.array([value])})["x"][0])
 
     assert [made("these", 1), made("these", 2), made("others", 3), made("these", 4)] == [1, 1, 3, 4]
-
-
-def test_a_block_certifies_only_what_holds() -> None:
-    """One pair made better than its row's own is counted; what comes near is a candidate too, and nothing else."""
-    similarities = cosines(*instance("random", 64, 80))
-    truth = exact(similarities)
-    profit = truth.max(1) + 0.01
-    profit[7] = np.sort(truth[7])[-2] + 1e-9
-    found = look(similarities, row_blocks(64, 80)[0], profit, np.zeros(80))
-    assert found["better"].tolist() == [1]
-    pairs = set(zip(found["row"].tolist(), found["column"].tolist(), strict=True))
-    assert pairs == set(zip(*(each.tolist() for each in np.nonzero(truth >= profit[:, None] - MARGIN)), strict=True))
-    expected = profit.copy()
-    expected[7] = truth[7].max()
-    np.testing.assert_allclose(found["greatest"], expected, atol=1e-14)
-
-
-def test_rows_with_many_ties_are_certified_too() -> None:
-    """More pairs as good as its row's own than are looked at one by one, and one that is better by 1e-9."""
-    draw = np.random.default_rng(6)
-    base, other = draw.normal(size=(2, 24))
-    a = np.tile(base, (4, 1)).astype(np.float32)
-    b = np.tile(base + other, (300, 1)).astype(np.float32)
-    b[123, 0] = np.nextafter(b[123, 0], np.float32(base[0] * 100))
-    similarities = cosines(a, b)
-    truth = exact(similarities)
-    best = truth.max(1)
-    assert 1e-9 < best[0] - truth[0, 0] < 1e-7
-    found = look(similarities, slice(0, 4), truth[:, 0], np.zeros(300))
-    assert set(zip(found["row"].tolist(), found["column"].tolist(), strict=True)) == {(i, 123) for i in range(4)}
-    np.testing.assert_allclose(found["greatest"], best, atol=1e-14)

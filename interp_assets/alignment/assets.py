@@ -56,7 +56,7 @@ def layer_matching(job: Job) -> Metadata:
         "total_cost": matching.total_cost,
         "certified_gap": matching.gap,
         "method": matching.method,
-        "looks_at_all_pairs": matching.looks,
+        "looks_for_better_pairs": matching.looks,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 

@@ -35,12 +35,19 @@ class Blocks:
         """
         self.label, self.folder = label, folder
 
-    def over(self, what: str, blocks: Sequence[slice], compute: Callable[[slice], Arrays]) -> list[Arrays]:
-        """What `compute` gives for each block of rows; of blocks finished before, what it gave then."""
+    def over(
+        self, what: str, blocks: Sequence[slice], compute: Callable[[slice], Arrays], version: str = ""
+    ) -> list[Arrays]:
+        """What `compute` gives for each block of rows; of blocks finished before, what it gave then.
+
+        Args:
+            version: blocks finished under another one are not taken.
+        """
         found = []
+        version = f" {version}" if version else ""
         with Progress(f"{self.label}: {what}", blocks[-1].stop if blocks else 0, "rows") as progress:
             for block in blocks:
-                found.append(self.once(f"{what}-{block.start}", lambda block=block: compute(block)))  # type: ignore[misc]
+                found.append(self.once(f"{what}{version}-{block.start}", lambda block=block: compute(block)))  # type: ignore[misc]
                 progress.advance(block.stop - block.start)
         return found
 

@@ -8,11 +8,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from interp_assets.alignment.blocks import Arrays, Blocks
-from interp_assets.alignment.directions import Similarities, row_blocks
+from interp_assets.alignment.directions import Similarities, column_parts, row_blocks
 from interp_assets.alignment.sparse_graph import Edges, greedy, last_of_each
 
 PER_ROW, PER_COLUMN = 32, 8
 GROUP = 16
+ASKED_AT_ONCE = 512
 SMALL = 2**20
 "So many similarities are looked at all together."
 
@@ -28,7 +29,7 @@ def candidates(
         search_again: what cannot be assigned gets candidates of its own, not just any.
     """
     rows, columns = similarities.shape
-    parts = row_blocks(rows, columns)
+    parts = row_blocks(rows)
     found = blocks.over("candidates of rows", parts, lambda block: of_rows(similarities, block, per_row))
     row = [np.repeat(np.arange(rows), min(per_row, columns))]
     column = [np.concatenate([each["column"] for each in found]).ravel()]
@@ -49,10 +50,19 @@ def candidates(
 
 def of_rows(similarities: Similarities, block: slice, count: int) -> Arrays:
     """The best columns of each row, int32 [rows, count], and the highest similarity of each column: bfloat16 as int16."""
-    tile = similarities.tile(block, rough=True)
+    column, value, highest = [], [], []
+    for part in column_parts(similarities.shape[1]):
+        tile = similarities.tile(block, part, rough=True)
+        best = top_of_rows(tile, min(count, tile.shape[1]))
+        column.append(best + part.start)
+        value.append(tile.gather(1, best))
+        highest.append(tile.amax(0))
+    found = torch.cat(column, 1)
+    if len(column) > 1:
+        found = found.gather(1, torch.cat(value, 1).topk(min(count, found.shape[1]), dim=1).indices)
     return {
-        "column": top_of_rows(tile, min(count, tile.shape[1])).to(torch.int32).cpu().numpy(),
-        "highest": tile.amax(0).to(torch.bfloat16).view(torch.int16).cpu().numpy(),
+        "column": found.to(torch.int32).cpu().numpy(),
+        "highest": torch.cat(highest).to(torch.bfloat16).view(torch.int16).cpu().numpy(),
     }
 
 
@@ -85,6 +95,8 @@ def best_rows(
     """
     if not len(asked):
         return {"row": np.zeros(0, dtype=np.int64), "column": np.zeros(0, dtype=np.int64)}
+    # A product of another shape is another kernel, compiled first: some of the columns are asked for twice instead.
+    asked = np.pad(asked, (0, -len(asked) % ASKED_AT_ONCE), "edge")
     tile = similarities.tile(block, asked, rough=True).T.contiguous()
     row = top_of_rows(tile, min(count, tile.shape[1]))
     wanted = torch.ones(row.shape, dtype=torch.bool, device=tile.device)

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from interp_assets.activations.cache_file import CacheReader, Entries
-from interp_assets.alignment.directions import UNIT_ROUNDOFF
+from interp_assets.alignment.directions import UNIT_ROUNDOFF, Some
 
 ENTRIES_AT_ONCE = 2**24
 "Of both sides, where single pairs are multiplied: some hundred megabytes."
@@ -76,17 +76,17 @@ class Correlations:
     def shape(self) -> tuple[int, int]:
         return len(self.a.mean), len(self.b.mean)
 
-    def tile(self, rows: slice, columns: np.ndarray | None = None, rough: bool = False) -> Tensor:
-        found = torch.from_numpy(self._dense(np.arange(*rows.indices(self.shape[0])), columns))
+    def tile(self, rows: Some, columns: Some, rough: bool = False) -> Tensor:
+        found = torch.from_numpy(self._dense(rows, columns))
         return found.to(torch.bfloat16 if rough else torch.float32)
 
     def exact_tile(self, rows: np.ndarray) -> np.ndarray:
-        return self._dense(rows, None)
+        return self._dense(rows, slice(0, self.shape[1]))
 
-    def _dense(self, rows: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
-        other, mean = self._turned[1], self.b.mean
-        if columns is not None:
-            other, mean = csr_array(self.b.scaled[columns].T), mean[columns]
+    def _dense(self, rows: Some, columns: Some) -> np.ndarray:
+        mean = self.b.mean[columns]
+        whole = isinstance(columns, slice) and len(mean) == self.shape[1]
+        other = self._turned[1] if whole else csr_array(self.b.scaled[columns].T)
         return (self.a.scaled[rows] @ other).toarray() - np.outer(self.a.mean[rows], mean)
 
     def exact(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ A tile is computed in bfloat16 (to find candidates) or in float32 (to certify); 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -17,6 +16,12 @@ from torch import Tensor
 PAIRS_AT_ONCE, ROWS_AT_ONCE = 256, 2_048
 "Pairs whose float64 products are taken together, rows that are brought to float64: these stay in the processor's cache."
 UNIT_ROUNDOFF = 2.0**-24
+# More has to be got from the system for each tile anew, zeroed page by page, and leaves the processor's cache: a bfloat16
+# product of 512 rows and 131,072 columns takes two to three times as long as in parts.
+TILE = 512, 8_192
+"Rows and columns of a tile at most."
+Some = slice | np.ndarray
+"Rows or columns: int64, or one behind the other."
 
 
 class Similarities(Protocol):
@@ -29,8 +34,8 @@ class Similarities(Protocol):
     def error(self) -> float:
         """How far a float32 tile is from the truth at most."""
 
-    def tile(self, rows: slice, columns: np.ndarray | None = None, rough: bool = False) -> Tensor:
-        """[rows, columns] (all columns where None): float32, or bfloat16 where it may be rough."""
+    def tile(self, rows: Some, columns: Some, rough: bool = False) -> Tensor:
+        """[rows, columns]: float32, or bfloat16 where it may be rough."""
 
     def exact(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """float64 [n] of n pairs."""
@@ -123,9 +128,9 @@ class Products:
             self._vectors[kind] = one, other
         return self._vectors[kind]
 
-    def tile(self, rows: slice, columns: np.ndarray | None = None, rough: bool = False) -> Tensor:
+    def tile(self, rows: Some, columns: Some, rough: bool = False) -> Tensor:
         one, other = self.vectors(rough)
-        return one[rows] @ (other if columns is None else other[torch.from_numpy(columns).to(other.device)]).T
+        return one[rows] @ other[columns].T
 
     def exact(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         found = np.empty(len(rows))
@@ -151,7 +156,15 @@ class Products:
         return Products(self.b, self.a, self.device)
 
 
-def row_blocks(rows: int, columns: int, elements: int = 2**25) -> Sequence[slice]:
-    """Some tens of blocks of rows, or more where they would hold more than so many similarities each."""
-    step = int(np.clip(min(elements // max(columns, 1), rows // 32), 64, 4_096))
-    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+def row_blocks(rows: int) -> list[slice]:
+    """Some tens of blocks of rows, or more where these would be higher than a tile."""
+    return parts(rows, int(np.clip(rows // 32, 64, TILE[0])))
+
+
+def column_parts(columns: int) -> list[slice]:
+    """Columns as wide as a tile."""
+    return parts(columns, TILE[1])
+
+
+def parts(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

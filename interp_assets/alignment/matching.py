@@ -2,7 +2,8 @@
 
 Where all similarities are few they are looked at together, by scipy's `linear_sum_assignment`. Otherwise: candidates,
 prices that an auction makes of them, a look at all similarities for better pairs, which become candidates too; then the
-best assignment of the candidates and another look, until one of them proves it the best of all.
+best assignment of the candidates and another look, until one of them proves it the best of all. What one look proved is
+not looked at again where prices changed little since.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from interp_assets.alignment.assignment import assign, rough_prices
-from interp_assets.alignment.blocks import Arrays, Blocks, digest
+from interp_assets.alignment.blocks import Arrays, Blocks
 from interp_assets.alignment.candidates import PER_COLUMN, PER_ROW, candidates, joined, with_values
-from interp_assets.alignment.certificate import look
-from interp_assets.alignment.directions import Similarities, row_blocks
+from interp_assets.alignment.certificate import EVERYWHERE, Unknown, looked
+from interp_assets.alignment.directions import Similarities
 from interp_assets.alignment.sparse_graph import Edges
 
 DENSE = 2_560**2
 "With up to so many similarities the dense method is the faster one: `python -m benchmarks.assignment --small`."
 PASSES = 8
-"How often all similarities are looked at, at most, after the candidates are found."
-MANY_BETTER = 0.05
+"How often better pairs are looked for, at most, after the candidates are found."
+MANY_BETTER = 5
 "After a look in bfloat16 that finds more better pairs than this for each row, the next one is in bfloat16 too."
 ROUNDING = 1e-12
 "A gap of less than this share of the sum of absolute similarities is float64's rounding."
@@ -41,7 +42,7 @@ class Matching(NamedTuple):
     method: str
     "dense, or sparse"
     looks: int
-    "how often all similarities were looked at, the search for candidates left out"
+    "how often better pairs were looked for: among all, or after the first certificate where prices changed much"
     looked_at: Edges
     "pairs whose similarity is known, among them the most similar of each row and of each column (sparse: in bfloat16)"
 
@@ -80,36 +81,36 @@ def best_matching(
         looked_at = other.looked_at
         turned = Edges(looked_at.column, looked_at.row, looked_at.value)
         return other._replace(row=row, column=column, similarity=similarity, looked_at=turned)
-    edges, bound, price = candidates(similarities, blocks, per_row, per_column), np.inf, None
-    parts, rough, looks = row_blocks(rows, columns), passes > 1, 0
+    edges = candidates(similarities, blocks, per_row, per_column)
+    rough, looks, bound, unknown, price = passes > 1, 0, np.inf, None, np.zeros(columns)
+    if rough:
+        price = blocks.once("prices", lambda: {"price": rough_prices(edges, rows, columns)})["price"]
     while True:
         looks += 1
-        if rough and looks == 1:
-            price = blocks.once("prices", lambda: {"price": rough_prices(edges, rows, columns)})["price"]  # noqa: B023
-            begin = np.searchsorted(edges.row, np.arange(rows))
-            profit = np.maximum.reduceat(edges.value - price[edges.column], begin)
-        else:
+        if not rough or looks > 1:
             solved = blocks.once(f"solution {looks}", lambda: solution(edges, rows, columns, price))  # noqa: B023
             column, similarity, price = solved["column"], solved["similarity"], solved["price"]
-            profit = similarity - price[column]
-
-        def seen(block: slice) -> Arrays:
-            return look(similarities, block, profit[block], price, rough)  # noqa: B023
-
-        found = blocks.over(
-            f"{'better pairs' if rough else 'certificate'} {looks} {digest(profit, price)}", parts, seen
-        )
+        profit = highest_profits(edges, price)
+        areas = EVERYWHERE if unknown is None else unknown.not_proved(profit, price)
+        name = f"{'better pairs' if rough else 'certificate'} {looks}"
+        found = looked(similarities, blocks, name, areas, profit, price, rough)
         if not rough:
-            bound = min(bound, float(np.concatenate([each["greatest"] for each in found]).sum() + price.sum()))
+            if areas is EVERYWHERE:
+                unknown = Unknown(found["limit"], price)
+            bound = min(bound, float(found["greatest"].sum() + price.sum()))
             gap = bound - float(similarity.sum())
             certified = gap <= ROUNDING * max(1.0, float(np.abs(similarity).sum()))
             if certified or looks >= passes:
                 gap = 0.0 if certified else gap
                 return Matching(np.arange(rows), column, similarity, gap, "sparse", looks, edges)
-        better = sum(int(each["better"][0]) for each in found)
-        rough = rough and better > MANY_BETTER * rows and looks + 1 < passes
-        row, more = (np.concatenate([each[name] for each in found]) for name in ("row", "column"))
-        edges = joined(edges, with_values(similarities, row, more, edges))
+        rough = rough and int(found["better"][0]) > MANY_BETTER * rows and looks + 1 < passes
+        edges = joined(edges, with_values(similarities, found["row"], found["column"], edges))
+
+
+def highest_profits(edges: Edges, price: np.ndarray) -> np.ndarray:
+    """Of each row the highest similarity less price, float64 [rows]."""
+    begin = np.flatnonzero(np.diff(edges.row, prepend=-1))
+    return np.maximum.reduceat(edges.value - price[edges.column], begin)
 
 
 def strongest(table: np.ndarray) -> Edges:
@@ -123,6 +124,6 @@ def strongest(table: np.ndarray) -> Edges:
     return Edges(row, column, table[row, column])
 
 
-def solution(edges: Edges, rows: int, columns: int, price: np.ndarray | None) -> Arrays:
+def solution(edges: Edges, rows: int, columns: int, price: np.ndarray) -> Arrays:
     found = assign(edges, rows, columns, price)
     return {"column": edges.column[found.edge], "similarity": edges.value[found.edge], "price": found.price}

@@ -7,7 +7,7 @@ import torch
 
 from interp_assets.alignment.blocks import Arrays, Blocks, digest
 from interp_assets.alignment.certificate import NEAR_PER_ROW, TOLERANCE
-from interp_assets.alignment.directions import Similarities, row_blocks
+from interp_assets.alignment.directions import Similarities, column_parts, row_blocks
 
 ROWS_AT_ONCE = 64
 
@@ -32,7 +32,7 @@ def ranks(
     def of_block(block: slice) -> Arrays:
         return count(similarities, block, of_row[block], matched_to[block], of_column)
 
-    found = blocks.over(f"ranks {digest(row, column)}", row_blocks(*similarities.shape), of_block)
+    found = blocks.over("ranks", row_blocks(similarities.shape[0]), of_block, digest(row, column))
     rank = np.concatenate([each["rank"] for each in found])[row]
     reaching, above = (sum(each[name][column].astype(int) for each in found) for name in ("reaching", "above"))
     nearest = (rank == 1) & (above == 0)
@@ -52,29 +52,42 @@ def count(
     Args:
         of_row, of_column: float64, similarities of the matches; nan where there is none.
     """
-    tile, error = similarities.tile(block), similarities.error
-    limit = torch.from_numpy(np.nan_to_num(of_row, nan=np.inf)).to(tile.device, tile.dtype)[:, None]
-    high, low = limit + 2 * error, limit - 2 * error
-    rank = counted(tile > high) + 1
-    near = counted(tile >= low) + 1 - rank  # the match itself among them
-    crowded = np.flatnonzero(near > NEAR_PER_ROW)
-    for start in range(0, len(crowded), ROWS_AT_ONCE):
-        some = crowded[start : start + ROWS_AT_ONCE]
+    error, height = similarities.error, len(of_row)
+    limit = torch.from_numpy(np.nan_to_num(of_row, nan=np.inf))
+    rank, near = np.ones(height, dtype=np.int64), np.zeros(height, dtype=np.int64)
+    pairs, above, reaching = [], [], []
+    for part in column_parts(len(of_column)):
+        tile = similarities.tile(block, part)
+        high, low = (limit.to(tile.device, tile.dtype)[:, None] + way * 2 * error for way in (1, -1))
+        higher = counted(tile > high)
+        own = (matched_to >= part.start) & (matched_to < part.stop)
+        here = counted(tile >= low) - higher - own
+        rank += higher
+        near += here
+        some = np.flatnonzero((here > 0) & (near <= NEAR_PER_ROW))
+        if len(some):
+            values = tile[some]
+            places = torch.nonzero((values >= low[some]) & (values <= high[some])).cpu().numpy()
+            pairs.append((some[places[:, 0]], places[:, 1] + part.start))
+        best = torch.from_numpy(np.nan_to_num(of_column[part], nan=np.inf)).to(tile.device, tile.dtype)
+        highest = tile.amax(0)
+        few = torch.nonzero(highest >= best - 2 * error)[:, 0]
+        reached = torch.zeros(len(best), dtype=torch.uint8, device=tile.device)
+        reached[few] = (tile[:, few] >= best[few] - 2 * error).sum(0).clamp(max=2).to(torch.uint8)
+        above.append((highest > best + 2 * error).cpu().numpy())
+        reaching.append(reached.cpu().numpy())
+    crowded = near > NEAR_PER_ROW
+    if pairs:
+        row, column = (np.concatenate(each) for each in zip(*pairs, strict=True))
+        unsure = ~crowded[row] & (column != matched_to[row])
+        row, column = row[unsure], column[unsure]
+        np.add.at(rank, row[similarities.exact(row + block.start, column) > of_row[row]], 1)
+    whole = np.flatnonzero(crowded)
+    for start in range(0, len(whole), ROWS_AT_ONCE):
+        some = whole[start : start + ROWS_AT_ONCE]
         rank[some] = (similarities.exact_tile(some + block.start) > of_row[some, None] + TOLERANCE).sum(1) + 1
-    unsure = np.flatnonzero((near > 1) & (near <= NEAR_PER_ROW))
-    if len(unsure):
-        values = tile[unsure]
-        places = torch.nonzero((values >= low[unsure]) & (values <= high[unsure])).cpu().numpy()
-        which, other = unsure[places[:, 0]], places[:, 1]
-        above = similarities.exact(which + block.start, other) > of_row[which]
-        np.add.at(rank, which[above & (other != matched_to[which])], 1)
     rank[np.isnan(of_row)] = 0
-    best = torch.from_numpy(np.nan_to_num(of_column, nan=np.inf)).to(tile.device, tile.dtype)
-    highest = tile.amax(0)
-    few = torch.nonzero(highest >= best - 2 * error)[:, 0]
-    reaching = torch.zeros(len(best), dtype=torch.uint8, device=tile.device)
-    reaching[few] = (tile[:, few] >= best[few] - 2 * error).sum(0).clamp(max=2).to(torch.uint8)
-    return {"rank": rank, "above": (highest > best + 2 * error).cpu().numpy(), "reaching": reaching.cpu().numpy()}
+    return {"rank": rank, "above": np.concatenate(above), "reaching": np.concatenate(reaching)}
 
 
 def counted(mask: torch.Tensor) -> np.ndarray:
