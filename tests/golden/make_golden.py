@@ -7,19 +7,18 @@ which holds what the maker's class computes in float32 from those files:
 - `encoding` [32, n_latents], the dense activations of the latents;
 - `reconstruction` [32, d_out], and `fvu` [1], the share of the target's variance that it leaves.
 
-`tests/test_sae_readers.py` compares our readers with them. One maker's class cannot be had as a package: for Gemma
-Scope 1 and 2 plain torch written from its published rules stands in, and is compared here with what SAELens makes of the same files.
-The makers' packages are needed only to make the files anew, in an environment of their own:
+`tests/test_sae_readers.py` compares our readers with them. The maker of Gemma Scope has no package: `scope_cases.py` says
+whose classes read those files. The makers' packages are needed only to make the files anew, in an environment of their own:
 
     python3 -m venv golden-venv
     golden-venv/bin/pip install torch==2.13.0
     golden-venv/bin/pip install torch==2.13.0 eai-sparsify==1.3.3 sae-lens==6.54.12
     golden-venv/bin/pip install torch==2.13.0 llamascopium==2.0.0b34 transformer-lens==3.9.0
-    golden-venv/bin/pip install --no-deps dictionary-learning==0.1.0
+    golden-venv/bin/pip install --no-deps dictionary-learning==0.1.0 eai-delphi==0.1.3 circuit-tracer==0.5.0
     golden-venv/bin/python tests/golden/make_golden.py
 
 The files in the repository were made with Python 3.11, torch 2.13.0 (CPU), eai-sparsify 1.3.3, sae-lens 6.54.12,
-llamascopium 2.0.0b34, dictionary-learning 0.1.0, safetensors 0.8.0 and transformers 5.23.0 (Llama Scope: 5.24.0). The
+llamascopium 2.0.0b34, dictionary-learning 0.1.0, eai-delphi 0.1.3, circuit-tracer 0.5.0, safetensors 0.8.0 and transformers 5.23.0 (Llama Scope: 5.24.0). The
 seeds are fixed: a second run with these writes the same bytes.
 """
 
