@@ -113,7 +113,9 @@ def gemma_scope_2(case: str, seed: int, place: str, affine: bool | None = None) 
         second = JumpReLUSkipTranscoder(JumpReLUSkipTranscoderConfig(**COMMON, d_out=D_IN))
         second.load_state_dict({**state, "W_skip": connection.T})
         agree(reconstruction, second(draw.x))
-    store(case, "circuit-tracer", draw.x, encoding, reconstruction, None if affine is None else draw.normal(TOKENS, D_IN))
+    store(
+        case, "circuit-tracer", draw.x, encoding, reconstruction, None if affine is None else draw.normal(TOKENS, D_IN)
+    )
 
 
 def make() -> None:
