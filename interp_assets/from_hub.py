@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from interp_assets.setting_errors import listed
 from interp_assets.settings import EmbedderSettings, LocalModel
 from resources.durable_files import write_aside
 from resources.errors import NotNow
@@ -62,9 +63,9 @@ def saes_named(study: Study) -> list[HubName]:
         named.append(("controls.untrained.saes", untrained.saes, None))
     found = []
     for key, path, revision in named:
-        repository = repository_of(path)
-        if repository is not None and not study.path(path).exists():
-            found.append(HubName(key, repository.name, revision))
+        if not study.path(path).exists():
+            with contextlib.suppress(UnknownSae):
+                found.append(HubName(key, meant_by(path, study.path(path)).name, revision))
     return found
 
 
@@ -84,9 +85,7 @@ def sae_folder(
     folder = study.path(path)
     if folder.exists():
         return folder
-    repository = None if path.startswith(("/", ".", "~")) else repository_of(path)
-    if repository is None:
-        raise UnknownSae(f"{path}: no such folder ({folder}), and not a hub name like owner/name")
+    repository = meant_by(path, folder)
     here = cached(repository.name, revision)
     if here is not None and holds_saes(here.folder / repository.folder, hookpoints):
         return here.folder / repository.folder
@@ -97,6 +96,24 @@ def sae_folder(
         f"{path}: no such folder ({folder}), and nothing of it was fetched from the hub; "
         f"interp run fetches it, or: {how_to_fetch(repository.name, revision, patterns)}"
     )
+
+
+def meant_by(path: str, folder: Path) -> Repository:
+    """The repository that a path means which is no folder.
+
+    Args:
+        folder: the folder that it would be.
+
+    Raises:
+        UnknownSae: it is no hub name, or can be none because it begins with a folder that is here.
+    """
+    repository = None if path.startswith(("/", ".", "~")) else repository_of(path)
+    if repository is None or folder.exists():
+        raise UnknownSae(f"{path}: no such folder ({folder}), and not a hub name like owner/name")
+    if repository.folder and (above := folder.parents[len(Path(repository.folder).parts) - 1]).is_dir():
+        there = sorted(each.name for each in above.iterdir() if each.is_dir())
+        raise UnknownSae(f"{path}: no such folder; in {above} {listed(there)}")
+    return repository
 
 
 def holds_saes(folder: Path, hookpoints: tuple[str, ...] = ()) -> bool:

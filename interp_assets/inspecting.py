@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from interp_assets.from_hub import meant_by
 from resources.errors import UnusableInput, one_line
-from resources.hub import cached, how_to_fetch, repository_of
+from resources.hub import cached, how_to_fetch
 from resources.sparse_autoencoders.config import UnknownSae, read_config
 from resources.sparse_autoencoders.locate import describe, locate
 
@@ -52,11 +53,9 @@ def inspect(path: str, model: str | None, as_json: bool) -> int:
 
 def folder_of(path: str) -> Path:
     folder = Path(path).expanduser()
-    repository = repository_of(path)
-    if folder.exists() or repository is None:
-        if not folder.is_dir():
-            raise UnknownSae(f"{path}: no such folder ({folder.resolve()}), and not a hub name like owner/name")
+    if folder.is_dir():
         return folder.resolve()
+    repository = meant_by(path, folder.resolve())
     here = cached(repository.name)
     if here is None or not (here.folder / repository.folder).is_dir():
         raise UnknownSae(f"{path}: nothing of it is here; to fetch it: {how_to_fetch(repository.name)}")

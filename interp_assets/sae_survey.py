@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from interp_assets.from_hub import get_saes, sae_files
+from interp_assets.from_hub import get_saes, meant_by, sae_files
 from interp_assets.model_names import hub_name_of
 from interp_assets.sae_sources import hub_settings
 from interp_assets.setting_errors import StudyError, listed
@@ -112,9 +112,7 @@ def from_hub(path: str) -> Path:
     Raises:
         UnusableInput: it is no hub name, or holds more than is fetched unasked.
     """
-    repository = None if path.startswith(("/", ".", "~")) else repository_of(path)
-    if repository is None:
-        raise UnusableInput(f"{path}: no such folder, and not a hub name like owner/name")
+    repository = meant_by(path, Path(path).resolve())
     here = cached(repository.name)
     if here is not None and (here.folder / repository.folder).is_dir():
         try:

@@ -11,13 +11,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from interp_assets.freshness import Freshness
-from interp_assets.from_hub import get_models, moved, saes_named
+from interp_assets.from_hub import get_models, meant_by, moved, saes_named
 from interp_assets.job import make_partition
 from interp_assets.layers import MissingSae
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import Study, load_study
 from resources import hub
 from resources.loaded_models import LoadedModels
+from resources.sparse_autoencoders.config import UnknownSae
 from tests.changed_study import changed
 from tests.fake_hub import FakeHub, reach, serving
 from tests.families import make_family
@@ -203,6 +204,17 @@ def test_the_commit_of_a_model_is_part_of_what_it_decides(world: Path, online: F
 @pytest.mark.parametrize("name", ["owner/..", "../owner/name", "owner/name/../../x", "owner", "/owner/name", "o/n/./x"])
 def test_names_that_lead_elsewhere_are_no_hub_names(name: str) -> None:
     assert hub.repository_of(name) is None
+
+
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    """Where `owner/name` is a folder here, what is named below it is meant to be here too."""
+    (tmp_path / "own" / "saes" / "layers.8").mkdir(parents=True)
+    with pytest.raises(UnknownSae, match=r"own/saes/layers.9: no such folder; in .*own/saes there are: layers.8"):
+        meant_by("own/saes/layers.9", tmp_path / "own/saes/layers.9")
+    (tmp_path / "own" / "file").touch()
+    with pytest.raises(UnknownSae, match="own/file: no such folder"):
+        meant_by("own/file", tmp_path / "own/file")
+    assert meant_by("own/other/layers.9", tmp_path / "own/other/layers.9") == hub.Repository("own/other", "layers.9")
 
 
 @pytest.mark.parametrize("revision", ["../../secret", "/etc/passwd", "nothing"])

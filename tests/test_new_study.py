@@ -97,7 +97,7 @@ def test_what_does_not_fit_leaves_no_file(tmp_path: Path, capsys: pytest.Capture
     for arguments, said in [
         ([str(PROJECT / "demo" / "saes"), "--corpus", "nowhere.parquet"], "corpus.path: nowhere.parquet: no such file"),
         ([str(PROJECT / "demo" / "saes"), "--model", "./nowhere"], "subject_model.path: ./nowhere: no such folder"),
-        ([str(tmp_path / "nowhere")], "no such folder, and not a hub name like owner/name"),
+        ([str(tmp_path / "nowhere")], f"no such folder ({tmp_path / 'nowhere'}), and not a hub name like owner/name"),
         ([str(PROJECT / "studies")], "no SAE here or below"),
     ]:
         assert main(["init", *arguments, "--output", str(file)]) == 2
