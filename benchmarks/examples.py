@@ -16,8 +16,8 @@ from interp_assets.examples.drawing import draw_examples
 from interp_assets.examples.draws import DRAW_NEGATIVE, PICK_WINDOW, SPLIT_CONTEXT, keyed
 from interp_assets.examples.negatives import NEIGHBOURS
 from interp_assets.examples.samplers import SPREAD
-from interp_assets.examples.windows import DECILES
 from interp_assets.settings import Examples, ExplainExamples, TestExamples
+from interp_assets.tables import DECILES
 
 LATENTS, K, CONTEXTS, WINDOW = 2048, 32, 512, 32
 REFERENCE_LATENTS = 48

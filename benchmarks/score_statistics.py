@@ -10,7 +10,8 @@ from sklearn import metrics
 
 from benchmarks.measuring import median_seconds, quick, seconds, show
 from interp_assets.scores.population import Population
-from interp_assets.scores.statistics import KEYS, scores
+from interp_assets.scores.statistics import scores
+from interp_assets.scores.trials import KEYS
 from interp_assets.tables import TRIALS, conform
 
 PER_KIND, CONTEXTS = 50, 4096

@@ -32,8 +32,7 @@ CORPUS: Schema = {
     "documents": pl.List(U32),  # positions at which a document starts
 }
 
-# Sorted by latent, context, position; written by `activations.cache_file`, which also keeps an index latent -> rows.
-ACTIVATION_CACHE: Schema = {"latent": U32, "context": U32, "position": U16, "activation": F32}
+# The activation cache, latent, context, position and activation, is described where it is written: `activations.cache_file`.
 
 LATENT_STATISTICS: Schema = {
     "latent": U32,
@@ -52,6 +51,8 @@ LATENT_STATISTICS: Schema = {
     "inputs_hash": U64,
 }
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+DECILES = 10
+"Into as many groups a latent's windows are sorted by their peak activation."
 
 EXAMPLES: Schema = {
     "latent": U32,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from interp_assets.examples.draws import in_order_of, order_by, rank_in_group
-from interp_assets.examples.windows import DECILES
+from interp_assets.tables import DECILES
 
 # Any first few of these deciles spread over the whole range, so a scorer that takes fewer trials still sees all of it.
 SPREAD = np.array([0, 6, 3, 8, 1, 9, 4, 7, 2, 5])

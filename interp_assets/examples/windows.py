@@ -9,8 +9,8 @@ import numpy as np
 
 from interp_assets.activations.cache_file import Entries
 from interp_assets.examples.draws import PICK_WINDOW, PLACE_PEAK, SPLIT_CONTEXT, in_order_of, keyed, order_by
+from interp_assets.tables import DECILES
 
-DECILES = 10
 EXPLAIN_SHARE = 2**63
 "A context is for explaining with a latent if its keyed hash lies below this: one half."
 

@@ -76,28 +76,24 @@ def section(pairs: Sequence[Pair], tables: dict[str, pl.DataFrame], environment:
     flows = [
         {
             "title": " → ".join([row[0].a, *(pair.b for pair in row)]),
-            "picture": drawn(flow(row, tables["chains"].filter(row=number))),
+            "picture": flow(row, tables["chains"].filter(row=number)),
         }
         for number, row in enumerate(families(list(pairs)))
     ]
     return Markup(  # noqa: S704 - the template escapes what it is given
         environment.get_template("alignment.html.j2").render(
-            similarity=drawn(similarities(pairs)),
+            similarity=similarities(pairs),
             pairs=tables["pairs"].to_dicts(),
             overlap=tables["overlap"].to_dicts(),
-            overlaps=drawn(overlap_picture(tables["overlap"])) if len(tables["overlap"]) else None,
-            persistence=drawn(persistence(tables["chains"])),
+            overlaps=overlap_picture(tables["overlap"]) if len(tables["overlap"]) else None,
+            persistence=persistence(tables["chains"]),
             flows=flows,
             strongest=STRONGEST,
         )
     )
 
 
-def drawn(picture: str) -> Markup:
-    return Markup(picture)  # noqa: S704 - drawn here; matplotlib escapes what text it holds
-
-
-def similarities(pairs: Sequence[Pair]) -> str:
+def similarities(pairs: Sequence[Pair]) -> Markup:
     """One violin for each pair; pairs of one site side by side, in their own colour."""
     sites = list(dict.fromkeys(site(pair.a) for pair in pairs))
     ordered = [pair for each in sites for pair in pairs if site(pair.a) == each]
@@ -118,7 +114,7 @@ def similarities(pairs: Sequence[Pair]) -> str:
     return svg(figure)
 
 
-def overlap_picture(overlap: pl.DataFrame) -> str:
+def overlap_picture(overlap: pl.DataFrame) -> Markup:
     """Mean cosine of explanations of matched latents with its interval: the matching, the greedy one, random ones."""
     rows = overlap.filter(statistic="mean_cosine")
     groups = rows.select("layer_a", "layer_b", "explainer").unique(maintain_order=True)
@@ -142,7 +138,7 @@ def overlap_picture(overlap: pl.DataFrame) -> str:
     return svg(figure)
 
 
-def persistence(table: pl.DataFrame) -> str:
+def persistence(table: pl.DataFrame) -> Markup:
     """How many chains go through how many layers."""
     lengths = table.filter(step=1)["length"].value_counts().sort("length")
     figure = Figure(figsize=(3.6, 2.6), layout="constrained")
@@ -155,7 +151,7 @@ def persistence(table: pl.DataFrame) -> str:
     return svg(figure)
 
 
-def flow(row: Sequence[Pair], table: pl.DataFrame) -> str:
+def flow(row: Sequence[Pair], table: pl.DataFrame) -> Markup:
     """The longest chains of some layers, of these the most similar ones, drawn from layer to layer: the darker, the more
     similar. A plus marks a latent that splits.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,7 +19,7 @@ from interp_assets.report.headline import Statistic
 REAL, CONTROL = "#2f6f9f", "#b9b2a6"
 
 
-def score_distributions(scores: pl.DataFrame, layers: Sequence[str], statistic: Statistic) -> str:
+def score_distributions(scores: pl.DataFrame, layers: Sequence[str], statistic: Statistic) -> Markup:
     """One violin a layer, real beside shuffled, for one method, explainer and statistic.
 
     Args:
@@ -51,7 +52,7 @@ def score_distributions(scores: pl.DataFrame, layers: Sequence[str], statistic: 
     return svg(figure)
 
 
-def decile_curves(rows: pl.DataFrame, statistic: Statistic) -> str:
+def decile_curves(rows: pl.DataFrame, statistic: Statistic) -> Markup:
     """A curve over the deciles of peak activation, real beside shuffled, with intervals as bands.
 
     Args:
@@ -71,7 +72,7 @@ def decile_curves(rows: pl.DataFrame, statistic: Statistic) -> str:
     return svg(figure)
 
 
-def scatter(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> tuple[str, dict[str, float] | None]:
+def scatter(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> tuple[Markup, dict[str, float] | None]:
     """Latents by two scores with the line of least squares; its slope and r, None where x or y is all the same."""
     figure = Figure(figsize=(4.2, 3.2), layout="constrained")
     axes = figure.subplots()
@@ -98,10 +99,10 @@ def frame(axes: Axes, statistic: Statistic) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def svg(figure: Figure) -> str:
-    """The drawing as an <svg> element; the same figure gives the same text."""
+def svg(figure: Figure) -> Markup:
+    """The drawing as an <svg> element, to stand in a page as it is; the same figure gives the same text."""
     picture = io.StringIO()
     with rc_context({"svg.hashsalt": "interp", "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
     text = picture.getvalue()
-    return text[text.index("<svg") :]
+    return Markup(text[text.index("<svg") :])  # noqa: S704 - matplotlib escapes what text it holds

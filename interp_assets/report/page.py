@@ -7,7 +7,6 @@ from typing import Any
 
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from interp_assets.examples.rendering import Rendering
 from interp_assets.layers import CONTROLS, control_in
@@ -61,7 +60,7 @@ def sections(evidence: Evidence, tables: Tables) -> Rows:
             {
                 "title": scored(str(method), str(explainer)),
                 "statistic": statistic.title,
-                "picture": drawn(score_distributions(group, evidence.layers, statistic)),
+                "picture": score_distributions(group, evidence.layers, statistic),
                 "differences": [d for d in tables.differences if (d.method, d.explainer) == (method, explainer)],
             }
         )
@@ -87,18 +86,13 @@ def tally(differences: Sequence[Difference]) -> str:
     return "not shown" if above == 0 else f"above in {above} of {len(differences)}"
 
 
-def drawn(picture: str) -> Markup:
-    """A picture as part of the page."""
-    return Markup(picture)  # noqa: S704 - drawn here; matplotlib escapes what text it holds
-
-
 def decile_sections(table: pl.DataFrame) -> Rows:
     return [
         {
             "method": method,
             "explainer": explainer,
             "statistic": STATISTICS[str(statistic)].title,
-            "picture": drawn(decile_curves(rows, STATISTICS[str(statistic)])),
+            "picture": decile_curves(rows, STATISTICS[str(statistic)]),
         }
         for (method, explainer, statistic), rows in table.group_by(
             "method", "explainer", "statistic", maintain_order=True
@@ -125,5 +119,5 @@ def against_fuzzing(scores: pl.DataFrame) -> Rows:
         pairs = scored_by_both(found, "fuzzing", condition)
         if len(pairs) >= 2:
             picture, fit = scatter(pairs["value"].to_numpy(), pairs["value_other"].to_numpy(), "fuzzing", condition)
-            pictures.append({"condition": condition, "n": len(pairs), "fit": fit, "picture": drawn(picture)})
+            pictures.append({"condition": condition, "n": len(pairs), "fit": fit, "picture": picture})
     return pictures

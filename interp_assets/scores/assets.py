@@ -22,10 +22,11 @@ from interp_assets.scores.intervention.stage import write_tables
 from interp_assets.scores.intruder import Intruder
 from interp_assets.scores.judged import Judged
 from interp_assets.scores.method import AskingMethod, Method
-from interp_assets.scores.pending import KEYS, Pending, calibrators, pending
+from interp_assets.scores.pending import Pending, calibrators, pending
 from interp_assets.scores.reading import strongest_on
 from interp_assets.scores.simulation import Simulation
 from interp_assets.scores.surprisal import Surprisal
+from interp_assets.scores.trials import KEYS
 from interp_assets.tables import SCORES, calls_behind, conform
 from resources.language_models.logged import LoggedEngine
 from resources.language_models.protocol import require

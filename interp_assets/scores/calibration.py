@@ -15,8 +15,8 @@ import polars as pl
 
 from interp_assets.examples.rendering import Rendering
 from interp_assets.scores.judging import judge
-from interp_assets.scores.statistics import KEYS, scores
-from interp_assets.scores.trials import Subject
+from interp_assets.scores.statistics import scores
+from interp_assets.scores.trials import KEYS, Subject
 from interp_assets.scores.wording import Wording
 from interp_assets.settings import JudgeScorer
 from interp_assets.tables import CALIBRATION, TRIALS, conform

@@ -17,9 +17,9 @@ import polars as pl
 from interp_assets.asset import Read
 from interp_assets.scores.intervals import Z
 from interp_assets.scores.judging import NOTHING
-from interp_assets.scores.method import EXPLANATIONS, SAE, AskingMethod, Most, in_parts
-from interp_assets.scores.statistics import KEYS, score_table, share
-from interp_assets.scores.trials import Key, Subject, Tested, TestExample, Trial
+from interp_assets.scores.method import EXPLANATIONS, SAE, AskingMethod, Most
+from interp_assets.scores.statistics import score_table, share
+from interp_assets.scores.trials import KEYS, Key, Subject, Tested, TestExample, Trial, in_parts
 from interp_assets.scores.wording_of_others import GENERATION, GENERATION_QUESTION
 from interp_assets.settings import GenerationScorer
 from interp_assets.tables import EXAMPLES, GENERATION_TRIALS

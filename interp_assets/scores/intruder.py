@@ -17,9 +17,9 @@ import polars as pl
 
 from interp_assets.examples.draws import INTRUDE, INTRUDER_PLACE, keyed
 from interp_assets.scores.judging import asked, record_left_out
-from interp_assets.scores.method import EXAMPLES, AskingMethod, Most, in_parts
-from interp_assets.scores.statistics import KEYS, score_table, share
-from interp_assets.scores.trials import Key, Subject, Tested, TestExample, Trial
+from interp_assets.scores.method import EXAMPLES, AskingMethod, Most
+from interp_assets.scores.statistics import score_table, share
+from interp_assets.scores.trials import KEYS, Key, Subject, Tested, TestExample, Trial, in_parts
 from interp_assets.scores.wording_of_others import INTRUDER, INTRUDER_QUESTION
 from interp_assets.settings import NO_EXPLAINER, IntruderScorer
 from interp_assets.tables import INTRUDER_TRIALS

@@ -9,7 +9,7 @@ import numpy as np
 
 from interp_assets.examples.draws import SHUFFLE, keyed
 from interp_assets.examples.rendering import Rendering
-from interp_assets.scores.trials import Subject, Trial
+from interp_assets.scores.trials import Subject, Trial, in_parts
 from interp_assets.scores.wording import Wording
 from interp_assets.settings import JudgeScorer
 from resources.language_models.protocol import (
@@ -24,8 +24,6 @@ from resources.language_models.protocol import (
 )
 from resources.language_models.structured import Unusable, choose, generate, json_form, json_object
 
-SUBJECTS_PER_CALL = 64
-"How many explanations' trials are handed to the engine at once; bounds memory, changes no answer."
 NOTHING = Usage(0, 0, 0)
 
 
@@ -44,8 +42,7 @@ def judge(
         wording: what is asked.
     """
     ask = ask_single if settings.protocol == "single" else ask_in_lists
-    for start in range(0, len(subjects), SUBJECTS_PER_CALL):
-        part = subjects[start : start + SUBJECTS_PER_CALL]
+    for part in in_parts(subjects):
         record_left_out(part)
         ask(part, wording, settings, model, rendering, seed, advance)
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=Scorer)
 
-SUBJECTS_PER_CALL = 64
-"How many explanations' trials are handed to an engine at once; bounds memory, changes no answer."
 EXPLANATIONS = Read("explanations", "explanations", ("latent", "explainer", "explanation", "status"))
 EXAMPLES = Read("examples", "examples", EXAMPLE_COLUMNS)
 # What trials are weighed by: how often a latent fires, and how strongly on each window.
@@ -157,8 +155,3 @@ class AskingMethod(Method[S]):
         Args:
             advance: told of how many trials the answer has arrived.
         """
-
-
-def in_parts(subjects: list[Subject]) -> Iterator[list[Subject]]:
-    for start in range(0, len(subjects), SUBJECTS_PER_CALL):
-        yield subjects[start : start + SUBJECTS_PER_CALL]

@@ -12,13 +12,12 @@ import polars as pl
 from interp_assets.carry_over import inputs_hash, still_hold, windows_by_latent, without
 from interp_assets.examples.draws import CALIBRATE, first_latents, keyed
 from interp_assets.scores.method import Method
-from interp_assets.scores.trials import Key, Subject, Tested, Trial, test_examples
+from interp_assets.scores.trials import KEYS, Key, Subject, Tested, Trial, test_examples
 from interp_assets.tables import SCORES
 
 if TYPE_CHECKING:
     from interp_assets.job import Inputs
 
-KEYS = ["latent", "explainer", "control"]
 DECIDES_NO_ROW = (
     "explainers",
     "scorer.explainers",

@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 
 from interp_assets.study import Study
+from interp_assets.tables import DECILES
 
 if TYPE_CHECKING:
     from interp_assets.job import Inputs
 
-DECILES = 10
 NEGATIVES_ACTIVATE = ("fuzzing",)
 "Methods whose negatives are activating windows too, changed in some way."
 PLACED = {"context": pl.UInt32, "decile": pl.Int8, "windows": pl.UInt32, "rate": pl.Float64}

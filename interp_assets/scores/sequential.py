@@ -19,7 +19,7 @@ import polars as pl
 from interp_assets.examples.rendering import Rendering
 from interp_assets.scores.confidence_sequence import interval
 from interp_assets.scores.judging import ask_single, in_keyed_order, record_left_out
-from interp_assets.scores.trials import Subject, Trial
+from interp_assets.scores.trials import KEYS, Subject, Trial
 from interp_assets.scores.wording import Wording
 from interp_assets.settings import JudgeScorer, Sequential
 from interp_assets.tables import F64, SCORES, Schema
@@ -29,7 +29,6 @@ SUBJECTS_AT_ONCE = 512
 """How many are in their rounds together: so many that a round keeps an engine's queue full, and so few that their
 explanations stay in its prefix cache. Changes no answer."""
 
-KEYS = ["latent", "explainer", "control"]
 NO_SCORES = pl.DataFrame(schema=SCORES)
 Rounds = list[list[Trial]]
 

@@ -22,9 +22,9 @@ import numpy as np
 import polars as pl
 
 from interp_assets.scores.judging import max_tokens_of
-from interp_assets.scores.method import EXAMPLES, EXPLANATIONS, AskingMethod, Most, in_parts
-from interp_assets.scores.statistics import KEYS, score_table
-from interp_assets.scores.trials import Subject, TestExample, Trial
+from interp_assets.scores.method import EXAMPLES, EXPLANATIONS, AskingMethod, Most
+from interp_assets.scores.statistics import score_table
+from interp_assets.scores.trials import KEYS, Subject, TestExample, Trial, in_parts
 from interp_assets.scores.wording_of_others import (
     SIMULATION_LAST,
     SIMULATION_LAST_QUESTION,

@@ -29,10 +29,10 @@ import polars as pl
 from interp_assets.scores.intervals import Bounds, Clusters, Figure, Share, over, per, square_and_add, wilson
 from interp_assets.scores.population import NOWHERE, Population, weights
 from interp_assets.scores.ranking import Ranking
+from interp_assets.scores.trials import KEYS
 from interp_assets.tables import SCORES, conform
 from resources.language_models.protocol import NOT_ASKED
 
-KEYS = ["latent", "explainer", "control"]
 SUBJECTS_PER_BLOCK, THREADS = 512, 2
 Result = tuple[str, np.ndarray, Bounds]
 "A statistic's name, value float64 [subjects] and interval."

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from interp_assets.scores.judging import asked, record_left_out, shown
-from interp_assets.scores.method import AskingMethod, Most, in_parts
-from interp_assets.scores.trials import Subject, TestExample, Trial, whole_texts
+from interp_assets.scores.method import AskingMethod, Most
+from interp_assets.scores.trials import Subject, TestExample, Trial, in_parts, whole_texts
 from interp_assets.scores.wording_of_others import SURPRISAL, UNRELATED
 from interp_assets.settings import SurprisalScorer
 from interp_assets.tables import SURPRISAL_TRIALS

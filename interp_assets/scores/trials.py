@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from interp_assets.job import Inputs
 
 Key = tuple[int, str, str]
-"latent, explainer, control"
+KEYS = ["latent", "explainer", "control"]
+"What names a subject."
+SUBJECTS_PER_CALL = 64
+"How many explanations' trials are handed to the engine at once; bounds memory, changes no answer."
 
 
 @dataclass(frozen=True)
@@ -130,3 +133,8 @@ def shuffled(latents: list[int], seed: int) -> dict[int, int]:
     own = ring[found] == np.arange(len(numbers))
     found[own] = (found[own] + 1) % len(ring)
     return {int(latent): int(numbers[ring[place]]) for latent, place in zip(numbers, found, strict=True)}
+
+
+def in_parts(subjects: list[Subject]) -> Iterator[list[Subject]]:
+    for start in range(0, len(subjects), SUBJECTS_PER_CALL):
+        yield subjects[start : start + SUBJECTS_PER_CALL]

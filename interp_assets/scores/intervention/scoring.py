@@ -16,14 +16,13 @@ from scipy.stats import t as student
 
 from interp_assets.carry_over import inputs_hash
 from interp_assets.scores.intervention.wording import SCORED
-from interp_assets.scores.trials import shuffled
+from interp_assets.scores.trials import SUBJECTS_PER_CALL, shuffled
 from interp_assets.settings import EFFECT_EXPLAINER
 from interp_assets.tables import INTERVENTION_TRIALS, SCORES, conform
 from resources.language_models.logged import request_key
 from resources.language_models.protocol import NOT_ASKED, LanguageModel, Likelihood, LikelihoodRequest
 
 KEYS = ["latent", "explainer", "control", "condition"]
-SUBJECTS_PER_CALL = 64
 
 
 def explanations_under_test(effects: pl.DataFrame, shuffled_control: bool, basis: Any, seed: int) -> pl.DataFrame:
