@@ -142,7 +142,7 @@ def get_saes(repository: Repository, revision: str | None, hookpoints: tuple[str
 def sae_files(files: dict[str, int], folder: str) -> dict[str, int]:
     """Of the files of a repository those of SAEs, in or below a folder of it."""
     inside = f"{folder}/" if folder else ""
-    names = tuple(f"/{name}" for name in file_names())
+    names = tuple(f"/{name}" for name in file_names(beside=True))
     return {file: size for file, size in files.items() if file.startswith(inside) and f"/{file}".endswith(names)}
 
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from interp_assets.freshness import Freshness
-from interp_assets.from_hub import get_models, meant_by, moved, saes_named
+from interp_assets.from_hub import get_models, meant_by, moved, sae_files, saes_named
 from interp_assets.job import make_partition
 from interp_assets.layers import MissingSae
 from interp_assets.setting_errors import StudyError
@@ -204,6 +204,14 @@ def test_the_commit_of_a_model_is_part_of_what_it_decides(world: Path, online: F
 @pytest.mark.parametrize("name", ["owner/..", "../owner/name", "owner/name/../../x", "owner", "/owner/name", "o/n/./x"])
 def test_names_that_lead_elsewhere_are_no_hub_names(name: str) -> None:
     assert hub.repository_of(name) is None
+
+
+def test_of_a_repository_only_files_of_saes_are_fetched() -> None:
+    files = dict.fromkeys(
+        ["README.md", "x.bin", "a/cfg.json", "a/sae_weights.safetensors", "a/sparsity.safetensors"], 1
+    )
+    assert list(sae_files(files, "")) == list(files)[2:]
+    assert not sae_files(files, "b")
 
 
 def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from interp_assets.cli import main
@@ -41,6 +42,43 @@ def test_one_in_full(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "published L0 8",
     ]
     assert "encoder.weight (64, 16) F32" in lines
+
+
+def test_saelens_tells_its_l0_in_three_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """k, `l0` among the settings, or how often each latent fired, whose file is then one of the SAE's own."""
+    shutil.copytree(GOLDEN / "saelens_standard", tmp_path / "sae")
+    (location,) = locate(tmp_path)
+    assert location.published_l0() is None and len(location.files()) == 2
+    often = torch.rand(64, generator=torch.Generator().manual_seed(0))
+    save_file({"sparsity": torch.log10(often + 1e-10)}, tmp_path / "sae" / "sparsity.safetensors")
+    assert location.published_l0() == pytest.approx(float(often.sum()), rel=1e-5)
+    assert location.files()[2].name == "sparsity.safetensors"
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert f"published L0     {float(often.sum()):g}"[:20] in capsys.readouterr().out
+    settings = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    settings["metadata"]["l0"] = 7.5
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(settings))
+    assert location.published_l0() == 7.5
+
+
+@pytest.mark.parametrize("value", [float("nan"), -10.0, 0.3])
+def test_firing_rates_that_are_none_say_nothing(tmp_path: Path, value: float) -> None:
+    """Not counted at all, reset just before, or shares instead of their logarithms."""
+    shutil.copytree(GOLDEN / "saelens_standard", tmp_path / "sae")
+    save_file({"sparsity": torch.full((64,), value)}, tmp_path / "sae" / "sparsity.safetensors")
+    assert locate(tmp_path)[0].published_l0() is None
+
+
+def test_firing_rates_of_another_sae(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(GOLDEN / "saelens_standard", tmp_path / "sae")
+    file = tmp_path / "sae" / "sparsity.safetensors"
+    save_file({"sparsity": torch.zeros(65)}, file)
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "sparsity is F32 [65], not a number for each of 64 latents" in capsys.readouterr().err
+    save_file({"sparsity": torch.zeros(64)}, file)
+    file.write_bytes(file.read_bytes()[:-9])
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "sparsity.safetensors: damaged or cut short" in capsys.readouterr().err
 
 
 def test_many_in_a_table_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from resources.errors import UnusableInput
 
@@ -62,6 +63,26 @@ def safetensors_header(file: Path) -> dict[str, Header]:
             }
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InvalidSae(f"{file}: damaged or cut short (its header cannot be read: {error})") from None
+
+
+def vector_in(file: Path, name: str, length: int) -> np.ndarray | None:
+    """One number for each latent, float64 [length], from a safetensors file; None where it is not there.
+
+    Raises:
+        InvalidSae: it is damaged, or not so long.
+    """
+    header = safetensors_header(file).get(name) if file.is_file() else None
+    if header is None:
+        return None
+    if header.shape != (length,) or header.dtype not in ("F16", "F32", "F64"):
+        raise InvalidSae(
+            f"{file}: {name} is {header.dtype} {list(header.shape)}, not a number for each of {length} latents"
+        )
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return np.asarray(opened.get_tensor(name), dtype=np.float64)
+    except SafetensorError as error:
+        raise InvalidSae(f"{file}: damaged or cut short ({error})") from None
 
 
 @contextmanager

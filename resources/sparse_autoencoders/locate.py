@@ -28,15 +28,18 @@ FORMATS: dict[str, ModuleType] = {
 
 - `MAKER`; `CONFIG` and `WEIGHTS`, file names (no CONFIG where the weights stand alone); `ARCHITECTURES`, name -> what is
   computed; `FAMILY`, settings of the model by which its hooks' names are understood, where it serves one family alone;
+- `BESIDE`, names of files that may stand beside these and are read too, where there are such;
 - `recognises(config)`; `hooks(config, folder, name)`; `declared(config, folder)`: from settings and headers, without torch;
 - `read(config, folder, device)`.
 """
+BESIDE = {name: module.BESIDE for name, module in FORMATS.items() if hasattr(module, "BESIDE")}
 CONFIGS = tuple(dict.fromkeys(module.CONFIG for module in FORMATS.values() if module.CONFIG))
 
 
-def file_names() -> tuple[str, ...]:
-    """What files of SAEs are called, in all formats."""
-    return (*CONFIGS, *dict.fromkeys(module.WEIGHTS for module in FORMATS.values()))
+def file_names(beside: bool = False) -> tuple[str, ...]:
+    """What files of SAEs are called, in all formats; `beside`: those too that may stand beside them."""
+    others = [name for names in BESIDE.values() for name in names] if beside else []
+    return (*CONFIGS, *dict.fromkeys(module.WEIGHTS for module in FORMATS.values()), *others)
 
 
 class SaeLocation(NamedTuple):
@@ -52,7 +55,8 @@ class SaeLocation(NamedTuple):
 
     def files(self) -> list[Path]:
         module = FORMATS[self.format]
-        return [self.folder / name for name in (module.CONFIG, module.WEIGHTS) if name]
+        beside = [name for name in BESIDE.get(self.format, ()) if (self.folder / name).is_file()]
+        return [self.folder / name for name in (module.CONFIG, module.WEIGHTS, *beside) if name]
 
     def config(self) -> Config:
         return config_of(self.folder, FORMATS[self.format])

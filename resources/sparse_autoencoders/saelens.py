@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .config import Config, Declared, Hooks, UnknownSae, config_in
+from .headers import vector_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 MAKER = "SAELens"
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
+SPARSITY = "sparsity.safetensors"
+BESIDE = (SPARSITY,)
 
 
 class Kind(NamedTuple):
@@ -62,6 +65,7 @@ OLD_NAMES = {
     "hook_point_head_index": "hook_head_index",
     "activation_fn_str": "activation_fn",
 }
+NOTHING_COUNTED = 0.01
 FACTOR = "norm_scaling_factor"
 "sqrt(d_in) over the mean norm of the inputs in training; SAELens keeps it outside the SAE's own files."
 
@@ -103,7 +107,6 @@ def declared(config: Config, folder: Path) -> Declared:
     settings = as_of_6(config)
     d_in = settings.integer("d_in")
     architecture = str(settings.get("architecture"))
-    l0 = settings.number("k") if architecture == "topk" and "k" in settings else None
     d_out = settings.integer("d_out", d_in)
     bos = settings.get("prepend_bos")
     return Declared(
@@ -111,10 +114,25 @@ def declared(config: Config, folder: Path) -> Declared:
         settings.integer("d_sae"),
         d_in,
         d_out,
-        l0,
+        l0_of(settings, folder),
         settings.text("model_name"),
         bos if isinstance(bos, bool) else None,
     )
+
+
+def l0_of(settings: Config, folder: Path) -> float | None:
+    """k of a TopK; what newer versions write down as `l0`; or its older form, the sum of how often each latent fired in
+    the last window of training, which a file beside the weights holds as log10 (of the share + 1e-10)."""
+    if settings.get("architecture") == "topk" and "k" in settings:
+        return settings.number("k")
+    if settings.get("l0") is not None:
+        return settings.number("l0")
+    logarithms = vector_in(folder / SPARSITY, "sparsity", settings.integer("d_sae"))
+    # Others than logarithms of shares, and a window in which nothing was counted, say nothing.
+    if logarithms is None or not (logarithms <= 1e-6).all():
+        return None
+    l0 = float((10.0**logarithms).sum())
+    return l0 if l0 > NOTHING_COUNTED else None
 
 
 def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
