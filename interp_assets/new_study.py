@@ -120,6 +120,9 @@ scorers:
   embedding: {{model: {scalar(embedder)}}}
   # detection: {{engine: judge}}
   # fuzzing: {{engine: judge}}
+
+# alignment: {{}}           # matches the latents of neighbouring layers
+# controls: {{random: {{}}}}  # a random SAE, to be compared with
 """
 
 
