@@ -116,7 +116,8 @@ def look(
         profit over these columns, or `profit` if that is greater; and `limit` float64 [rows], below which are the
         profits of all pairs that are not given.
     """
-    error = similarities.error + 4 * UNIT_ROUNDOFF * (1 + float(np.abs(price).max()))
+    # Beside the tile's own: of the price, of the difference and of the limit, which are no larger than this near it.
+    error = similarities.error + 4 * UNIT_ROUNDOFF * (1 + float(np.abs(price).max()) + float(np.abs(profit).max()))
     margin, parts = MARGIN if rough else max(MARGIN, error), []
     for part in column_parts(len(price)):
         tile = similarities.tile(rows, part if columns is None else columns[part], rough)
