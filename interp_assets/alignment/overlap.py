@@ -12,11 +12,9 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
-from interp_assets.examples.draws import keyed
+from interp_assets.examples.draws import MATCH_AT_RANDOM, keyed
 from interp_assets.tables import OVERLAP_PAIRS, SEMANTIC_OVERLAP, conform
 
-MATCH_AT_RANDOM = 101
-"What a keyed draw is for, beside the purposes of `examples.draws`."
 RANDOM_MATCHINGS, RESAMPLES = 100, 2_000
 Embed = Callable[[list[str]], np.ndarray]
 Vectors = tuple[np.ndarray, np.ndarray]

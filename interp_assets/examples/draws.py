@@ -15,6 +15,7 @@ PICK_WINDOW, SPLIT_CONTEXT, PLACE_PEAK, DRAW_NEGATIVE, PICK_LATENT, SHUFFLE, PIC
     range(9)
 )
 PICK_PROMPT, WRITE_ON, INDEX_WINDOW, INTRUDE, INTRUDER_PLACE = range(9, 14)
+MATCH_AT_RANDOM = 101
 
 
 def keyed(seed: int, purpose: int, *names: np.ndarray | int) -> np.ndarray:
