@@ -152,7 +152,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="score_report",
             group="report",
-            code_version="6",
+            code_version="7",
             description="Scores of all layers and methods beside their controls: one page, and the tables behind it.",
             reads=tuple(
                 [

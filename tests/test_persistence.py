@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from safetensors.torch import load_file, save_file
 
 from interp_assets.alignment import correlations
@@ -18,10 +19,10 @@ from interp_assets.alignment.overlap import RANDOM_MATCHINGS, explained_alike
 from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
 from interp_assets.partitions import pair_key, partitions_of
-from interp_assets.report.alignment import site
+from interp_assets.report.alignment import section, site, tables_of_pairs
 from interp_assets.report.chains import LAST_LAYER, LEFT_OVER, LOST, Pair, chains, families
 from interp_assets.study import load_study
-from interp_assets.tables import LAYER_MATCHING, NEXT_BEST, conform
+from interp_assets.tables import LAYER_MATCHING, NEXT_BEST, OVERLAP_OF_PAIRS, conform
 from resources.loaded_models import LoadedModels
 from tests.changed_study import changed
 from tests.methods_study import make_bag_of_words
@@ -87,6 +88,24 @@ def test_pairs_follow_one_another_in_whatever_order_they_are_named() -> None:
 def test_sites_are_keys_without_numbers() -> None:
     assert site("layers.8.mlp") == site("layers.10.mlp") != site("layers.8")
     assert site("layers.8") == site("layers.9")
+
+
+def test_where_no_match_is_explained_nothing_is_shown_of_it() -> None:
+    rows = [
+        ("x.1", "x.2", explainer, matching, "mean_cosine", n, 0.5 if n else None, None, None)
+        for explainer, matching, n in [
+            ("quotes", "optimal", 3),
+            ("quotes", "random", 9),
+            ("words", "optimal", 0),
+            ("words", "random", 9),
+        ]
+    ]
+    tables = tables_of_pairs(pairs := [pair("x.1", "x.2", [(0, 0, 0.9, True)], [])], {}, {})
+    tables["overlap"] = pl.DataFrame(rows, schema=OVERLAP_OF_PAIRS, orient="row")
+    environment = Environment(loader=PackageLoader("interp_assets.report"), autoescape=True, undefined=StrictUndefined)
+    page = section(pairs, tables, environment)
+    assert "no match has both its latents explained:\nx.1 to x.2 by words.</p>" in page
+    assert page.count("<td>quotes</td>") == 2 and "<td>words</td>" not in page
 
 
 def explanations(texts: dict[int, str], status: str = "ok") -> pl.DataFrame:

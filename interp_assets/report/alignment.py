@@ -80,12 +80,16 @@ def section(pairs: Sequence[Pair], tables: dict[str, pl.DataFrame], environment:
         }
         for number, row in enumerate(families(list(pairs)))
     ]
+    nothing = tables["overlap"].filter(matching="optimal", statistic="mean_cosine", n_latents=0)
+    names = ("layer_a", "layer_b", "explainer")
+    overlap = tables["overlap"].join(nothing, on=names, how="anti", maintain_order="left")
     return Markup(  # noqa: S704 - the template escapes what it is given
         environment.get_template("alignment.html.j2").render(
             similarity=similarities(pairs),
             pairs=tables["pairs"].to_dicts(),
-            overlap=tables["overlap"].to_dicts(),
-            overlaps=overlap_picture(tables["overlap"]) if len(tables["overlap"]) else None,
+            overlap=overlap.to_dicts(),
+            overlaps=overlap_picture(overlap) if len(overlap) else None,
+            nothing_explained=nothing.select(names).to_dicts(),
             persistence=persistence(tables["chains"]),
             flows=flows,
             strongest=STRONGEST,
