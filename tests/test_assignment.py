@@ -137,7 +137,7 @@ def test_candidates_of_columns_are_found_over_many_blocks(monkeypatch: pytest.Mo
     similarities = cosines(a, b)
     monkeypatch.setattr(
         "interp_assets.alignment.candidates.row_blocks",
-        lambda rows: parts(rows, 50),
+        lambda rows, blocks=0: parts(rows, 50),
     )
     edges = candidates(similarities, Blocks("test"), 1, 3)
     truth, kept = exact(similarities), np.zeros((500, 600), dtype=bool)
@@ -152,7 +152,7 @@ def test_an_interrupted_matching_goes_on_from_the_last_block(tmp_path: Path, mon
     """Whatever block it is stopped at, the blocks before are not computed again, and the result is the same."""
     similarities = cosines(*instance("clustered", 300, 300))
     for module in ("candidates", "certificate"):
-        monkeypatch.setattr(f"interp_assets.alignment.{module}.row_blocks", lambda rows: parts(rows, 100))
+        monkeypatch.setattr(f"interp_assets.alignment.{module}.row_blocks", lambda rows, blocks=0: parts(rows, 100))
     calls: list[str] = []
     limit = -1
     once = Blocks.once

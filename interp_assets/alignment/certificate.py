@@ -82,7 +82,7 @@ def looked(
             of = rows[block]  # noqa: B023
             return look(similarities, of, profit[of], costs, rough, columns)  # noqa: B023
 
-        here = blocks.over(f"{name}.{area}" if area else name, row_blocks(len(rows)), seen, digest(profit, price))
+        here = blocks.over(f"{name}.{area}" if area else name, row_blocks(len(rows), 16), seen, digest(profit, price))
         found += here
         if not rough:
             greatest[rows] = np.maximum(greatest[rows], np.concatenate([each["greatest"] for each in here]))
@@ -122,8 +122,8 @@ def look(
     for part in column_parts(len(price)):
         tile = similarities.tile(rows, part if columns is None else columns[part], rough)
         tile -= torch.from_numpy(price[part]).to(tile.device, tile.dtype)
-        near = near_pairs(tile, profit, margin, None if rough else error)
-        parts.append(near._replace(column=near.column + part.start))
+        listed = near_pairs(tile, profit, margin, None if rough else error)
+        parts.append(listed._replace(column=listed.column + part.start))
         del tile
     row, column, value = (
         np.concatenate([getattr(each, name) for each in parts]) for name in ("row", "column", "value")

@@ -5,6 +5,7 @@ A tile is computed in bfloat16 (to find candidates) or in float32 (to certify); 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -15,6 +16,8 @@ from torch import Tensor
 
 PAIRS_AT_ONCE, ROWS_AT_ONCE = 256, 2_048
 "Pairs whose float64 products are taken together, rows that are brought to float64: these stay in the processor's cache."
+MANY_PAIRS, THREADS = 2**15, 2
+"More than so many are shared among threads, four times as many at once, so that they seldom wait for one another."
 UNIT_ROUNDOFF = 2.0**-24
 # More has to be got from the system for each tile anew, zeroed page by page, and leaves the processor's cache: a bfloat16
 # product of 512 rows and 131,072 columns takes two to three times as long as in parts.
@@ -134,13 +137,20 @@ class Products:
 
     def exact(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         found = np.empty(len(rows))
-        for start in range(0, len(rows), PAIRS_AT_ONCE):
-            part = slice(start, start + PAIRS_AT_ONCE)
+
+        def some(part: slice) -> None:
             i, j = rows[part], columns[part]
             found[part] = sum(
                 np.einsum("nd,nd->n", x[i], y[j], dtype=np.float64) * x_factor[i] * y_factor[j]
                 for (x, x_factor), (y, y_factor) in zip(self.a.parts, self.b.parts, strict=True)
             )
+
+        if len(rows) < MANY_PAIRS:
+            for part in parts(len(rows), PAIRS_AT_ONCE):
+                some(part)
+        else:
+            with ThreadPoolExecutor(THREADS) as pool:
+                list(pool.map(some, parts(len(rows), PAIRS_AT_ONCE * 4)))
         return found
 
     def exact_tile(self, rows: np.ndarray) -> np.ndarray:
@@ -156,9 +166,9 @@ class Products:
         return Products(self.b, self.a, self.device)
 
 
-def row_blocks(rows: int) -> list[slice]:
-    """Some tens of blocks of rows, or more where these would be higher than a tile."""
-    return parts(rows, int(np.clip(rows // 32, 64, TILE[0])))
+def row_blocks(rows: int, blocks: int = 32) -> list[slice]:
+    """So many blocks of rows, or more where these would be higher than a tile, or fewer where they would be very low."""
+    return parts(rows, int(np.clip(rows // blocks, 64, TILE[0])))
 
 
 def column_parts(columns: int) -> list[slice]:
