@@ -14,6 +14,7 @@ from interp_assets.alignment.sparse_graph import Edges, greedy, last_of_each
 PER_ROW, PER_COLUMN = 32, 8
 GROUP = 16
 ASKED_AT_ONCE = 512
+"The number of columns that are asked for is rounded up to a multiple of this."
 SMALL = 2**20
 "So many similarities are looked at all together."
 

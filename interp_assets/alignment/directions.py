@@ -19,8 +19,7 @@ PAIRS_AT_ONCE, ROWS_AT_ONCE = 256, 2_048
 MANY_PAIRS, THREADS = 2**15, 2
 "More than so many are shared among threads, four times as many at once, so that they seldom wait for one another."
 UNIT_ROUNDOFF = 2.0**-24
-# More has to be got from the system for each tile anew, zeroed page by page, and leaves the processor's cache: a bfloat16
-# product of 512 rows and 131,072 columns takes two to three times as long as in parts.
+# More has to be got from the system for each tile anew, zeroed page by page, and leaves the processor's cache.
 TILE = 512, 8_192
 "Rows and columns of a tile at most."
 Some = slice | np.ndarray

@@ -66,6 +66,7 @@ OLD_NAMES = {
     "activation_fn_str": "activation_fn",
 }
 NOTHING_COUNTED = 0.01
+"An L0 below this is no measurement: the counts had just been reset."
 FACTOR = "norm_scaling_factor"
 "sqrt(d_in) over the mean norm of the inputs in training; SAELens keeps it outside the SAE's own files."
 
