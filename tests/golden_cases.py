@@ -43,6 +43,7 @@ CASES: dict[str, Case] = {
     "sparsify_skip": Case("topk with skip connection", None, l0=8, k=8),
     "sparsify_transcoder": Case("topk transcoder", None, l0=8, k=8, subtracts=False),
     "sparsify_skip_transcoder": Case("topk transcoder with skip connection", None, l0=8, k=8, subtracts=False),
+    "sparsify_older_skip_transcoder": Case("topk transcoder with skip connection", None, l0=8, k=8),
     "saelens_standard": Case("standard"),
     "saelens_b_dec_not_subtracted": Case("standard", subtracts=False),
     "saelens_topk": Case("topk", l0=8, k=8),

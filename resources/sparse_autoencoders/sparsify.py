@@ -29,9 +29,14 @@ def recognises(config: Config) -> bool:
     return {"k", "d_in"} <= set(config) and "architecture" not in config and "d_sae" not in config
 
 
+def transcodes(config: Config) -> bool:
+    """Early transcoders did not say that they are: a skip connection, which tells an SAE nothing, tells of them."""
+    return bool(config.get("transcode", config.get("skip_connection")))
+
+
 def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
     """The folder's name is the module's path; a transcoder reads what goes in."""
-    if not config.get("transcode"):
+    if not transcodes(config):
         return Hooks(name)
     return Hooks(f"{name}:in", name, True) if name else Hooks(None, None, True)
 
@@ -41,13 +46,16 @@ def declared(config: Config, folder: Path) -> Declared:
     # 0 latents mean as many as the expansion factor says.
     n_latents = config.integer("num_latents", 0) or d_in * config.integer("expansion_factor", 32)
     kind = str(config.get("activation", "topk"))
-    kind += " transcoder" if config.get("transcode") else ""
+    kind += " transcoder" if transcodes(config) else ""
     kind += " with skip connection" if config.get("skip_connection") else ""
     return Declared(kind, n_latents, d_in, d_in, config.number("k"))
 
 
 def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
-    """Its maker's rules: x - b_dec unless it transcodes, then the largest of relu(x W_enc + b_enc); W_dec [n, d_in]."""
+    """Its maker's rules: x - b_dec unless it transcodes, then the largest of relu(x W_enc + b_enc); W_dec [n, d_in].
+
+    Transcoders that do not say they are subtract it: https://github.com/EleutherAI/sparsify/pull/49.
+    """
     from .autoencoder import SparseAutoencoder
     from .tensors import Weights
 

@@ -21,9 +21,9 @@ the files' content. `interp inspect PATH` shows what is there, and what each SAE
 as float32, whatever they are stored in (float32, float16, bfloat16, mixed).
 
 For every line below, encodings, reconstruction and the fraction of variance unexplained equal those of the maker's own
-class to 1e-5 (`tests/test_sae_readers.py`; `tests/golden/` says how the numbers were made). The class of Gemma Scope stands
-in its tutorial and is taken from eai-delphi, which carries it; files of Gemma Scope 2 are read by circuit-tracer. SAELens
-agrees with both. pre = x W_enc + b_enc, where b_dec is subtracted from x first unless it says otherwise.
+class to 1e-5 (`tests/test_sae_readers.py`; `tests/golden/` says how the numbers were made). The classes of
+Gemma Scope and Gemma Scope 2 stand in their tutorials. pre = x W_enc + b_enc, where b_dec is subtracted from x first unless it
+says otherwise.
 """
 TAIL = """\
 ## Where they read and write

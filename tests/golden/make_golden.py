@@ -7,15 +7,18 @@ which holds what the maker's class computes in float32 from those files:
 - `encoding` [32, n_latents], the dense activations of the latents;
 - `reconstruction` [32, d_out], and `fvu` [1], the share of the target's variance that it leaves.
 
-`tests/test_sae_readers.py` compares our readers with them. The maker of Gemma Scope has no package: `scope_cases.py` says
-whose classes read those files. The makers' packages are needed only to make the files anew, in an environment of their own:
+`tests/test_sae_readers.py` compares our readers with them. Gemma Scope's maker has put his classes into notebooks:
+`scope_cases.py` says where they are taken from. The makers' packages are needed only to make the files anew, in an environment of their own:
 
     python3 -m venv golden-venv
     golden-venv/bin/pip install torch==2.13.0
     golden-venv/bin/pip install torch==2.13.0 eai-sparsify==1.3.3 sae-lens==6.54.12
     golden-venv/bin/pip install torch==2.13.0 llamascopium==2.0.0b34 transformer-lens==3.9.0
     golden-venv/bin/pip install --no-deps dictionary-learning==0.1.0 eai-delphi==0.1.3 circuit-tracer==0.5.0
-    golden-venv/bin/python tests/golden/make_golden.py
+    golden-venv/bin/python tests/golden/make_golden.py --gemma-scope-2 NOTEBOOK
+
+NOTEBOOK is the tutorial of Gemma Scope 2, https://colab.research.google.com/drive/1NhWjg7n0nhfW--CjtsOdw5A5J_-Bzn4r, saved as
+.ipynb or .py; without it, the files of that release stay as they are.
 
 The files in the repository were made with Python 3.11, torch 2.13.0 (CPU), eai-sparsify 1.3.3, sae-lens 6.54.12,
 llamascopium 2.0.0b34, dictionary-learning 0.1.0, eai-delphi 0.1.3, circuit-tracer 0.5.0, safetensors 0.8.0 and transformers 5.23.0 (Llama Scope: 5.24.0). The
@@ -23,6 +26,9 @@ seeds are fixed: a second run with these writes the same bytes.
 """
 
 from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
 
 import llama_scope_cases
 import saelens_cases
@@ -35,9 +41,12 @@ import dictionary_learning_cases  # isort: skip  last: it puts empty modules in 
 
 @torch.no_grad()
 def main() -> None:
+    parser = ArgumentParser(description="Make the golden SAEs anew.")
+    parser.add_argument("--gemma-scope-2", type=Path, metavar="NOTEBOOK", help="the tutorial of Gemma Scope 2")
+    notebook = parser.parse_args().gemma_scope_2
     sparsify_cases.make()
     saelens_cases.make()
-    scope_cases.make()
+    scope_cases.make(notebook)
     llama_scope_cases.make()
     dictionary_learning_cases.make()
 

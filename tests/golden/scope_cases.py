@@ -1,12 +1,14 @@
-"""Golden SAEs of Gemma Scope and Gemma Scope 2, computed by classes that read the very files.
+"""Golden SAEs of Gemma Scope and Gemma Scope 2, computed by their maker's own classes.
 
-Their maker has put his class into a notebook, and into no package of his own. eai-delphi carries that class as it is.
-circuit-tracer reads the files of both releases: it makes those of Gemma Scope 2, transcoders with an affine connection too,
-and the transcoder of Gemma Scope. SAELens must agree with all.
+Their maker has put one class for each into a tutorial's notebook, and into no package. That of Gemma Scope is carried by
+eai-delphi as it is; that of Gemma Scope 2 is taken from a copy of the notebook, and known by its syntax tree. SAELens must
+agree with all, and circuit-tracer, which reads the very files, with those of Gemma Scope 2 and all transcoders.
 """
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import json
 from importlib.metadata import distribution
 from importlib.util import module_from_spec, spec_from_file_location
@@ -21,9 +23,11 @@ from circuit_tracer.transcoder.single_layer_transcoder import (
 from drawing import D_IN, HERE, N_LATENTS, TOKENS, Draw, store
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.transcoder import JumpReLUSkipTranscoder, JumpReLUSkipTranscoderConfig
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+TUTORIAL_CLASS_SHA256 = "23831fba56a4eeb8ceed5e62bdc99ce80a07681337bd725e44f05fed178cc8a3"
+"Of the class as Python writes it from the syntax tree: without comments, in one layout."
 COMMON = {"d_in": D_IN, "d_sae": N_LATENTS, "apply_b_dec_to_input": False}
 
 
@@ -39,6 +43,26 @@ def of_the_tutorial(file: Path) -> torch.nn.Module:
     sae = module.JumpReluSae(*weights["W_enc"].shape)
     sae.load_state_dict(weights)
     return sae
+
+
+def class_in(notebook: Path) -> type[torch.nn.Module]:
+    """The class of Gemma Scope 2's tutorial, from the notebook or a Python file that holds it.
+
+    Raises:
+        SystemExit: it is not there, or is another.
+    """
+    text = notebook.read_text(encoding="utf-8")
+    if notebook.suffix == ".ipynb":
+        cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        text = next((cell for cell in cells if "class JumpReLUSAE(" in cell), "")
+    classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == "JumpReLUSAE"]
+    # Whatever else stands in the file is not run.
+    code = "".join(ast.unparse(node) for node in classes)
+    if (found := hashlib.sha256(code.encode()).hexdigest()) != TUTORIAL_CLASS_SHA256:
+        raise SystemExit(f"{notebook}: not the class of the tutorial (sha256 {found}, not {TUTORIAL_CLASS_SHA256})")
+    names = {"torch": torch, "nn": torch.nn}
+    exec(compile(code, str(notebook), "exec"), names)  # known by its hash
+    return names["JumpReLUSAE"]
 
 
 def positive_threshold(draw: Draw) -> Tensor:
@@ -71,15 +95,18 @@ def gemma_scope(case: str, seed: int, release: str, lower: bool = False) -> None
     second = JumpReLUSAE(JumpReLUSAEConfig(**COMMON))
     second.load_state_dict(tensors)
     agree(encoding, second.encode(draw.x))
-    if release != "transcoders":
-        store(case, "eai-delphi", draw.x, encoding, reconstruction)
-        return
-    third = load_gemma_scope_transcoder(str(file), 3, device=torch.device("cpu"))
-    agree(encoding, third.encode(draw.x))
-    store(case, "circuit-tracer", draw.x, third.encode(draw.x), third(draw.x), draw.normal(TOKENS, D_IN))
+    target = None
+    if release == "transcoders":
+        third = load_gemma_scope_transcoder(str(file), 3, device=torch.device("cpu"))
+        agree(encoding, third.encode(draw.x))
+        agree(reconstruction, third(draw.x))
+        target = draw.normal(TOKENS, D_IN)
+    store(case, "eai-delphi", draw.x, encoding, reconstruction, target)
 
 
-def gemma_scope_2(case: str, seed: int, place: str, affine: bool | None = None) -> None:
+def gemma_scope_2(
+    maker: type[torch.nn.Module], case: str, seed: int, place: str, affine: bool | None = None
+) -> None:
     """As Gemma Scope; a transcoder may have an affine connection, stored [d_in, d_out]."""
     draw = Draw(seed)
     threshold, connection = positive_threshold(draw), draw.normal(D_IN, D_IN) * 0.2
@@ -102,8 +129,12 @@ def gemma_scope_2(case: str, seed: int, place: str, affine: bool | None = None) 
         tensors |= {"affine_skip_connection": connection} if affine else {}
     save_file({name: each.contiguous() for name, each in tensors.items()}, folder / "params.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
-    sae = load_gemma_scope_2_transcoder(str(folder / "params.safetensors"), 3, device=torch.device("cpu"))
+    sae = maker(D_IN, N_LATENTS, affine_skip_connection=bool(affine))
+    sae.load_state_dict(load_file(folder / "params.safetensors"))
     encoding, reconstruction = sae.encode(draw.x), sae(draw.x)
+    third = load_gemma_scope_2_transcoder(str(folder / "params.safetensors"), 3, device=torch.device("cpu"))
+    agree(encoding, third.encode(draw.x))
+    agree(reconstruction, third(draw.x))
     names = {"w_enc": "W_enc", "w_dec": "W_dec"}
     state = {names.get(name, name): each for name, each in tensors.items() if name != "affine_skip_connection"}
     second = JumpReLUSAE(JumpReLUSAEConfig(**COMMON))
@@ -113,17 +144,23 @@ def gemma_scope_2(case: str, seed: int, place: str, affine: bool | None = None) 
         second = JumpReLUSkipTranscoder(JumpReLUSkipTranscoderConfig(**COMMON, d_out=D_IN))
         second.load_state_dict({**state, "W_skip": connection.T})
         agree(reconstruction, second(draw.x))
-    store(
-        case, "circuit-tracer", draw.x, encoding, reconstruction, None if affine is None else draw.normal(TOKENS, D_IN)
-    )
+    target = None if affine is None else draw.normal(TOKENS, D_IN)
+    store(case, "tutorial of Gemma Scope 2", draw.x, encoding, reconstruction, target)
 
 
-def make() -> None:
+def make(notebook: Path | None) -> None:
+    """
+    Args:
+        notebook: of Gemma Scope 2; without it, that release's files stay as they are.
+    """
     gemma_scope("gemma_scope_res", 61, "res")
     gemma_scope("gemma_scope_lower_case", 62, "mlp", lower=True)
     gemma_scope("gemma_scope_att", 63, "att")
     gemma_scope("gemma_scope_transcoder", 64, "transcoders")
-    gemma_scope_2("gemma_scope_2_res", 65, "output")
-    gemma_scope_2("gemma_scope_2_att", 66, "self_attn.o_proj.input")
-    gemma_scope_2("gemma_scope_2_transcoder", 67, "", affine=False)
-    gemma_scope_2("gemma_scope_2_affine", 68, "", affine=True)
+    if notebook is None:
+        return
+    maker = class_in(notebook)
+    gemma_scope_2(maker, "gemma_scope_2_res", 65, "output")
+    gemma_scope_2(maker, "gemma_scope_2_att", 66, "self_attn.o_proj.input")
+    gemma_scope_2(maker, "gemma_scope_2_transcoder", 67, "", affine=False)
+    gemma_scope_2(maker, "gemma_scope_2_affine", 68, "", affine=True)

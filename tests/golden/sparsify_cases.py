@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")  # its kernels are for GPUs
 
@@ -22,12 +22,14 @@ def sparsify(
     dtype: torch.dtype = torch.float32,
     dtypes: Mapping[str, torch.dtype] = ONE_BY_ONE,
     older: Mapping[str, object] | None = None,
+    absent: Collection[str] = (),
     **settings: int | str | bool,
 ) -> None:
     """
     Args:
         dtypes: those of single tensors, which differ from the others'.
         older: settings of earlier releases, which the maker's class reads over.
+        absent: settings that earlier releases did not write yet; the maker's class takes its defaults.
     """
     draw = Draw(seed)
     coder = SparseCoder(D_IN, SparseCoderConfig(**settings), dtype=dtype)
@@ -38,15 +40,16 @@ def sparsify(
     target = None
     if coder.W_skip is not None:
         coder.W_skip.copy_(draw.normal(D_IN, D_IN) * 0.2)
-    if coder.cfg.transcode:
+    if coder.cfg.transcode or "transcode" in absent:
         target = draw.normal(TOKENS, D_IN)
     coder.save_to_disk(HERE / case)
     file = HERE / case / "sae.safetensors"
     if dtypes:
         save_file({name: each.to(dtypes.get(name, dtype)) for name, each in load_file(file).items()}, file)
-    if older is not None:
+    if older is not None or absent:
         config = HERE / case / "cfg.json"
-        config.write_text(json.dumps(json.loads(config.read_text()) | older))
+        kept = {key: value for key, value in json.loads(config.read_text()).items() if key not in absent}
+        config.write_text(json.dumps(kept | dict(older or {})))
 
     # It runs in the dtype of the file; float32 shows what the stored numbers mean without rounding on the way.
     coder = SparseCoder.load_from_disk(HERE / case).float()
@@ -68,3 +71,5 @@ def make() -> None:
     sparsify("sparsify_transcoder", 35, transcode=True, **full)
     sparsify("sparsify_skip_transcoder", 36, transcode=True, skip_connection=True, **full)
     sparsify("sparsify_older", 37, older={"signed": False}, **full)
+    # Of before https://github.com/EleutherAI/sparsify/pull/49: a transcoder did not say so, and subtracted b_dec.
+    sparsify("sparsify_older_skip_transcoder", 38, absent=("transcode", "activation"), skip_connection=True, **full)
