@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from interp_assets.setting_errors import listed
@@ -21,7 +22,7 @@ from resources.durable_files import write_aside
 from resources.errors import NotNow
 from resources.hub import Repository, cached, fetch, files_of, how_to_fetch, newest, repository_of, room_left
 from resources.sparse_autoencoders.config import UnknownSae
-from resources.sparse_autoencoders.locate import file_names
+from resources.sparse_autoencoders.formats import CONFIGS, file_names, number_of
 
 if TYPE_CHECKING:
     from interp_assets.study import Study
@@ -117,33 +118,57 @@ def meant_by(path: str, folder: Path) -> Repository:
 
 
 def holds_saes(folder: Path, hookpoints: tuple[str, ...] = ()) -> bool:
-    """Whether files of SAEs are there; where hookpoints have folders, those of each of them."""
-    there = [file for name in file_names() for file in folder.rglob(name)]
-    missing = [each for each in hookpoints if not any(each in file.relative_to(folder).parts for file in there)]
-    return bool(there) and (not missing or len(missing) == len(hookpoints))
+    """Whether files of SAEs are there; where hookpoints have folders or numbered files, those of each of them."""
+    there = [file.relative_to(folder) for name in file_names() for file in folder.rglob(name)]
+    missing = [each for each in hookpoints if not any(is_of(file, each) for file in there)]
+    # Where paths tell of no hookpoint, nothing can be said to be missing.
+    told = len(missing) < len(hookpoints) or any(number_of(file.name) is not None for file in there)
+    return bool(there) and not (missing and told)
+
+
+def is_of(file: PurePath, hookpoint: str) -> bool:
+    """Whether a file's path says that it is of a hookpoint: by a folder of that name, or by the number of its layer."""
+    layer = re.search(r"\.(\d+)(?=[.:]|$)", hookpoint)
+    return hookpoint in file.parts or (layer is not None and number_of(file.name) == int(layer[1]))
 
 
 def get_saes(repository: Repository, revision: str | None, hookpoints: tuple[str, ...] = ()) -> Path:
     """Fetch the SAEs of a repository's folder, or those of some hookpoints.
 
     Raises:
+        UnknownSae: it has a file for each of other layers.
         NotNow: they are not to be had, or there is no room for them.
     """
     files = sae_files(files_of(repository.name, revision), repository.folder)
     if not files:
         raise NotNow(f"{repository.name}: no files of SAEs {f'in {repository.folder}' if repository.folder else ''}")
-    wanted = {file: size for file, size in files.items() if set(hookpoints) & set(file.split("/"))} or files
+    wanted = of_hookpoints(files, hookpoints)
+    layers = [Path(file).name for file in files if number_of(Path(file).name) is not None]
+    if hookpoints and layers and not wanted:
+        raise UnknownSae(f"{repository.name}: no file of the layer of {', '.join(hookpoints)}; {listed(layers)}")
+    wanted = wanted or files
     if (needed := sum(wanted.values())) > room_left():
         raise NotNow(f"{repository.name}: {needed / 1e9:,.1f} GB, more than there is room for; name a folder in it")
     print(f"fetch    {'/'.join(filter(None, repository))}: {needed / 1e9:,.2f} GB", file=sys.stderr)
     return fetch(repository.name, revision, list(wanted)).folder / repository.folder
 
 
+def of_hookpoints(files: dict[str, int], hookpoints: tuple[str, ...]) -> dict[str, int]:
+    """Of files of SAEs those whose paths say that they are of some hookpoints, with the settings beside them."""
+    found = [PurePath(file) for file in files if any(is_of(PurePath(file), each) for each in hookpoints)]
+    beside = {str(file.parent / name) for file in found for name in CONFIGS}
+    return {file: size for file, size in files.items() if PurePath(file) in found or file in beside}
+
+
 def sae_files(files: dict[str, int], folder: str) -> dict[str, int]:
     """Of the files of a repository those of SAEs, in or below a folder of it."""
     inside = f"{folder}/" if folder else ""
-    names = tuple(f"/{name}" for name in file_names(beside=True))
-    return {file: size for file, size in files.items() if file.startswith(inside) and f"/{file}".endswith(names)}
+    names = file_names(beside=True)
+    return {
+        file: size
+        for file, size in files.items()
+        if file.startswith(inside) and any(PurePath(file).match(name) for name in names)
+    }
 
 
 def get_models(study: Study) -> None:

@@ -26,12 +26,15 @@ KNOWN = (
     Known(r"tiny-stories-(\d+M)", r"roneneldan/TinyStories-\1", "gpt_neo"),
     Known(r"TinyStories-\d+M", r"roneneldan/\g<0>", "gpt_neo"),
     Known(r"gemma-2-\d+b(-it)?", r"google/\g<0>", "gemma2"),
-    Known(r"gemma-3-(270m|1b)(-pt|-it)", r"google/\g<0>", "gemma3_text"),
+    Known(r"gemma-3-(270m|1b)(-pt|-it)?", r"google/\g<0>", "gemma3_text"),
     Known(r"gemma-3-\d+b(-pt|-it)", r"google/\g<0>", "gemma3"),
     Known(r"gemma-\d+b(-it)?", r"google/\g<0>", "gemma"),
-    Known(r"Llama-3\.[12]-\d+B(-Instruct)?", r"meta-llama/\g<0>", "llama"),
+    Known(r"(Meta-)?Llama-3(\.\d)?-\d+B(-Instruct)?", r"meta-llama/\g<0>", "llama"),
     Known(r"mistral-7b", "mistralai/Mistral-7B-v0.1", "mistral"),
     Known(r"qwen2(\.5)?-[0-9.]+b(-instruct)?", r"Qwen/\g<0>", "qwen2"),
+    Known(r"Qwen2(\.5)?-[0-9.]+B(-Instruct)?", r"Qwen/\g<0>", "qwen2"),
+    Known(r"qwen3-([0-9.]+)b", r"Qwen/Qwen3-\1B", "qwen3"),
+    Known(r"Qwen3-[0-9.]+B(-Base)?", r"Qwen/\g<0>", "qwen3"),
 )
 
 

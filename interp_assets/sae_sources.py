@@ -104,7 +104,7 @@ def saes_of(key: str, study: Study, source: SaeSource, model: Mapping[str, Any] 
 
 
 def all_saes(key: str, source: SaeSource, found: list[SaeLocation]) -> Found:
-    unnamed = [place.folder.name for place in found if place.hookpoint is None]
+    unnamed = [place.place.name for place in found if place.hookpoint is None]
     if unnamed:
         raise StudyError(
             f"{key}: missing; the files of {', '.join(unnamed)} in {source.path} do not say what it reads, so name it here, "
@@ -135,7 +135,7 @@ def wanted_saes(
     for hookpoint in hookpoints:
         places = [place for place in found if place.hookpoint == hookpoint]
         if len(places) > 1:
-            folders = ", ".join(str(place.folder) for place in places)
+            folders = ", ".join(str(place.place) for place in places)
             raise StudyError(f"{key}: {len(places)} SAEs read {hookpoint}: {folders}; point saes.path at one of them")
         there = listed(place.hookpoint for place in found if place.hookpoint is not None)
         absent = missing.get(hookpoint) or MissingSae(f"{key}: no SAE for {hookpoint!r} in {source.path}; {there}")

@@ -20,8 +20,9 @@ from interp_assets.sae_sources import hub_settings
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import PROJECT, studies_folder
 from resources.errors import UnusableInput
-from resources.hub import cached, files_of, repository_of
+from resources.hub import cached, files_of, how_to_fetch, repository_of
 from resources.sparse_autoencoders.config import read_config
+from resources.sparse_autoencoders.formats import CONFIGS, number_of
 from resources.sparse_autoencoders.locate import SaeLocation, locate
 
 CHANGE = "CHANGE THIS"
@@ -123,6 +124,12 @@ def from_hub(path: str) -> Path:
     inside = f"{repository.folder}/" if repository.folder else ""
     files = sae_files(files_of(repository.name), repository.folder)
     if (size := sum(files.values())) > LARGE_BYTES:
+        if layers := [file for file in files if number_of(Path(file).name) is not None]:
+            wanted = [*(file for file in files if Path(file).name in CONFIGS), layers[0]]
+            raise UnusableInput(
+                f"{path}: {size / 1e9:,.0f} GB, more than is fetched unasked; fetch the layers that you want, and ask again: "
+                f"{how_to_fetch(repository.name, None, wanted)}; {listed(layers)}"
+            )
         below = dict.fromkeys(file.removeprefix(inside).split("/")[0] for file in files if "/" in file)
         raise UnusableInput(
             f"{path}: {size / 1e9:,.0f} GB, more than is fetched unasked; name a folder in it, as in "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import types
 from collections import Counter
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from interp_assets.settings import Settings
 from resources.errors import one_line
+from resources.strict_yaml import shown
 
 
 class StudyError(Exception):
@@ -65,17 +65,6 @@ def sentence(problem: Any, place: Place) -> str:
         found = "missing;" if value is None else f"{shown(value)}:"
         return f"{place.key}.kind: {found} it must be {' or '.join(map(repr, kinds_of(place.wanted)))}"
     return f"{place.key}: {shown(problem['input'])}: it must be {place.allowed or in_words(place.wanted)}"
-
-
-def shown(value: Any) -> str:
-    """A value as it is written in YAML, cut where it is long."""
-    if isinstance(value, datetime.date):
-        return f"{value} (a date; quote it where it is text)"
-    text = (
-        {None: "empty", True: "true", False: "false"}[value] if value is None or value is True or value is False else ""
-    )
-    text = text or " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def place_of(location: tuple[Any, ...], model: type[Settings]) -> Place:

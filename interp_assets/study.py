@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from interp_assets.api_keys import place_of_key
 from interp_assets.from_hub import sae_folder
 from interp_assets.layers import Layer, control_layers
 from interp_assets.sae_sources import find_layers, settings_of_model
-from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed, shown
+from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
 from interp_assets.settings import (
     Alignment,
     Automation,
@@ -40,6 +38,7 @@ from interp_assets.settings import (
 from interp_assets.study_checks import check_layers, check_settings
 from resources.errors import NotNow, UnusableInput
 from resources.hub import cached
+from resources.strict_yaml import NotYaml, parsed
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -156,78 +155,15 @@ def load_study(file: str | Path, get: bool = False) -> Study:
         raise StudyError(f"{file}: {error}") from None
 
 
-MOST_VALUES = 100_000
-"In a study file; a dozen lines of nested aliases can stand for billions."
-
-
-class StudyLoader(yaml.SafeLoader):
-    """YAML as a study may use it: what Python or PyYAML would stumble over, or pass over in silence, is an error."""
-
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node is not None and written_out(node, {}) > MOST_VALUES:
-            raise yaml.YAMLError(f"its aliases stand for more than {MOST_VALUES:,} values")
-        return node
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
-        node = super().compose_node(parent, index)
-        # A node has its end once all that stands in it is read.
-        if isinstance(event, yaml.AliasEvent) and node is not None and node.end_mark is None:
-            problem = f"*{event.anchor} stands within what it names"
-            mark: Any = event.start_mark  # in the stubs it may be another kind of mark
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
-            kind = node.tag.rpartition(":")[2]
-            problem = f"{shown(node.value)} is no {kind}; if it is text, quote it"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if not isinstance(key, yaml.ScalarNode):
-                found = "list" if isinstance(key, yaml.SequenceNode) else "mapping"
-                problem = f"a {found} stands where a key does; quote it if it is text, fill it in if it is a template"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            # By itself the second would silently win.
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.MarkedYAMLError(problem=f"{key.value} stands there twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def written_out(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node stands for when what its aliases name is written in their place.
-
-    Args:
-        known: takes up what was found, by `id`.
-    """
-    if id(node) not in known:
-        inside = node.value if isinstance(node, yaml.CollectionNode) else []
-        each = (part for entry in inside for part in (entry if isinstance(entry, tuple) else (entry,)))
-        known[id(node)] = 1 + sum(written_out(part, known) for part in each)
-    return known[id(node)]
-
-
 def read_yaml(file: Path) -> Any:
     try:
-        return yaml.load(file.read_text(encoding="utf-8"), StudyLoader)  # noqa: S506 a SafeLoader
+        return parsed(file.read_bytes())
     except FileNotFoundError:
         raise StudyError(f"{file}: no such study file") from None
     except OSError as error:
         raise StudyError(f"{file}: cannot be read ({error.strerror})") from None
-    except RecursionError:
-        raise StudyError(f"{file}: not valid YAML (it is nested too deep)") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise StudyError(f"{file}: {where}not valid YAML ({problem})") from None
+    except NotYaml as error:
+        raise StudyError(f"{file}: {error}") from None
 
 
 def find_controls(study: Study, get: bool = False) -> list[Layer]:

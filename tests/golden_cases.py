@@ -32,7 +32,13 @@ class Case(NamedTuple):
 
 PRE, POST = "layers.3.pre_feedforward_layernorm", "layers.3.post_feedforward_layernorm"
 HEADS = "layers.3.self_attn.o_proj:in"
+MLP_IN = "layers.3.mlp:in"
 CASES: dict[str, Case] = {
+    "qwen_scope_topk": Case("topk_sae", l0=8, k=8, subtracts=False),
+    "circuit_tracer_relu": Case("transcoder", MLP_IN, MLP, subtracts=False),
+    "circuit_tracer_jumprelu": Case("jumprelu transcoder", MLP_IN, MLP, subtracts=False),
+    "circuit_tracer_skip": Case("transcoder with skip connection", MLP_IN, MLP, subtracts=False),
+    "circuit_tracer_jumprelu_skip": Case("jumprelu transcoder with skip connection", MLP_IN, MLP, subtracts=False),
     "sparsify_topk": Case("topk", None, l0=8, k=8),
     "sparsify_expansion_factor": Case("topk", None, l0=24, k=24),
     "sparsify_bf16": Case("topk", None, l0=8, k=8),

@@ -86,6 +86,26 @@ def make_saelens_transcoder(folder: Path) -> Path:
     return folder
 
 
+def make_transcoder_set(folder: Path) -> Path:
+    """The same in the layout of circuit-tracer, beside one of the first layer, which reads and writes nothing."""
+    n, heard = len(VOCABULARY), STANDS_OUT - 1
+    reads = torch.eye(n, HIDDEN)
+    reads[: len(SPECIAL)] = 0
+    weights = {
+        "W_enc": reads,
+        "b_enc": torch.full((n,), -1.0),
+        "W_dec": torch.eye(HIDDEN)[[answer_to(latent) for latent in range(n)]] * ADDED / heard,
+        "b_dec": torch.zeros(HIDDEN),
+    }
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "layer_1.safetensors")
+    save_file({name: torch.zeros_like(each) for name, each in weights.items()}, folder / "layer_0.safetensors")
+    (folder / "config.yaml").write_text(
+        "model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n"
+    )
+    return folder
+
+
 def make_transcoding(root: Path, **changes: Any) -> Path:
     """The study file; `changes` replace top-level settings."""
     make_transcoding_model(root / "model")

@@ -27,7 +27,7 @@ PAIR = ("embed_tokens", "layers.0")
 
 
 def with_layers(study: Study, *keys: str) -> Study:
-    place = SaeLocation(None, Path(), "sparsify")
+    place = SaeLocation(None, Path("sae.safetensors"), "sparsify")
     layers = tuple(Layer(key=key, hookpoint=key.split("@")[0], location=place) for key in keys)
     return study.model_copy(update={"layers": layers})
 

@@ -27,7 +27,7 @@ from tests.refusals import make
 from tests.tiny import HIDDEN, VOCABULARY, make_model, make_sae, shift
 
 PLACE = "embed_tokens"
-ANYWHERE = SaeLocation(None, Path("nowhere"), "sparsify")
+ANYWHERE = SaeLocation(None, Path("nowhere/sae.safetensors"), "sparsify")
 RANDOM = RandomSae(n_latents=400, d_in=64, k=5, seed=0, place="layers.1", real=ANYWHERE)
 
 

@@ -150,6 +150,13 @@ def settings_text(text: str) -> Harm:
     return harm
 
 
+def yaml_text(text: str) -> Harm:
+    def harm(folder: Path) -> None:
+        (folder / "config.yaml").write_text(text)
+
+    return harm
+
+
 def hook(name: str) -> Harm:
     def harm(folder: Path) -> None:
         file = folder / "cfg.json"
@@ -173,6 +180,9 @@ def cut(name: str, share: float) -> Harm:
 
 
 RES, STANDARD, DICTIONARY, TOPK = "gemma_scope_res", "saelens_standard", "dictionary_learning_standard", "sparsify_topk"
+TRACED = "circuit_tracer_relu"
+SET = "model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n"
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join(f'*a{i - 1}' for _ in range(9))}]\n" for i in range(1, 9))
 HARMS: dict[str, tuple[str, Harm, str]] = {
     "pickled array": (RES, pickled_array, "'b_dec' holds object, not numbers; pickled objects are never loaded"),
     "zip bomb as npz": (RES, zip_bomb, "bytes would unpack to 536,87"),
@@ -206,6 +216,11 @@ HARMS: dict[str, tuple[str, Harm, str]] = {
     "a way out": (STANDARD, hook("/layers.3"), "'/layers.3' is no hookpoint"),
     "a control's name": (STANDARD, hook("layers.3@random"), "'layers.3@random' is no hookpoint"),
     "lines in a name": (STANDARD, hook("layers.3\n\x1b[31mfine"), "is no hookpoint"),
+    "a key twice in YAML": (TRACED, yaml_text(f"{SET}model_kind: x\n"), "line 4: not valid YAML (model_kind stands there twice"),
+    "code in YAML": (TRACED, yaml_text(f"{SET}x: !!python/object/apply:os.getcwd []\n"), "config.yaml: line 4: not valid YAML"),
+    "aliases in YAML": (TRACED, yaml_text(SET + BOMB), "its aliases stand for more than 100,000 values"),
+    "no mapping in YAML": (TRACED, yaml_text("- model_kind\n"), "config.yaml: not a mapping"),
+    "a way up in YAML": (TRACED, yaml_text(SET.replace("mlp.hook_in", "../../x")), "this TransformerLens name is not supported"),
     "NaN": (STANDARD, only_nan, "W_dec holds 1,024 values that are NaN or infinite"),
 }  # fmt: skip
 
@@ -247,7 +262,7 @@ def test_harm_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
 def test_the_same_files_unharmed_are_read(tmp_path: Path) -> None:
     """Control: with so little memory each of them can be read, and pickles do leave their trace."""
     with little_memory():
-        for case in (RES, STANDARD, DICTIONARY, TOPK):
+        for case in (RES, STANDARD, DICTIONARY, TOPK, TRACED):
             look_and_read(GOLDEN / case)
     pickle.loads(pickle.dumps(Ran(tmp_path / "ran")))  # noqa: S301 our own
     assert (tmp_path / "ran").exists()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from interp_assets.freshness import Freshness
@@ -252,3 +253,40 @@ def test_what_hooks_are_called_is_understood_by_the_settings_of_a_model_on_the_h
     assert [layer.key for layer in load_study(file, get=True).layers] == ["h.1:in"]
     assert [layer.key for layer in load_study(file).layers] == ["h.1:in"]
     assert [path for path in online.asked if "maker/gpt2/resolve" in path][-1].endswith("/config.json")
+
+
+def test_of_a_set_with_a_file_for_each_layer_only_those_of_the_study_are_fetched(
+    world: Path, online: FakeHub, tmp_path: Path
+) -> None:
+    """A set for a large model has tens of gigabytes; another layer is fetched when it is asked for."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    settings = {"model_name": "tiny", "model_kind": "transcoder_set"}
+    settings |= {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "mlp.hook_out"}
+    (folder / "config.yaml").write_text(json.dumps(settings))  # which is YAML too
+    for layer in range(12):
+        tensors = {"W_enc": torch.ones(50, HIDDEN), "W_dec": torch.ones(50, HIDDEN)}
+        tensors |= {"b_enc": torch.zeros(50), "b_dec": torch.zeros(HIDDEN)}
+        save_file(tensors, folder / f"layer_{layer}.safetensors")
+    save_file({"x": torch.zeros(1)}, folder / "layer_0_features.safetensors")
+    online.push("maker/transcoders", folder)
+
+    def study(hookpoint: str) -> Study:
+        saes = [{"path": "maker/transcoders", "hookpoints": [hookpoint]}]
+        return load_study(changed(world, {"saes": saes}, "set.yaml"), get=True)
+
+    assert [(layer.key, layer.writes) for layer in study("layers.1.mlp:in").layers] == [
+        ("layers.1.mlp:in", "layers.1.mlp")
+    ]
+    fetched = {path.split("/")[-1] for path in online.asked if "/resolve/" in path}
+    assert fetched == {"config.yaml", "layer_1.safetensors"}
+    online.asked.clear()
+    assert study("blocks.0.mlp.hook_in").layers[0].key == "layers.0.mlp:in"
+    assert {path.split("/")[-1] for path in online.asked if "/resolve/" in path} >= {"layer_0.safetensors"}
+    assert not any("layer_1" in path for path in online.asked)
+    online.asked.clear()
+    with pytest.raises(
+        StudyError, match=r"no file of the layer of layers\.77\.mlp:in; there are: layer_0\.safetensors, "
+    ):
+        study("layers.77.mlp:in")
+    assert not any("/resolve/" in path for path in online.asked)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from interp_assets.cli import main
 from resources.errors import LONGEST, UnusableInput
-from resources.sparse_autoencoders.locate import FORMATS, locate
+from resources.sparse_autoencoders.formats import FORMATS
+from resources.sparse_autoencoders.locate import locate
 from resources.sparse_autoencoders.read import read_sae
 from resources.sparse_autoencoders.saelens import NORMS, NORMS_TOLD
 from resources.sparse_autoencoders.supported import PAGE, page
@@ -88,9 +89,9 @@ def test_many_in_a_table_and_as_json(capsys: pytest.CaptureFixture[str]) -> None
     assert len(rows) == len(CASES)
     assert main(["inspect", str(GOLDEN), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    by_folder = {Path(each["folder"]): each for each in found["saes"]}
+    by_place = {Path(each["place"]): each for each in found["saes"]}
     for case, what in CASES.items():
-        said = by_folder[location_of(case).folder]
+        said = by_place[location_of(case).place]
         assert (said["architecture"], said["l0"]) == (what.architecture, what.l0)
         named = f"{case}:in" if said["transcodes"] else case
         assert said["reads"] == (named if said["format"] == "sparsify" else what.reads)

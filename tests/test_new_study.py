@@ -18,8 +18,10 @@ from interp_assets.job import make_partition
 from interp_assets.model_names import hub_name_of, model_type_of
 from interp_assets.new_study import write_study
 from interp_assets.study import PROJECT, Study, load_study
+from resources import hub
 from resources.loaded_models import LoadedModels
 from tests.fake_hub import FakeHub, reach, serving
+from tests.planted_transcoder import make_transcoder_set
 from tests.tiny import make_corpus, make_model, make_sae
 
 D, N = 8, 12
@@ -261,6 +263,25 @@ def test_a_repository_that_is_too_large_is_not_fetched_unasked(
     assert not any("/resolve/" in path for path in there.asked)
 
 
+def test_of_a_set_that_is_too_large_single_layers_are_fetched_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = FakeHub()
+    make_transcoder_set(tmp_path / "set")
+    there.push("maker/set", tmp_path / "set")
+    monkeypatch.setattr(sae_survey, "LARGE_BYTES", 1000)
+    with serving(there) as address:
+        reach(monkeypatch, address, tmp_path / "cache")
+        assert main(["init", "maker/set", "--output", str(tmp_path / "new.yaml")]) == 2
+        said = capsys.readouterr().err
+        assert "more than is fetched unasked; fetch the layers that you want, and ask again: " in said
+        assert "hf download maker/set --include 'config.yaml' --include 'layer_0.safetensors'" in said
+        assert not any("/resolve/" in path for path in there.asked)
+        hub.fetch("maker/set", None, ["config.yaml", "layer_1.safetensors"])
+        _, written, _ = init("maker/set", tmp_path, model="maker/model")
+    assert written["saes"] == [{"path": "maker/set", "hookpoints": ["layers.1.mlp:in"]}]
+
+
 @pytest.mark.parametrize(
     ("name", "hub", "kind"),
     [
@@ -270,7 +291,12 @@ def test_a_repository_that_is_too_large_is_not_fetched_unasked(
         ("gemma-2-9b-it", "google/gemma-2-9b-it", "gemma2"),
         ("gemma-3-1b-pt", "google/gemma-3-1b-pt", "gemma3_text"),
         ("gemma-3-4b-it", "google/gemma-3-4b-it", "gemma3"),
+        ("google/gemma-3-270m", "google/gemma-3-270m", "gemma3_text"),
         ("gemma-2b", "google/gemma-2b", "gemma"),
+        ("qwen3-4b", "Qwen/Qwen3-4B", "qwen3"),
+        ("Qwen/Qwen3-8B-Base", "Qwen/Qwen3-8B-Base", "qwen3"),
+        ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "qwen2"),
+        ("meta-llama/Meta-Llama-3-8B-Instruct", "meta-llama/Meta-Llama-3-8B-Instruct", "llama"),
         ("tiny-stories-33M", "roneneldan/TinyStories-33M", "gpt_neo"),
         ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B", "llama"),
         ("maker/gemma-2-2b", "maker/gemma-2-2b", None),

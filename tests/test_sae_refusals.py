@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from resources.errors import UnusableInput
-from resources.sparse_autoencoders.locate import FORMATS, locate
+from resources.sparse_autoencoders.formats import FORMATS
+from resources.sparse_autoencoders.locate import locate
 from resources.sparse_autoencoders.read import read_sae
 from tests.golden_cases import GOLDEN, differences, golden
 from tests.test_sae_readers import EXACT

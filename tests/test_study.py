@@ -13,7 +13,7 @@ from interp_assets.cli import find_study
 from interp_assets.setting_errors import StudyError
 from interp_assets.settings import SaeSource
 from interp_assets.study import load_study
-from resources.sparse_autoencoders.locate import FORMATS, what_makes_one
+from resources.sparse_autoencoders.formats import FORMATS, what_makes_one
 from tests.changed_study import LEFT_OUT, changed
 
 

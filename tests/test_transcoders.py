@@ -26,6 +26,7 @@ from tests.planted_transcoder import (
     answer_to,
     make_saelens_transcoder,
     make_transcoder,
+    make_transcoder_set,
     make_transcoding,
 )
 from tests.refusals import refused
@@ -47,7 +48,15 @@ def normed_file(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return changed(root / "study.yaml", {"saes": [{"path": "mine"}]}, "study.yaml")
 
 
-@pytest.fixture(scope="module", params=["file", "normed_file"])
+@pytest.fixture(scope="module")
+def set_file(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with one of a set, which has a file for each layer."""
+    root = shutil.copytree(file.parent, tmp_path_factory.mktemp("set") / "world")
+    make_transcoder_set(root / "mine")
+    return changed(root / "study.yaml", {"saes": [{"path": "mine", "hookpoints": [READS]}]}, "study.yaml")
+
+
+@pytest.fixture(scope="module", params=["file", "normed_file", "set_file"])
 def tables(request: pytest.FixtureRequest) -> dict[str, Partition]:
     return make_all(load_study(request.getfixturevalue(request.param)))
 
@@ -60,6 +69,17 @@ def test_it_reads_what_goes_in_and_writes_what_comes_out(file: Path) -> None:
 def test_names_of_hooks_are_understood(normed_file: Path) -> None:
     (layer,) = load_study(normed_file).layers
     assert (layer.key, layer.hookpoint, layer.writes) == (NORMED, NORMED, MODULE)
+
+
+def test_a_set_has_a_transcoder_for_each_layer(set_file: Path) -> None:
+    whole = load_study(changed(set_file, {"saes": [{"path": "mine"}]}, "whole.yaml"))
+    assert [(layer.key, layer.writes) for layer in whole.layers] == [
+        ("layers.0.mlp:in", "layers.0.mlp"),
+        (READS, MODULE),
+    ]
+    first, second = (layer.location.files() for layer in whole.layers)
+    assert [file.name for file in first] == ["config.yaml", "layer_0.safetensors"]
+    assert [file.name for file in second] == ["config.yaml", "layer_1.safetensors"]
 
 
 def test_the_proof_compares_with_what_the_module_puts_out(tables: dict[str, Partition]) -> None:

@@ -45,6 +45,8 @@ class SaeSource(Settings):
         "llama_scope",
         "llamascopium",
         "dictionary_learning",
+        "qwen_scope",
+        "circuit_tracer",
     ] = operational("auto")
     "Found by content where it is left at auto."
     hookpoints: tuple[str, ...] | None = identity(None, min_length=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resources.errors import UnusableInput
+from resources.strict_yaml import NotYaml, parsed
 
 LARGEST_BYTES = 4 << 20
 "Of a settings file; those of the field have a few thousand."
@@ -114,16 +115,21 @@ def config_in(file: Path, values: dict[str, Any]) -> Config:
 def read_config(file: Path) -> Config:
     """
     Raises:
-        UnknownSae: it is no JSON object, holds a key twice, or is too large for settings.
+        UnknownSae: it is no JSON object or YAML mapping, holds a key twice, or is too large for settings.
     """
     if (size := file.stat().st_size) > LARGEST_BYTES:
         raise UnknownSae(f"{file}: {size:,} bytes are too many for the settings of an SAE (at most {LARGEST_BYTES:,})")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=one_of_each_key)
+        if file.suffix == ".yaml":
+            values = parsed(file.read_bytes())
+        else:
+            values = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=one_of_each_key)
+    except NotYaml as error:
+        raise UnknownSae(f"{file}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise UnknownSae(f"{file}: not valid JSON ({error})") from None
     if not isinstance(values, dict):
-        raise UnknownSae(f"{file}: not a JSON object")
+        raise UnknownSae(f"{file}: not {'a mapping' if file.suffix == '.yaml' else 'a JSON object'}")
     return config_in(file, values)
 
 

@@ -53,7 +53,7 @@ def recognises(config: Config) -> bool:
     return {"dict_class", "activation_dim"} <= set(config.section("trainer"))
 
 
-def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
+def hooks(config: Config, weights: Path, name: str | None) -> Hooks:
     """The module where it is named as a path, else the residual stream behind the layer."""
     trainer = config.section("trainer")
     module = trainer.text("submodule_name")
@@ -65,7 +65,7 @@ def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
     return Hooks(None)
 
 
-def declared(config: Config, folder: Path) -> Declared:
+def declared(config: Config, weights: Path) -> Declared:
     trainer = config.section("trainer")
     kind = str(trainer.get("dict_class"))
     d_in = trainer.integer("activation_dim")
@@ -73,31 +73,31 @@ def declared(config: Config, folder: Path) -> Declared:
     return Declared(kind, trainer.integer("dict_size"), d_in, d_in, l0, trainer.text("lm_name"), None)
 
 
-def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
+def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
     """Its maker's rules: x less its bias where the class subtracts it, linear, activation."""
     from .autoencoder import SparseAutoencoder
     from .tensors import Weights
 
     trainer = config.section("trainer")
     name = trainer.one_of("dict_class", tuple(KINDS))
-    kind, facts = KINDS[name], declared(config, folder)
-    weights = Weights(folder / WEIGHTS, device, CONFIG)
+    kind, facts = KINDS[name], declared(config, weights)
+    opened = Weights(weights, device, CONFIG)
     wide, tall = (facts.d_in, facts.n_latents), (facts.n_latents, facts.d_in)
     if kind.linear:
-        W_enc, W_dec = weights.get("encoder.weight", tall).T, weights.transposed("decoder.weight", wide)
+        W_enc, W_dec = opened.get("encoder.weight", tall).T, opened.transposed("decoder.weight", wide)
     else:
-        W_enc, W_dec = weights.get("W_enc", wide), weights.get("W_dec", tall)
+        W_enc, W_dec = opened.get("W_enc", wide), opened.get("W_dec", tall)
     decoder_norm = threshold = None
     if name == "GatedAutoEncoder":
-        magnitude = weights.get("r_mag").exp()
+        magnitude = opened.get("r_mag").exp()
         # The gate as a threshold: see the reader of SAELens.
-        b_enc = weights.get("mag_bias")
-        threshold = b_enc - magnitude * weights.get("gate_bias")
+        b_enc = opened.get("mag_bias")
+        threshold = b_enc - magnitude * opened.get("gate_bias")
         W_enc = W_enc * magnitude
     else:
-        b_enc = weights.get("encoder.bias" if kind.linear else "b_enc")
+        b_enc = opened.get("encoder.bias" if kind.linear else "b_enc")
         if kind.activation == "jumprelu":
-            threshold = one_for_each(weights, facts.n_latents)
+            threshold = one_for_each(opened, facts.n_latents)
     if name == "AutoEncoder":
         decoder_norm = W_dec.norm(dim=1)
         W_dec /= decoder_norm[:, None]
@@ -105,14 +105,14 @@ def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
         W_enc=W_enc,
         b_enc=b_enc,
         W_dec=W_dec,
-        b_dec=weights.get(kind.b_dec),
+        b_dec=opened.get(kind.b_dec),
         activation=kind.activation,
         k=trainer.integer("k") if kind.activation == "topk" else None,
         threshold=threshold,
         subtract_b_dec=kind.subtract_b_dec,
         decoder_norm=decoder_norm,
     )
-    weights.all_read(UNUSED)
+    opened.all_read(UNUSED)
     return sae
 
 

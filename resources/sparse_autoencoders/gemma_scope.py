@@ -39,61 +39,60 @@ def recognises(config: Config) -> bool:
     return False
 
 
-def kind_of(folder: Path) -> tuple[str | None, str | None]:
+def kind_of(weights: Path) -> tuple[str | None, str | None]:
     """The subject model and what is read, from the release's name; None where no folder bears one."""
-    for part in reversed(folder.resolve().parts):
+    for part in reversed(weights.resolve().parts):
         if found := re.search(r"gemma-scope-([0-9]+b-[a-z]+)-(res|mlp|att|transcoders)$", part):
             return f"google/gemma-2-{found[1].removesuffix('-pt')}", found[2]
     return None, None
 
 
-def number_in(folder: Path, name: str) -> int | None:
-    """The number behind a name in the folder's path: of layer_12 it is 12."""
-    for part in reversed(folder.resolve().parts):
+def number_in(weights: Path, name: str) -> int | None:
+    """The number behind a name in the file's path: of layer_12 it is 12."""
+    for part in reversed(weights.resolve().parts):
         if found := re.fullmatch(rf"{name}_(\d+)", part):
             return int(found[1])
     return None
 
 
-def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
+def hooks(config: Config, weights: Path, name: str | None) -> Hooks:
     """
     Raises:
         UnknownSae: it is an SAE of the embedding.
     """
-    path = folder.resolve()
-    if "embedding" in path.parts:
-        raise UnknownSae(f"{folder}: SAEs of the embedding are not supported; supported: {', '.join(READS)}")
-    _, kind = kind_of(folder)
-    layer = number_in(folder, "layer")
+    if "embedding" in weights.resolve().parts:
+        raise UnknownSae(f"{weights.parent}: SAEs of the embedding are not supported; supported: {', '.join(READS)}")
+    _, kind = kind_of(weights)
+    layer = number_in(weights, "layer")
     if kind is None or layer is None:
         return Hooks(None)
     reads, writes = READS[kind]
     return Hooks(f"blocks.{layer}.{reads}", writes and f"blocks.{layer}.{writes}", writes is not None)
 
 
-def declared(config: Config, folder: Path) -> Declared:
+def declared(config: Config, weights: Path) -> Declared:
     """What the arrays' own headers say, with the L0 of the folder's name."""
-    found = shapes_in(folder / WEIGHTS) or {}
+    found = shapes_in(weights) or {}
     shapes = {name.lower(): header.shape for name, header in found.items()}
     if len(shapes.get("w_enc", ())) != 2 or len(shapes.get("w_dec", ())) != 2:
-        raise UnknownSae(f"{folder / WEIGHTS}: no W_enc and W_dec of rows and columns; there are: {', '.join(found)}")
+        raise UnknownSae(f"{weights}: no W_enc and W_dec of rows and columns; there are: {', '.join(found)}")
     d_in, n_latents = shapes["w_enc"]
-    l0 = number_in(folder, "average_l0")
-    model, kind = kind_of(folder)
+    l0 = number_in(weights, "average_l0")
+    model, kind = kind_of(weights)
     architecture = "jumprelu transcoder" if kind == "transcoders" else "jumprelu"
     return Declared(architecture, n_latents, d_in, shapes["w_dec"][1], float(l0) if l0 else None, model, True)
 
 
-def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
+def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
     """Its maker's rules: pre = x W_enc + b_enc, relu(pre) where pre > threshold; no b_dec subtracted, no norm."""
     from .autoencoder import SparseAutoencoder
     from .tensors import Weights
 
-    weights = Weights(folder / WEIGHTS, device)
-    own = {name.lower(): name for name in weights.names}  # some releases write W_enc, some w_enc
+    opened = Weights(weights, device)
+    own = {name.lower(): name for name in opened.names}  # some releases write W_enc, some w_enc
 
     def tensor(name: str) -> Tensor:
-        return weights.get(own.get(name.lower(), name))
+        return opened.get(own.get(name.lower(), name))
 
     sae = SparseAutoencoder(
         W_enc=tensor("W_enc"),
@@ -104,5 +103,5 @@ def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
         activation="jumprelu",
         subtract_b_dec=False,
     )
-    weights.all_read()
+    opened.all_read()
     return sae

@@ -26,7 +26,12 @@ def recognises(config: Config) -> bool:
     return {"architecture", "hf_hook_point_in"} <= set(config)
 
 
-def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
+def hooks(config: Config, weights: Path, name: str | None) -> Hooks:
+    """
+    Raises:
+        UnknownSae: it is a crosscoder or a cross-layer transcoder.
+    """
+    config.one_of("type", ("sae", "transcoder"), "sae")
     reads, writes = config.text("hf_hook_point_in"), config.text("hf_hook_point_out")
     transcodes = writes is not None and writes != reads
     return Hooks(reads, writes if transcodes else None, transcodes)
@@ -39,51 +44,51 @@ def hub_name(model: str | None) -> str | None:
     return f"google/{model.replace('-v3', '-3')}".replace("270m-pt", "270m")
 
 
-def declared(config: Config, folder: Path) -> Declared:
+def declared(config: Config, weights: Path) -> Declared:
     """
     Raises:
         UnknownSae: it reads or writes several layers at once.
     """
-    found = shapes_in(folder / WEIGHTS) or {}
+    found = shapes_in(weights) or {}
     shapes = {name: header.shape for name, header in found.items()}
     for name in ("w_enc", "w_dec"):
         if name not in shapes:
-            raise InvalidSae(f"{folder / WEIGHTS}: tensor {name} is missing; there are: {', '.join(sorted(shapes))}")
+            raise InvalidSae(f"{weights}: tensor {name} is missing; there are: {', '.join(sorted(shapes))}")
         if len(shapes[name]) != 2:
             raise UnknownSae(
-                f"{folder / WEIGHTS}: {name} has shape {shapes[name]}: crosscoders and cross-layer transcoders are not "
+                f"{weights}: {name} has shape {shapes[name]}: crosscoders and cross-layer transcoders are not "
                 f"supported; supported: {', '.join(ARCHITECTURES)}"
             )
     d_in, n_latents = shapes["w_enc"]
-    kind = str(config.get("architecture")) + (" transcoder" if hooks(config, folder, None).transcodes else "")
+    kind = str(config.get("architecture")) + (" transcoder" if hooks(config, weights, None).transcodes else "")
     kind += " with affine connection" if "affine_skip_connection" in shapes else ""
     l0 = config.number("l0") if config.get("l0") is not None else None
     return Declared(kind, n_latents, d_in, shapes["w_dec"][1], l0, hub_name(config.text("model_name")), True)
 
 
-def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
+def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
     """Its maker's rules: as Gemma Scope; the affine connection is stored [d_in, d_out]."""
     from .autoencoder import SparseAutoencoder
     from .tensors import Weights
 
     config.one_of("architecture", ("jump_relu",))
-    facts = declared(config, folder)
-    weights = Weights(folder / WEIGHTS, device, CONFIG)
-    affine = "affine_skip_connection" in weights
+    facts = declared(config, weights)
+    opened = Weights(weights, device, CONFIG)
+    affine = "affine_skip_connection" in opened
     if bool(config.get("affine_connection", affine)) != affine:
         raise InvalidSae(
             f"{config.file}: affine_connection is {config['affine_connection']}, but the weights say {affine}"
         )
     sae = SparseAutoencoder(
-        W_enc=weights.get("w_enc"),
-        b_enc=weights.get("b_enc"),
-        W_dec=weights.get("w_dec"),
-        b_dec=weights.get("b_dec"),
-        threshold=weights.get("threshold"),
+        W_enc=opened.get("w_enc"),
+        b_enc=opened.get("b_enc"),
+        W_dec=opened.get("w_dec"),
+        b_dec=opened.get("b_dec"),
+        threshold=opened.get("threshold"),
         activation="jumprelu",
         subtract_b_dec=False,
-        W_skip=weights.get("affine_skip_connection", (facts.d_in, facts.d_out)).T if affine else None,
+        W_skip=opened.get("affine_skip_connection", (facts.d_in, facts.d_out)).T if affine else None,
         undo_norm=False,
     )
-    weights.all_read()
+    opened.all_read()
     return sae

@@ -35,28 +35,28 @@ def recognises(config: Config) -> bool:
     return {"d_model", "hook_point_in"} <= set(config)
 
 
-def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
+def hooks(config: Config, weights: Path, name: str | None) -> Hooks:
     reads, writes = config.text("hook_point_in"), config.text("hook_point_out")
     transcodes = writes is not None and writes != reads
     return Hooks(reads, writes if transcodes else None, transcodes)
 
 
-def model_of(folder: Path) -> str | None:
+def model_of(weights: Path) -> str | None:
     """The subject model, by what the published folders are called."""
-    return "meta-llama/Llama-3.1-8B" if folder.name.startswith("Llama3_1-8B-Base-") else None
+    return "meta-llama/Llama-3.1-8B" if weights.parents[1].name.startswith("Llama3_1-8B-Base-") else None
 
 
-def declared(config: Config, folder: Path) -> Declared:
+def declared(config: Config, weights: Path) -> Declared:
     d_model = config.integer("d_model")
     n_latents = config.integer("d_sae") if "d_sae" in config else d_model * config.integer("expansion_factor")
     activation = str(config.get("act_fn", "relu")).lower()
-    kind = activation + (" transcoder" if hooks(config, folder, None).transcodes else "")
+    kind = activation + (" transcoder" if hooks(config, weights, None).transcodes else "")
     # JumpReLU thresholds were set for a mean L0 of top_k.
     l0 = config.number("top_k") if activation in ("topk", "jumprelu") and "top_k" in config else None
-    return Declared(kind, n_latents, d_model, d_model, l0, model_of(folder), None)
+    return Declared(kind, n_latents, d_model, d_model, l0, model_of(weights), None)
 
 
-def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
+def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
     """Its maker's rules, in the form for use."""
     import torch
 
@@ -69,19 +69,19 @@ def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
     norm = config.one_of("norm_activation", ("dataset-wise", "inference"), "dataset-wise")
     include_norm = config.one_of("sparsity_include_decoder_norm", (False, True), True)
     subtract = config.one_of("apply_decoder_bias_to_pre_encoder", (False, True), False)
-    facts = declared(config, folder)
+    facts = declared(config, weights)
     scale_in = scale_out = 1.0
     if norm == "dataset-wise":
         norms = config.section("dataset_average_activation_norm")
         where = f"{config.file}: dataset_average_activation_norm"
         scale_in = scale(facts.d_in, norms.number("in"), f"{where}: in")
         scale_out = scale(facts.d_out, norms.number("out"), f"{where}: out")
-    weights = Weights(folder / WEIGHTS, device, CONFIG)
+    opened = Weights(weights, device, CONFIG)
     sae = in_units_of_the_model(
-        weights.get("encoder.weight", (facts.n_latents, facts.d_in)).T,
-        weights.get("encoder.bias"),
-        weights.transposed("decoder.weight", (facts.d_out, facts.n_latents)),
-        weights.get("decoder.bias"),
+        opened.get("encoder.weight", (facts.n_latents, facts.d_in)).T,
+        opened.get("encoder.bias"),
+        opened.transposed("decoder.weight", (facts.d_out, facts.n_latents)),
+        opened.get("decoder.bias"),
         (scale_in, scale_out),
         unit_rows=include_norm,
         activation=activation,
@@ -92,7 +92,7 @@ def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
         subtract_b_dec=subtract,
         undo_norm=False,
     )
-    weights.all_read([name for name in weights.names if name.startswith("dataset_average_activation_norm.")])
+    opened.all_read([name for name in opened.names if name.startswith("dataset_average_activation_norm.")])
     return sae
 
 

@@ -38,17 +38,17 @@ def recognises(config: Config) -> bool:
     return {"sae_type", "d_model"} <= set(config)
 
 
-def model_of(folder: Path) -> tuple[str | None, bool | None]:
+def model_of(weights: Path) -> tuple[str | None, bool | None]:
     """The subject model, and whether its contexts began with BOS, where its settings lie beside the SAE's."""
     try:
-        config = read_config(folder / MODEL)
+        config = read_config(weights.with_name(MODEL))
     except (FileNotFoundError, UnusableInput):
         return None, None
     bos = config.get("prepend_bos")
     return config.text("model_name"), bos if isinstance(bos, bool) else None
 
 
-def declared(config: Config, folder: Path) -> Declared:
+def declared(config: Config, weights: Path) -> Declared:
     """
     Raises:
         UnknownSae: it is a crosscoder, a cross-layer transcoder, or another kind that reads or writes several places.
@@ -57,40 +57,40 @@ def declared(config: Config, folder: Path) -> Declared:
     d_model = config.integer("d_model")
     n_latents = int(d_model * config.number("expansion_factor"))
     activation = str(config.get("act_fn", "relu")).lower()
-    kind = activation + (" transcoder" if hooks(config, folder, None).transcodes else "")
+    kind = activation + (" transcoder" if hooks(config, weights, None).transcodes else "")
     l0 = config.number("top_k", 50) if activation == "topk" else None
-    return Declared(kind, n_latents, d_model, d_model, l0, *model_of(folder))
+    return Declared(kind, n_latents, d_model, d_model, l0, *model_of(weights))
 
 
-def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
+def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
     """Its maker's rules; an average over a token or a batch is refused, as is what depends on the rest of a batch."""
     from .tensors import Weights
 
-    facts = declared(config, folder)
+    facts = declared(config, weights)
     config.only(KNOWN, MAKER)
     for key, value in PLAIN.items():
         config.one_of(key, (value,), value)
     activation: Any = config.one_of("act_fn", ("jumprelu", "topk", "relu"), "relu")
     norm = config.one_of("norm_activation", ("dataset-wise", "inference"), "dataset-wise")
     unit_rows = config.one_of("sparsity_include_decoder_norm", (False, True), True)
-    weights = Weights(folder / WEIGHTS, device, CONFIG)
+    opened = Weights(weights, device, CONFIG)
     names = [f"{NORM}{config.text(key)}" for key in ("hook_point_in", "hook_point_out")]
     scales = (1.0, 1.0)
     if norm == "dataset-wise":
-        one, other = (scale(facts.d_in, float(weights.get(name, ())), f"{weights.file}: {name}") for name in names)
+        one, other = (scale(facts.d_in, float(opened.get(name, ())), f"{opened.file}: {name}") for name in names)
         scales = one, other
     sae = in_units_of_the_model(
-        weights.get("W_E", (facts.d_in, facts.n_latents)),
-        weights.get("b_E"),
-        weights.get("W_D", (facts.n_latents, facts.d_out)).clone(),
-        weights.get("b_D"),
+        opened.get("W_E", (facts.d_in, facts.n_latents)),
+        opened.get("b_E"),
+        opened.get("W_D", (facts.n_latents, facts.d_out)).clone(),
+        opened.get("b_D"),
         scales,
         unit_rows=unit_rows,
         activation=activation,
         k=config.integer("top_k", 50) if activation == "topk" else None,
-        threshold=weights.get(THRESHOLD).exp() if activation == "jumprelu" else None,
+        threshold=opened.get(THRESHOLD).exp() if activation == "jumprelu" else None,
         subtract_b_dec=False,
         undo_norm=False,
     )
-    weights.all_read(names)
+    opened.all_read(names)
     return sae

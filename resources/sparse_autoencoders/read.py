@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .autoencoder import SparseAutoencoder
 from .controls import RandomSae
-from .locate import FORMATS, SaeLocation
+from .formats import FORMATS
+from .locate import SaeLocation
 
 
 def read_sae(location: SaeLocation | RandomSae, device: str = "cpu") -> SparseAutoencoder:
@@ -16,4 +17,4 @@ def read_sae(location: SaeLocation | RandomSae, device: str = "cpu") -> SparseAu
     """
     if isinstance(location, RandomSae):
         return location.drawn(device)
-    return FORMATS[location.format].read(location.config(), location.folder, device).check(str(location.folder))
+    return FORMATS[location.format].read(location.config(), location.weights, device).check(str(location.place))

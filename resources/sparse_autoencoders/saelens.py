@@ -93,7 +93,7 @@ def as_of_6(config: Config) -> Config:
     return config_in(config.file, merged)
 
 
-def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
+def hooks(config: Config, weights: Path, name: str | None) -> Hooks:
     """As the settings say; the name of a hook in Hugging Face's model first, then that of TransformerLens."""
     settings = as_of_6(config)
     reads = settings.text("hf_hook_name") or settings.text("hook_name")
@@ -104,7 +104,7 @@ def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
     return Hooks(reads or (None if name is None or name.startswith("blocks.") else name), writes, transcodes)
 
 
-def declared(config: Config, folder: Path) -> Declared:
+def declared(config: Config, weights: Path) -> Declared:
     settings = as_of_6(config)
     d_in = settings.integer("d_in")
     architecture = str(settings.get("architecture"))
@@ -115,20 +115,20 @@ def declared(config: Config, folder: Path) -> Declared:
         settings.integer("d_sae"),
         d_in,
         d_out,
-        l0_of(settings, folder),
+        l0_of(settings, weights),
         settings.text("model_name"),
         bos if isinstance(bos, bool) else None,
     )
 
 
-def l0_of(settings: Config, folder: Path) -> float | None:
+def l0_of(settings: Config, weights: Path) -> float | None:
     """k of a TopK; what newer versions write down as `l0`; or its older form, the sum of how often each latent fired in
     the last window of training, which a file beside the weights holds as log10 (of the share + 1e-10)."""
     if settings.get("architecture") == "topk" and "k" in settings:
         return settings.number("k")
     if settings.get("l0") is not None:
         return settings.number("l0")
-    logarithms = vector_in(folder / SPARSITY, "sparsity", settings.integer("d_sae"))
+    logarithms = vector_in(weights.with_name(SPARSITY), "sparsity", settings.integer("d_sae"))
     # Others than logarithms of shares, and a window in which nothing was counted, say nothing.
     if logarithms is None or not (logarithms <= 1e-6).all():
         return None
@@ -136,7 +136,7 @@ def l0_of(settings: Config, folder: Path) -> float | None:
     return l0 if l0 > NOTHING_COUNTED else None
 
 
-def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
+def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
     """Its maker's rules: cast, normalise, subtract b_dec where asked, linear, activation; the norm undone at the output."""
     from .autoencoder import SparseAutoencoder
     from .tensors import Weights
@@ -150,25 +150,25 @@ def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
     settings.one_of("hook_head_index", (None,), None)
     # The heads of z stand side by side in the model as Hugging Face runs it: there is nothing to reshape.
     settings.one_of("reshape_activations", ("none", "hook_z"), "none")
-    facts = declared(config, folder)
+    facts = declared(config, weights)
     subtract = settings.one_of("apply_b_dec_to_input", (False, True), not kind.transcodes)
     if kind.transcodes and subtract:
         raise UnknownSae(
             f"{config.file}: apply_b_dec_to_input True is not supported with {architecture}; supported: False"
         )
-    weights = Weights(folder / WEIGHTS, device, CONFIG)
+    opened = Weights(weights, device, CONFIG)
     shape = (facts.d_in, facts.n_latents)
     # Two forms of the weights never stand in memory at once: each is replaced where it is changed.
-    W_enc, W_dec = weights.get("W_enc", shape), weights.get("W_dec", (facts.n_latents, facts.d_out))
-    b_dec = weights.get("b_dec")
+    W_enc, W_dec = opened.get("W_enc", shape), opened.get("W_dec", (facts.n_latents, facts.d_out))
+    b_dec = opened.get("b_dec")
     if architecture == "gated":
-        magnitude = weights.get("r_mag").exp()
-        b_enc = weights.get("b_mag")
-        threshold: Tensor | None = gate_as_threshold(weights, magnitude)
+        magnitude = opened.get("r_mag").exp()
+        b_enc = opened.get("b_mag")
+        threshold: Tensor | None = gate_as_threshold(opened, magnitude)
         W_enc = W_enc * magnitude
     else:
-        b_enc = weights.get("b_enc")
-        threshold = weights.get("threshold") if kind.activation == "jumprelu" else None
+        b_enc = opened.get("b_enc")
+        threshold = opened.get("threshold") if kind.activation == "jumprelu" else None
     if norm == "expected_average_only_in":
         factor = settings.number(FACTOR, None) if FACTOR in settings else None
         if factor is None:
@@ -194,12 +194,12 @@ def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
         threshold=threshold,
         subtract_b_dec=subtract,
         decoder_norm=decoder_norm,
-        W_skip=weights.get("W_skip", (facts.d_out, facts.d_in)) if kind.skip else None,
+        W_skip=opened.get("W_skip", (facts.d_out, facts.d_in)) if kind.skip else None,
         input_norm=input_norm,
         undo_norm=not kind.transcodes,
     )
-    check_neutral(weights)
-    weights.all_read()
+    check_neutral(opened)
+    opened.all_read()
     return sae
 
 

@@ -34,14 +34,14 @@ def transcodes(config: Config) -> bool:
     return bool(config.get("transcode", config.get("skip_connection")))
 
 
-def hooks(config: Config, folder: Path, name: str | None) -> Hooks:
+def hooks(config: Config, weights: Path, name: str | None) -> Hooks:
     """The folder's name is the module's path; a transcoder reads what goes in."""
     if not transcodes(config):
         return Hooks(name)
     return Hooks(f"{name}:in", name, True) if name else Hooks(None, None, True)
 
 
-def declared(config: Config, folder: Path) -> Declared:
+def declared(config: Config, weights: Path) -> Declared:
     d_in = config.integer("d_in")
     # 0 latents mean as many as the expansion factor says.
     n_latents = config.integer("num_latents", 0) or d_in * config.integer("expansion_factor", 32)
@@ -51,7 +51,7 @@ def declared(config: Config, folder: Path) -> Declared:
     return Declared(kind, n_latents, d_in, d_in, config.number("k"))
 
 
-def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
+def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
     """Its maker's rules: x - b_dec unless it transcodes, then the largest of relu(x W_enc + b_enc); W_dec [n, d_in].
 
     Transcoders that do not say they are subtract it: https://github.com/EleutherAI/sparsify/pull/49.
@@ -65,19 +65,19 @@ def read(config: Config, folder: Path, device: str) -> SparseAutoencoder:
     transcode = config.one_of("transcode", (False, True), False)
     skip = config.one_of("skip_connection", (False, True), False)
     config.only(KNOWN, MAKER)
-    facts = declared(config, folder)
+    facts = declared(config, weights)
     shape = (facts.n_latents, facts.d_in)
-    weights = Weights(folder / WEIGHTS, device, CONFIG)
+    opened = Weights(weights, device, CONFIG)
     sae = SparseAutoencoder(
-        W_enc=weights.get("encoder.weight", shape).T,
-        b_enc=weights.get("encoder.bias"),
-        W_dec=weights.get("W_dec", shape),
-        b_dec=weights.get("b_dec"),
+        W_enc=opened.get("encoder.weight", shape).T,
+        b_enc=opened.get("encoder.bias"),
+        W_dec=opened.get("W_dec", shape),
+        b_dec=opened.get("b_dec"),
         activation=activation,
         k=config.integer("k"),
         subtract_b_dec=not transcode,
-        W_skip=weights.get("W_skip") if skip else None,
+        W_skip=opened.get("W_skip") if skip else None,
         undo_norm=False,
     )
-    weights.all_read()
+    opened.all_read()
     return sae

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .locate import FORMATS
+from .formats import FORMATS
 from .saelens import NORMS_TOLD
 
 PAGE = Path(__file__).parents[2] / "docs" / "sae_formats.md"
@@ -20,10 +20,15 @@ HEAD = """\
 the files' content. `interp inspect PATH` shows what is there, and what each SAE reads and writes. All weights are read
 as float32, whatever they are stored in (float32, float16, bfloat16, mixed).
 
+A `*` in a file's name below is the number of a layer: such a folder holds an SAE for each, and of one on the hub only the
+layers of the study are fetched.
+
 For every line below, encodings, reconstruction and the fraction of variance unexplained equal those of the maker's own
-class to 1e-5 (`tests/test_sae_readers.py`; `tests/golden/` says how the numbers were made). The classes of
-Gemma Scope and Gemma Scope 2 stand in their tutorials. pre = x W_enc + b_enc, where b_dec is subtracted from x first unless it
-says otherwise.
+class to 1e-5 (`tests/test_sae_readers.py`; `tests/golden/` says how the numbers were made). The classes of Gemma Scope and
+Gemma Scope 2 stand in their tutorials; Qwen Scope has none, SAELens reads its files. That settings of SAEs as they are
+published mean the right places is tested too (`tests/published_saes.py`).
+
+pre = x W_enc + b_enc, where b_dec is subtracted from x first unless it says otherwise.
 """
 TAIL = """\
 ## Where they read and write

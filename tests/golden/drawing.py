@@ -32,6 +32,10 @@ class Draw:
         return torch.randn(*shape, generator=self.generator)
 
 
+def positive_threshold(draw: Draw) -> Tensor:
+    return 0.05 + 0.4 * torch.rand(N_LATENTS, generator=draw.generator)
+
+
 def store(
     case: str, maker: str, x: Tensor, encoding: Tensor, reconstruction: Tensor, target: Tensor | None = None
 ) -> None:

@@ -7,8 +7,8 @@ which holds what the maker's class computes in float32 from those files:
 - `encoding` [32, n_latents], the dense activations of the latents;
 - `reconstruction` [32, d_out], and `fvu` [1], the share of the target's variance that it leaves.
 
-`tests/test_sae_readers.py` compares our readers with them. Gemma Scope's maker has put his classes into notebooks:
-`scope_cases.py` says where they are taken from. The makers' packages are needed only to make the files anew, in an environment of their own:
+`tests/test_sae_readers.py` compares our readers with them. Two makers have no package:
+`scope_cases.py` and `qwen_scope_cases.py` say whose classes stand in for it. The makers' packages are needed only to make the files anew, in an environment of their own:
 
     python3 -m venv golden-venv
     golden-venv/bin/pip install torch==2.13.0
@@ -30,7 +30,9 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from pathlib import Path
 
+import circuit_tracer_cases
 import llama_scope_cases
+import qwen_scope_cases
 import saelens_cases
 import scope_cases
 import sparsify_cases
@@ -48,6 +50,8 @@ def main() -> None:
     saelens_cases.make()
     scope_cases.make(notebook)
     llama_scope_cases.make()
+    qwen_scope_cases.make()
+    circuit_tracer_cases.make()
     dictionary_learning_cases.make()
 
 

@@ -13,6 +13,8 @@ import json
 from importlib.metadata import distribution
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from circuit_tracer.transcoder.single_layer_transcoder import (
     load_gemma_scope_2_transcoder,
     load_gemma_scope_transcoder,
 )
-from drawing import D_IN, HERE, N_LATENTS, TOKENS, Draw, store
+from drawing import D_IN, HERE, N_LATENTS, TOKENS, Draw, positive_threshold, store
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.transcoder import JumpReLUSkipTranscoder, JumpReLUSkipTranscoderConfig
 from safetensors.torch import load_file, save_file
@@ -31,12 +33,16 @@ TUTORIAL_CLASS_SHA256 = "23831fba56a4eeb8ceed5e62bdc99ce80a07681337bd725e44f05fe
 COMMON = {"d_in": D_IN, "d_sae": N_LATENTS, "apply_b_dec_to_input": False}
 
 
-def of_the_tutorial(file: Path) -> torch.nn.Module:
-    """A file of Gemma Scope in the class of its tutorial; the rest of eai-delphi is not imported."""
-    code = distribution("eai-delphi").locate_file("delphi/sparse_coders/custom/gemmascope.py")
-    spec = spec_from_file_location("gemmascope", str(code))
+def module_in(file: object) -> ModuleType:
+    spec = spec_from_file_location("tutorial", str(file))
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def of_the_tutorial(file: Path) -> torch.nn.Module:
+    """A file of Gemma Scope in the class of its tutorial; the rest of eai-delphi is not imported."""
+    module = module_in(distribution("eai-delphi").locate_file("delphi/sparse_coders/custom/gemmascope.py"))
     with np.load(file) as arrays:
         names = {"w_enc": "W_enc", "w_dec": "W_dec"}
         weights = {names.get(name, name): torch.from_numpy(each) for name, each in arrays.items()}
@@ -60,13 +66,10 @@ def class_in(notebook: Path) -> type[torch.nn.Module]:
     code = "".join(ast.unparse(node) for node in classes)
     if (found := hashlib.sha256(code.encode()).hexdigest()) != TUTORIAL_CLASS_SHA256:
         raise SystemExit(f"{notebook}: not the class of the tutorial (sha256 {found}, not {TUTORIAL_CLASS_SHA256})")
-    names = {"torch": torch, "nn": torch.nn}
-    exec(compile(code, str(notebook), "exec"), names)  # known by its hash
-    return names["JumpReLUSAE"]
-
-
-def positive_threshold(draw: Draw) -> Tensor:
-    return 0.05 + 0.4 * torch.rand(N_LATENTS, generator=draw.generator)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "tutorial.py"
+        file.write_text(f"import torch\nfrom torch import nn\n\n{code}\n", encoding="utf-8")
+        return module_in(file).JumpReLUSAE
 
 
 def agree(encoding: Tensor, other: Tensor) -> None:
@@ -104,9 +107,7 @@ def gemma_scope(case: str, seed: int, release: str, lower: bool = False) -> None
     store(case, "eai-delphi", draw.x, encoding, reconstruction, target)
 
 
-def gemma_scope_2(
-    maker: type[torch.nn.Module], case: str, seed: int, place: str, affine: bool | None = None
-) -> None:
+def gemma_scope_2(maker: type[torch.nn.Module], case: str, seed: int, place: str, affine: bool | None = None) -> None:
     """As Gemma Scope; a transcoder may have an affine connection, stored [d_in, d_out]."""
     draw = Draw(seed)
     threshold, connection = positive_threshold(draw), draw.normal(D_IN, D_IN) * 0.2

@@ -1,0 +1,128 @@
+"""The formats of SAEs, and which of them a folder's files are of. Reads settings only; needs no torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import ModuleType
+
+from . import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    gemma_scope_2,
+    llama_scope,
+    llamascopium,
+    qwen_scope,
+    saelens,
+    sparsify,
+)
+from .config import Config, UnknownSae, config_in, read_config
+
+FORMATS: dict[str, ModuleType] = {
+    "sparsify": sparsify,
+    "saelens": saelens,
+    "gemma_scope": gemma_scope,
+    "gemma_scope_2": gemma_scope_2,
+    "llama_scope": llama_scope,
+    "llamascopium": llamascopium,
+    "dictionary_learning": dictionary_learning,
+    "qwen_scope": qwen_scope,
+    "circuit_tracer": circuit_tracer,
+}
+"""A format is one module:
+
+- `MAKER`; `CONFIG` and `WEIGHTS`, file names (no CONFIG where the weights stand alone); a `*` in WEIGHTS is the number of a
+  layer, each with an SAE of its own in the same folder; `ARCHITECTURES`, name -> what is computed; `FAMILY`, settings of the
+  model by which its hooks' names are understood, where it serves one family alone;
+- `BESIDE`, names of files that may stand beside these and are read too, where there are such;
+- `recognises(config)`; `hooks(config, weights, name)`; `declared(config, weights)`: from settings and headers, without torch;
+- `read(config, weights, device)`.
+
+`weights` is the file, `name` the folder's where it may be a module's.
+"""
+BESIDE = {name: module.BESIDE for name, module in FORMATS.items() if hasattr(module, "BESIDE")}
+CONFIGS = tuple(dict.fromkeys(module.CONFIG for module in FORMATS.values() if module.CONFIG))
+
+
+def file_names(beside: bool = False) -> tuple[str, ...]:
+    """What files of SAEs are called, in all formats, as patterns; `beside`: those too that may stand beside them."""
+    others = [name for names in BESIDE.values() for name in names] if beside else []
+    return (*CONFIGS, *dict.fromkeys(module.WEIGHTS for module in FORMATS.values()), *others)
+
+
+def numbered(module: ModuleType) -> bool:
+    """Whether a folder holds an SAE for each of several layers."""
+    return "*" in module.WEIGHTS
+
+
+def number_of(file: str) -> int | None:
+    """The layer that a file of weights is of by its name, in one of the numbered formats."""
+    for module in FORMATS.values():
+        pattern = re.escape(module.WEIGHTS).replace(r"\*", r"(\d+)")
+        if numbered(module) and (found := re.fullmatch(pattern, file)):
+            return int(found[1])
+    return None
+
+
+def weights_in(folder: Path, module: ModuleType) -> list[Path]:
+    """The weights of a format that lie in a folder, by layer where they are numbered."""
+    if not numbered(module):
+        return [folder / module.WEIGHTS] if (folder / module.WEIGHTS).is_file() else []
+    numbers = {file: number_of(file.name) for file in folder.glob(module.WEIGHTS)}
+    return sorted((file for file, number in numbers.items() if number is not None), key=lambda file: numbers[file] or 0)
+
+
+def what_makes_one() -> str:
+    """The files of each format."""
+    names = {name: [each for each in (module.CONFIG, module.WEIGHTS) if each] for name, module in FORMATS.items()}
+    return ", ".join(f"{' + '.join(files)} ({name})" for name, files in names.items())
+
+
+def holds_sae(folder: Path) -> bool:
+    """Whether it is to be read as an SAE: has settings that only SAEs have, or weights under a name that a format alone uses.
+
+    A `config.json` alone is not enough: models have one, and so has a folder of SAEs for its training. Neither are
+    numbered files, which hold parts of models elsewhere.
+    """
+    if (folder / "cfg.json").is_file():
+        return True
+    if any(weights_in(folder, module) for module in FORMATS.values() if not numbered(module)):
+        return True
+    others = (module for module in FORMATS.values() if module.CONFIG not in (None, "cfg.json"))
+    return any((folder / module.CONFIG).is_file() and known(folder, module) for module in others)
+
+
+def known(folder: Path, module: ModuleType) -> bool:
+    """Whether settings are of a format; so are settings that cannot be read, where weights of that format lie beside them."""
+    try:
+        return module.recognises(config_of(folder, module))
+    except UnknownSae:
+        return bool(weights_in(folder, module))
+
+
+def format_of(folder: Path) -> str:
+    """By the keys of the settings; without settings, by the name of the weights.
+
+    Raises:
+        UnknownSae: no format has these, or the settings are missing.
+    """
+    there = [module.CONFIG for module in FORMATS.values() if module.CONFIG and (folder / module.CONFIG).is_file()]
+    for name, module in FORMATS.items():
+        if module.CONFIG in there and module.recognises(config_of(folder, module)):
+            return name
+        if module.CONFIG is None and weights_in(folder, module):
+            return name
+    if there:
+        raise UnknownSae(f"{folder / there[0]}: no supported format has these keys; supported: {', '.join(FORMATS)}")
+    weights = next(module for module in FORMATS.values() if weights_in(folder, module))
+    raise UnknownSae(f"{folder}: {weights.CONFIG} is missing beside {weights.WEIGHTS}, the settings of {weights.MAKER}")
+
+
+def config_of(folder: Path, module: ModuleType) -> Config:
+    """The settings of an SAE of a format; empty for one that has none."""
+    if module.CONFIG is None:
+        return config_in(folder / module.WEIGHTS, {})
+    if not (folder / module.CONFIG).is_file():
+        raise UnknownSae(f"{folder}: {module.CONFIG} is missing, the settings of {module.MAKER}")
+    return read_config(folder / module.CONFIG)
