@@ -18,8 +18,8 @@ from interp_assets.alignment.certificate import (
     MARGIN,
     NEAR_PER_ROW,
     Unknown,
-    look,
-    looked,
+    look_at,
+    look_over,
     near_pairs,
 )
 from interp_assets.alignment.directions import Products
@@ -51,7 +51,7 @@ def test_a_certificate_that_skips_columns_would_be_wrong(monkeypatch: pytest.Mon
     def blind_look(_: Products, rows: np.ndarray, profit: np.ndarray, *rest: object) -> Arrays:
         return {"greatest": profit, "limit": profit, "row": none, "column": none, "better": np.zeros(1)}
 
-    monkeypatch.setattr(certificate, "look", blind_look)
+    monkeypatch.setattr(certificate, "look_at", blind_look)
     found = sparse(similarities, per_row=1, per_column=1)
     assert found.gap == 0.0
     with pytest.raises(AssertionError):
@@ -101,7 +101,7 @@ def test_a_block_certifies_only_what_holds() -> None:
     truth = exact(similarities)
     profit = truth.max(1) + 0.01
     profit[7] = np.sort(truth[7])[-2] + 1e-9
-    found = look(similarities, np.arange(64), profit, np.zeros(80))
+    found = look_at(similarities, np.arange(64), profit, np.zeros(80))
     assert found["better"].tolist() == [1]
     pairs = set(zip(found["row"].tolist(), found["column"].tolist(), strict=True))
     assert pairs == set(zip(*(each.tolist() for each in np.nonzero(truth >= profit[:, None] - MARGIN)), strict=True))
@@ -121,7 +121,7 @@ def test_rows_with_many_ties_are_certified_too() -> None:
     truth = exact(similarities)
     best = truth.max(1)
     assert 1e-9 < best[0] - truth[0, 0] < 1e-7
-    found = look(similarities, np.arange(4), truth[:, 0], np.zeros(300))
+    found = look_at(similarities, np.arange(4), truth[:, 0], np.zeros(300))
     assert set(zip(found["row"].tolist(), found["column"].tolist(), strict=True)) == {(i, 123) for i in range(4)}
     np.testing.assert_allclose(found["greatest"], best, atol=1e-14)
 
@@ -134,7 +134,7 @@ def test_what_a_look_proves_holds_of_other_prices(kind: str, moved: float) -> No
     truth, draw = exact(similarities), np.random.default_rng(8)
     before = 0.1 * draw.random(260)
     profit = (truth - before).max(1) - 0.03 * draw.random(200)
-    found = looked(similarities, Blocks("test"), "look", EVERYWHERE, profit, before, False)
+    found = look_over(similarities, Blocks("test"), "look", EVERYWHERE, profit, before, False)
     candidate = np.zeros(truth.shape, dtype=bool)
     candidate[found["row"], found["column"]] = True
     after = before + 0.2 + moved * draw.normal(size=260)
@@ -185,7 +185,7 @@ def test_tiles_narrower_than_a_side_change_nothing(kind: str, monkeypatch: pytes
     profit, price = truth.max(1) - 0.01, np.zeros(300)
 
     def all_of_it() -> tuple[set[tuple[int, int]], np.ndarray, np.ndarray, np.ndarray]:
-        found = look(similarities, np.arange(130), profit, price)
+        found = look_at(similarities, np.arange(130), profit, price)
         row, column = linear_sum_assignment(truth, maximize=True)
         pairs = set(zip(found["row"].tolist(), found["column"].tolist(), strict=True))
         return pairs, found["greatest"], *ranks(similarities, row, column, Blocks("test"))

@@ -60,7 +60,7 @@ class Unknown(NamedTuple):
         return [(np.sort(least[: few_rows[best]]), None), (None, np.sort(most[:best]))]
 
 
-def looked(
+def look_over(
     similarities: Similarities,
     blocks: Blocks,
     name: str,
@@ -69,7 +69,7 @@ def looked(
     price: np.ndarray,
     rough: bool,
 ) -> Arrays:
-    """What `look` finds in some areas, block by block; `greatest` and `limit` are of all rows."""
+    """What `look_at` finds in some areas, block by block; `greatest` and `limit` are of all rows."""
     greatest, limit = profit.copy(), np.full(len(profit), np.inf)
     found: list[Arrays] = [{"row": NONE, "column": NONE, "better": np.zeros(1, dtype=np.int64)}]
     for area, (some, columns) in enumerate(areas):
@@ -80,7 +80,7 @@ def looked(
 
         def seen(block: slice) -> Arrays:
             of = rows[block]  # noqa: B023
-            return look(similarities, of, profit[of], costs, rough, columns)  # noqa: B023
+            return look_at(similarities, of, profit[of], costs, rough, columns)  # noqa: B023
 
         here = blocks.over(f"{name}.{area}" if area else name, row_blocks(len(rows), 16), seen, digest(profit, price))
         found += here
@@ -92,7 +92,7 @@ def looked(
     return {"row": row, "column": column, "better": better, "greatest": greatest, "limit": limit}
 
 
-def look(
+def look_at(
     similarities: Similarities,
     rows: np.ndarray,
     profit: np.ndarray,

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from interp_assets.alignment.assignment import assign, rough_prices
 from interp_assets.alignment.blocks import Arrays, Blocks
 from interp_assets.alignment.candidates import PER_COLUMN, PER_ROW, candidates, joined, with_values
-from interp_assets.alignment.certificate import EVERYWHERE, Unknown, looked
+from interp_assets.alignment.certificate import EVERYWHERE, Unknown, look_over
 from interp_assets.alignment.directions import Similarities
 from interp_assets.alignment.sparse_graph import Edges
 
@@ -93,7 +93,7 @@ def best_matching(
         profit = highest_profits(edges, price)
         areas = EVERYWHERE if unknown is None else unknown.not_proved(profit, price)
         name = f"{'better pairs' if rough else 'certificate'} {looks}"
-        found = looked(similarities, blocks, name, areas, profit, price, rough)
+        found = look_over(similarities, blocks, name, areas, profit, price, rough)
         if not rough:
             if areas is EVERYWHERE:
                 unknown = Unknown(found["limit"], price)
