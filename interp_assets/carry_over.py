@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from interp_assets.tables import Schema
-from resources.table_store import Partition
+from resources.partition_files import Partition
 
 
 def inputs_hash(*parts: Any) -> int:

@@ -19,7 +19,7 @@ from interp_assets.study import Study, load_study
 from interp_assets.tables import AUXILIARY
 from resources.errors import NotNow, UnusableInput
 from resources.loaded_models import LoadedModels
-from resources.table_store import Partition
+from resources.partition_files import Partition
 
 PLAN_TAG = "interp/layers"
 "Run tag: the layers that the plan behind this run makes, comma-separated."

@@ -23,7 +23,7 @@ from interp_assets.run_processes import PROCESS_TAG, end_runs_of_killed_processe
 from interp_assets.study import PROJECT, Study
 from resources.errors import one_line
 from resources.leases import Leases
-from resources.table_store import Partition
+from resources.partition_files import Partition
 
 NO_COPY_OF_OUTPUT = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 """What this process prints goes to its terminal and nowhere else: Dagster's copying starts four processes for each run,

@@ -27,8 +27,9 @@ from interp_assets.tables import NOT_CONTENT
 from resources.content_hash import combined_hash
 from resources.durable_files import FileHashes
 from resources.errors import NotNow
+from resources.partition_files import NOTE_FAILED, NOTE_RETRY, Partition
 from resources.reply_log import ReplyLog
-from resources.table_store import NOTE_FAILED, NOTE_RETRY, Partition, TableStore
+from resources.table_store import TableStore
 
 State = Literal["fresh", "stale", "missing", "failed", "blocked", "partial"]
 STATES: tuple[State, ...] = ("fresh", "stale", "missing", "failed", "blocked", "partial")

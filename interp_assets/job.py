@@ -23,8 +23,9 @@ from interp_assets.study import Study
 from resources.errors import NotNow, UnusableInput
 from resources.leases import Waiting
 from resources.loaded_models import LoadedModels
+from resources.partition_files import NOTE_FAILED, NOTE_RETRY, Draft, Partition
 from resources.reply_log import ReplyLog
-from resources.table_store import NOTE_FAILED, NOTE_RETRY, Busy, Draft, Partition
+from resources.table_store import Busy
 
 Metadata = dict[str, Any]
 """What the UI shows of a partition: numbers, texts, {"markdown": text}, {"path": text} or {"table": rows}."""

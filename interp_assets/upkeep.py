@@ -18,7 +18,8 @@ from interp_assets.partitions import partitions_of
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
-from resources.table_store import LOCK, MANIFEST, NOTE_FAILED, NOTE_RETRY, Busy, Partition, TableStore
+from resources.partition_files import MANIFEST, NOTE_FAILED, NOTE_RETRY, Partition
+from resources.table_store import LOCK, Busy, TableStore
 
 
 def chosen(study: Study, asset: str | None, key: str | None) -> Iterator[tuple[Asset, str | None]]:

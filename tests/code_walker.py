@@ -30,6 +30,7 @@ CUT_OFF = {
     # What holds models and devices, tables, and replies once given.
     "resources.loaded_models",
     "resources.leases",
+    "resources.partition_files",
     "resources.table_store",
     "resources.durable_files",
     "resources.reply_log",

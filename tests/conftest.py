@@ -26,7 +26,7 @@ from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
 from interp_assets.partitions import partitions_of
 from interp_assets.study import Study, load_study
-from resources.table_store import Partition
+from resources.partition_files import Partition
 from tests import interruptions
 from tests.changed_study import changed
 from tests.commands import end_all

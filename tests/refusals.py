@@ -11,7 +11,7 @@ from interp_assets.job import make_partition
 from interp_assets.study import load_study
 from resources.errors import UnusableInput
 from resources.loaded_models import LoadedModels
-from resources.table_store import Partition
+from resources.partition_files import Partition
 
 GOOD = "embed_tokens"
 

@@ -12,10 +12,10 @@ from interp_assets.corpus.contexts import tokens_matrix
 from interp_assets.settings import ProofOfLoad
 from interp_assets.study import Study
 from resources.model_structure import NoSuchHookpoint
+from resources.partition_files import Partition
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 from resources.sparse_autoencoders.read import read_sae
 from resources.subject_model import SubjectModel
-from resources.table_store import Partition
 from tests.tiny import VOCABULARY, make_model
 
 

@@ -16,7 +16,7 @@ from interp_assets.plan import plan
 from interp_assets.study import PROJECT, Study, load_study
 from resources.language_models.protocol import NOT_ASKED
 from resources.loaded_models import LoadedModels
-from resources.table_store import Partition
+from resources.partition_files import Partition
 from tests.bench_server import BenchServer, Manners, serving
 from tests.changed_study import changed
 from tests.conftest import make_all

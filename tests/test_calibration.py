@@ -18,7 +18,7 @@ from interp_assets.job import Inputs
 from interp_assets.scores.calibration import largest_within
 from interp_assets.study import Study, StudyError, load_study
 from resources.language_models.protocol import ChooseRequest, Message
-from resources.table_store import Partition
+from resources.partition_files import Partition
 from tests.changed_study import LEFT_OUT, changed
 from tests.conftest import make_all
 from tests.oracle import OracleEngine, OracleModels

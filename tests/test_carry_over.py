@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from interp_assets.freshness import Freshness
 from interp_assets.study import Study, load_study
 from interp_assets.tables import NOT_CONTENT
-from resources.table_store import Partition
+from resources.partition_files import Partition
 from tests.changed_study import changed
 from tests.conftest import make_all
 from tests.many_latents import LATENTS, change_some, make_many

@@ -20,7 +20,8 @@ from interp_assets.job import COMPUTES, InputChanged, Made, make_partition
 from interp_assets.study import Study, load_study
 from resources.errors import UnusableInput
 from resources.loaded_models import LoadedModels
-from resources.table_store import Busy, Partition
+from resources.partition_files import Partition
+from resources.table_store import Busy
 from tests.changed_study import changed
 from tests.conftest import make_all
 from tests.refusals import GOOD, make

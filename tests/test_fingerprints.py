@@ -15,7 +15,7 @@ from interp_assets.job import COMPUTES, load_stage, make_partition
 from interp_assets.partitions import pair_key, partitions_of
 from interp_assets.settings import Settings, mark
 from interp_assets.study import Layer, load_study
-from resources.table_store import Partition
+from resources.partition_files import Partition
 from tests.changed_study import IDENTITY, OPERATIONAL, changed
 from tests.conftest import make_all
 from tests.oracle import OracleModels

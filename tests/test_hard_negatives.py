@@ -24,7 +24,7 @@ from interp_assets.scores.pending import pending
 from interp_assets.setting_errors import StudyError
 from interp_assets.settings import Examples, ExplainExamples, TestExamples
 from interp_assets.study import load_study
-from resources.table_store import Partition
+from resources.partition_files import Partition
 from tests.changed_study import changed
 from tests.conftest import make_all
 from tests.oracle import OracleModels

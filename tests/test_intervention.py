@@ -25,8 +25,8 @@ from interp_assets.setting_errors import StudyError
 from interp_assets.settings import InterventionScorer
 from interp_assets.study import Study, load_study
 from resources.language_models.protocol import NOT_ASKED, GenerateRequest, LikelihoodRequest
+from resources.partition_files import Partition
 from resources.subject_model import SubjectModel
-from resources.table_store import Partition
 from tests.changed_study import changed
 from tests.conftest import make_all
 from tests.oracle import OracleEngine, OracleModels

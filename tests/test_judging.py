@@ -19,8 +19,8 @@ from interp_assets.scores.trials import TestExample, shuffled
 from interp_assets.study import Study, load_study
 from resources.language_models.protocol import ChooseRequest, Chosen, Generated, GenerateRequest, Message, Usage, silent
 from resources.language_models.structured import Unusable
+from resources.partition_files import Partition
 from resources.reply_log import ReplyLog
-from resources.table_store import Partition
 from tests.conftest import make_all
 from tests.oracle import OracleEngine, OracleModels
 from tests.tiny import make_study

@@ -16,7 +16,7 @@ from interp_assets.forecast import forecast
 from interp_assets.freshness import Freshness
 from interp_assets.scores.methods import METHODS
 from interp_assets.study import Study, load_study
-from resources.table_store import Partition
+from resources.partition_files import Partition
 from tests.changed_study import LEFT_OUT, changed
 from tests.conftest import make_all
 from tests.methods_study import ADDED, make_methods

@@ -17,8 +17,8 @@ from interp_assets.job import make_partition
 from interp_assets.study import Study, load_study
 from resources.errors import UnusableInput
 from resources.loaded_models import LoadedModels
+from resources.partition_files import Partition
 from resources.subject_model import SubjectModel
-from resources.table_store import Partition
 from tests.changed_study import changed
 from tests.tiny import HIDDEN, make_study
 

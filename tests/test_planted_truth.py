@@ -9,7 +9,7 @@ from sklearn.ensemble import GradientBoostingClassifier
 
 from interp_assets.examples.rendering import marks_of
 from interp_assets.study import Study
-from resources.table_store import Partition
+from resources.partition_files import Partition
 from tests.tiny import VOCABULARY
 
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.prompt_layout import REQUIRED, SCORER, share, text_first
 from interp_assets.scores.wording import wording_of
 from resources.language_models.prefix_share import prefix_share
-from resources.table_store import Partition
+from resources.partition_files import Partition
 
 
 @pytest.mark.parametrize("method", ["detection", "fuzzing"])

@@ -20,7 +20,7 @@ from interp_assets.settings import InterventionScorer
 from interp_assets.settings.engines import Price
 from interp_assets.study import Study
 from interp_assets.tables import EXAMPLES, EXPLANATIONS, SCORES, conform
-from resources.table_store import Partition
+from resources.partition_files import Partition
 from tests.tiny import VOCABULARY, make_tokenizer
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'

@@ -17,7 +17,7 @@ from interp_assets.freshness import Freshness
 from interp_assets.scores.confidence_sequence import confidence_sequence, interval
 from interp_assets.study import Study, StudyError, load_study
 from resources.language_models.protocol import ChooseRequest, Chosen, silent
-from resources.table_store import Partition
+from resources.partition_files import Partition
 from tests.changed_study import LEFT_OUT, changed
 from tests.conftest import make_all
 from tests.oracle import OracleEngine, OracleModels

@@ -15,7 +15,7 @@ from interp_assets.scores.wording_of_others import SURPRISAL, UNRELATED
 from interp_assets.study import Study, load_study
 from resources.language_models.protocol import NOT_ASKED, Likelihood, LikelihoodRequest, Usage
 from resources.language_models.transformers_engine import TransformersEngine
-from resources.table_store import Partition
+from resources.partition_files import Partition
 from tests.conftest import make_all
 from tests.methods_study import ADDED
 from tests.oracle import OracleEngine, OracleModels

@@ -12,10 +12,10 @@ import torch
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import load_study
 from resources.latent_changes import TakenAway
+from resources.partition_files import Partition
 from resources.sparse_autoencoders.locate import locate
 from resources.sparse_autoencoders.read import read_sae
 from resources.subject_model import SubjectModel
-from resources.table_store import Partition
 from tests.changed_study import changed
 from tests.conftest import make_all
 from tests.golden_cases import GOLDEN

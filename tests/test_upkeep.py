@@ -21,7 +21,7 @@ from interp_assets.study import PROJECT, Study, load_study
 from interp_assets.upkeep import accept, clean, failed_replies, forget_failures
 from resources.errors import UnusableInput
 from resources.language_models.protocol import CODE_VERSIONS
-from resources.table_store import MANIFEST, Partition
+from resources.partition_files import MANIFEST, Partition
 from tests.changed_study import changed
 from tests.conftest import make_all
 from tests.oracle import OracleEngine, OracleModels

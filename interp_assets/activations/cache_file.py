@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from resources.content_hash import set_hashes
 from resources.durable_files import settle
-from resources.table_store import Draft, Partition
+from resources.partition_files import Draft, Partition
 
 ENTRIES_PER_RUN = 1_000_000
 ENTRIES_PER_FILE = 1_000_000

@@ -23,7 +23,7 @@ from interp_assets.progress import Progress
 from interp_assets.settings import Examples
 from interp_assets.tables import EXAMPLE_LATENTS, EXAMPLES, conform
 from resources.content_hash import mixed
-from resources.table_store import Partition
+from resources.partition_files import Partition
 
 
 @computes("examples")

@@ -20,7 +20,7 @@ from interp_assets.job import Job, Metadata, computes
 from interp_assets.models import embedder
 from interp_assets.progress import Progress
 from interp_assets.tables import EXAMPLES, TEXT_INDEX, conform
-from resources.table_store import Partition
+from resources.partition_files import Partition
 
 Embed = Callable[[Sequence[Sequence[int]]], np.ndarray]
 "Windows of token ids to unit vectors float32 [windows, d]."

@@ -17,7 +17,7 @@ from interp_assets.report.page import render
 from interp_assets.report.summary import counts
 from interp_assets.study import Study
 from interp_assets.tables import SCORES
-from resources.table_store import Partition
+from resources.partition_files import Partition
 
 
 @computes("score_report")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from interp_assets.freshness import Freshness
 from interp_assets.partitions import pair_key
 from interp_assets.study import load_study
-from resources.table_store import Partition
+from resources.partition_files import Partition
 from tests.changed_study import changed
 from tests.commands import Command, settle_in
 from tests.matching_instances import check, cosines, exact, instance, sparse
