@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from interp_assets.alignment.graph import alignment_assets
 from interp_assets.asset import EXAMPLE_COLUMNS, TRIAL_COLUMNS, Asset, Read
 from interp_assets.explanations.wording import system_message
 from interp_assets.models_read import (
@@ -17,8 +18,6 @@ from interp_assets.models_read import (
     hub_model,
     hub_name,
     model_files,
-    model_read,
-    scorer_files,
     subject_files,
     subject_read,
     tokenizer_files,
@@ -196,54 +195,6 @@ def assets_of(study: Study) -> dict[str, Asset]:
 
 REPORTED_OF_PAIRS = {"layer_matching": ("matching", "left_over", "next_best"), "semantic_overlap": ("overlap",)}
 "What the report reads of pairs of layers."
-
-
-def alignment_assets(study: Study) -> list[Asset]:
-    settings = study.alignment
-    if settings is None:
-        return []
-    by_activations = settings.similarity == "activations"
-    compared = (
-        (Read("activation_cache", "activations"), Read("corpus", "corpus", ("tokens",)))
-        if by_activations
-        else (Read("sae_weights", "files", ("sha256",)),)
-    )
-    dead = (Read("latent_statistics", "statistics", ("latent", "dead")),) if settings.dead == "left_out" else ()
-    found = [
-        Asset(
-            name="layer_matching",
-            group="alignment",
-            code_version="4",
-            description="Latents of two layers matched one to one, so that their similarities add up to most.",
-            reads=(*compared, *dead),
-            settings={"alignment": settings.identity()} | ({"bos": study.corpus.bos} if by_activations else {}),
-            scope="pair",
-            kinds=("torch", "polars"),
-            pool="gpu",
-        )
-    ]
-    scorer = study.scorers.embedding
-    if scorer is not None:
-        found.append(
-            Asset(
-                name="semantic_overlap",
-                group="alignment",
-                code_version="2",
-                description="Whether matched latents are explained alike: cosine of their explanations, against chance.",
-                reads=(
-                    Read("layer_matching", "matching", ("latent_a", "latent_b")),
-                    Read("layer_matching", "greedy", ("latent_a", "latent_b")),
-                    Read("explanations", "explanations", ("latent", "explainer", "explanation", "status")),
-                ),
-                settings={"dtype": scorer.dtype, "seed": study.examples.seed} | model_read(study, scorer),
-                files=scorer_files(study, scorer),
-                scope="pair",
-                kinds=("torch", "polars"),
-                pool="gpu",
-                in_process=True,
-            )
-        )
-    return found
 
 
 def similar_text_of(study: Study) -> SimilarText | None:

@@ -41,6 +41,7 @@ CUT_OFF = {
     "interp_assets.asset",
     "interp_assets.graph",
     "interp_assets.scores.graph",
+    "interp_assets.alignment.graph",
     "interp_assets.study",
     "interp_assets.study_checks",
     "interp_assets.layers",

@@ -15,7 +15,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from interp_assets import cli, job
+from interp_assets import cli, commands, job
 from interp_assets.dagster_runs import machine_trouble
 from interp_assets.definitions import load_all
 from interp_assets.freshness import Freshness
@@ -186,9 +186,9 @@ def test_retry_makes_only_what_it_names(
 
 def test_retry_of_a_pair_is_about_both_its_layers(study: Study) -> None:
     pairs = load_study(changed(study.file, {"alignment": {"pairs": [[GOOD, "layers.0"]]}}, "pairs.yaml"))
-    assert cli.layers_of(pairs, "layer_matching", f"{GOOD}__layers.0") == [GOOD, "layers.0"]
-    assert cli.layers_of(pairs, "examples", GOOD) == [GOOD]
-    assert cli.layers_of(pairs, "examples", None) is None
+    assert commands.layers_of(pairs, "layer_matching", f"{GOOD}__layers.0") == [GOOD, "layers.0"]
+    assert commands.layers_of(pairs, "examples", GOOD) == [GOOD]
+    assert commands.layers_of(pairs, "examples", None) is None
 
 
 def test_accept_looks_at_all_before_it_takes_any(

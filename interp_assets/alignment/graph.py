@@ -1,0 +1,55 @@
+"""The assets that compare two layers; part of `interp_assets.graph`."""
+
+from __future__ import annotations
+
+from interp_assets.asset import Asset, Read
+from interp_assets.models_read import model_read, scorer_files
+from interp_assets.study import Study
+
+
+def alignment_assets(study: Study) -> list[Asset]:
+    settings = study.alignment
+    if settings is None:
+        return []
+    by_activations = settings.similarity == "activations"
+    compared = (
+        (Read("activation_cache", "activations"), Read("corpus", "corpus", ("tokens",)))
+        if by_activations
+        else (Read("sae_weights", "files", ("sha256",)),)
+    )
+    dead = (Read("latent_statistics", "statistics", ("latent", "dead")),) if settings.dead == "left_out" else ()
+    found = [
+        Asset(
+            name="layer_matching",
+            group="alignment",
+            code_version="4",
+            description="Latents of two layers matched one to one, so that their similarities add up to most.",
+            reads=(*compared, *dead),
+            settings={"alignment": settings.identity()} | ({"bos": study.corpus.bos} if by_activations else {}),
+            scope="pair",
+            kinds=("torch", "polars"),
+            pool="gpu",
+        )
+    ]
+    scorer = study.scorers.embedding
+    if scorer is not None:
+        found.append(
+            Asset(
+                name="semantic_overlap",
+                group="alignment",
+                code_version="2",
+                description="Whether matched latents are explained alike: cosine of their explanations, against chance.",
+                reads=(
+                    Read("layer_matching", "matching", ("latent_a", "latent_b")),
+                    Read("layer_matching", "greedy", ("latent_a", "latent_b")),
+                    Read("explanations", "explanations", ("latent", "explainer", "explanation", "status")),
+                ),
+                settings={"dtype": scorer.dtype, "seed": study.examples.seed} | model_read(study, scorer),
+                files=scorer_files(study, scorer),
+                scope="pair",
+                kinds=("torch", "polars"),
+                pool="gpu",
+                in_process=True,
+            )
+        )
+    return found
