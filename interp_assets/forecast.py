@@ -16,9 +16,9 @@ from interp_assets.models_read import engine_tokenizer
 from interp_assets.settings import InterventionScorer, LlmExplainer, LocalModel
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
+from resources.errors import UnusableInput
 from resources.language_models.logged import LoggedEngine, request_key
 from resources.language_models.protocol import GenerateRequest, LanguageModel, LikelihoodRequest, Request
-from resources.sparse_autoencoders.config import UnknownSae
 from resources.tokenizers import count_tokens, request_texts
 
 if TYPE_CHECKING:
@@ -240,5 +240,5 @@ def most_latents(study: Study, asset: Asset, layer: str) -> int | None:
         return wanted if isinstance(wanted, int) else len(wanted)
     try:
         return study.layer(layer).location.declared_latents()
-    except (UnknownSae, OSError):
+    except (UnusableInput, OSError):
         return None

@@ -9,20 +9,33 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interp_assets.setting_errors import listed
 from interp_assets.settings import EmbedderSettings, LocalModel
 from resources.durable_files import write_aside
-from resources.errors import NotNow
-from resources.hub import Repository, cached, fetch, files_of, how_to_fetch, newest, repository_of, room_left
+from resources.errors import NotNow, UnusableInput
+from resources.hub import (
+    Repository,
+    Snapshot,
+    cached,
+    fetch,
+    files_known,
+    files_of,
+    how_to_fetch,
+    newest,
+    remember_files,
+    repository_of,
+    room_left,
+)
 from resources.sparse_autoencoders.config import UnknownSae
-from resources.sparse_autoencoders.formats import CONFIGS, file_names, number_of
+from resources.sparse_autoencoders.formats import CONFIGS, beside, file_names
+from resources.sparse_autoencoders.locate import in_order, listed_saes, locate
 
 if TYPE_CHECKING:
     from interp_assets.study import Study
@@ -71,16 +84,22 @@ def saes_named(study: Study) -> list[HubName]:
 
 
 def sae_folder(
-    study: Study, path: str, revision: str | None = None, hookpoints: tuple[str, ...] = (), get: bool = False
+    study: Study,
+    path: str,
+    revision: str | None = None,
+    hookpoints: tuple[str, ...] = (),
+    get: bool = False,
+    model: Mapping[str, Any] | None = None,
 ) -> Path:
     """Where SAEs lie: the folder that the study names, or what this machine has of a hub repository.
 
     Args:
-        hookpoints: folders of these names alone are fetched, where the repository has such.
+        hookpoints: the SAEs of these alone are fetched; all where there are none.
         get: fetch from the hub what is not here.
+        model: settings of the subject model, by which names of hooks are understood.
 
     Raises:
-        UnknownSae: there is no such folder, and nothing of that name here.
+        UnknownSae: there is no such folder, and nothing of that name here; or the repository has none of the hookpoints.
         NotNow: it cannot be fetched.
     """
     folder = study.path(path)
@@ -88,10 +107,16 @@ def sae_folder(
         return folder
     repository = meant_by(path, folder)
     here = cached(repository.name, revision)
-    if here is not None and holds_saes(here.folder / repository.folder, hookpoints):
+    there = here is not None and holds_saes(here.folder / repository.folder)
+    if here is not None and there and (not get or all_here(repository, here, hookpoints, model)):
         return here.folder / repository.folder
     if get:
-        return get_saes(repository, revision, hookpoints)
+        try:
+            return get_saes(repository, revision, hookpoints, model)
+        except NotNow:
+            if here is None or not there:
+                raise
+            return here.folder / repository.folder  # what is missing of it is said layer by layer
     patterns = [f"{repository.folder}/*"] if repository.folder else []
     raise UnknownSae(
         f"{path}: no such folder ({folder}), and nothing of it was fetched from the hub; "
@@ -110,54 +135,93 @@ def meant_by(path: str, folder: Path) -> Repository:
     """
     repository = None if path.startswith(("/", ".", "~")) else repository_of(path)
     if repository is None or folder.exists():
-        raise UnknownSae(f"{path}: no such folder ({folder}), and not a hub name like owner/name")
+        hint = "; of an address on the hub, what follows huggingface.co/" if "://" in path else ""
+        raise UnknownSae(f"{path}: no such folder ({folder}), and not a hub name like owner/name{hint}")
     if repository.folder and (above := folder.parents[len(Path(repository.folder).parts) - 1]).is_dir():
         there = sorted(each.name for each in above.iterdir() if each.is_dir())
         raise UnknownSae(f"{path}: no such folder; in {above} {listed(there)}")
     return repository
 
 
-def holds_saes(folder: Path, hookpoints: tuple[str, ...] = ()) -> bool:
-    """Whether files of SAEs are there; where hookpoints have folders or numbered files, those of each of them."""
-    there = [file.relative_to(folder) for name in file_names() for file in folder.rglob(name)]
-    missing = [each for each in hookpoints if not any(is_of(file, each) for file in there)]
-    # Where paths tell of no hookpoint, nothing can be said to be missing.
-    told = len(missing) < len(hookpoints) or any(number_of(file.name) is not None for file in there)
-    return bool(there) and not (missing and told)
+def holds_saes(folder: Path) -> bool:
+    """Whether files of SAEs are there."""
+    return any(True for name in file_names() for _ in folder.rglob(name))
 
 
-def is_of(file: PurePath, hookpoint: str) -> bool:
-    """Whether a file's path says that it is of a hookpoint: by a folder of that name, or by the number of its layer."""
-    layer = re.search(r"\.(\d+)(?=[.:]|$)", hookpoint)
-    return hookpoint in file.parts or (layer is not None and number_of(file.name) == int(layer[1]))
+def all_here(
+    repository: Repository, here: Snapshot, hookpoints: tuple[str, ...] = (), model: Mapping[str, Any] | None = None
+) -> bool:
+    """Whether nothing has to be fetched; of what another tool fetched, only that the hookpoints are among it is known."""
+    folder = here.folder / repository.folder
+    if not hookpoints:
+        files = files_known(repository.name, here.commit)
+        return files is None or all((here.folder / file).exists() for file in sae_files(files, repository.folder))
+    try:
+        found = locate(folder, model=model, problems={})
+    except UnusableInput:
+        return False
+    # Where files do not say what they read, the study does.
+    return any(place.hookpoint is None for place in found) or all(
+        any(each in (place.hookpoint, place.writes) for place in found) for each in hookpoints
+    )
 
 
-def get_saes(repository: Repository, revision: str | None, hookpoints: tuple[str, ...] = ()) -> Path:
+def get_saes(
+    repository: Repository,
+    revision: str | None,
+    hookpoints: tuple[str, ...] = (),
+    model: Mapping[str, Any] | None = None,
+) -> Path:
     """Fetch the SAEs of a repository's folder, or those of some hookpoints.
 
     Raises:
-        UnknownSae: it has a file for each of other layers.
+        UnknownSae: it has none of the hookpoints.
         NotNow: they are not to be had, or there is no room for them.
     """
-    files = sae_files(files_of(repository.name, revision), repository.folder)
+    listing = files_of(repository.name, revision)
+    files = sae_files(listing, repository.folder)
     if not files:
         raise NotNow(f"{repository.name}: no files of SAEs {f'in {repository.folder}' if repository.folder else ''}")
-    wanted = of_hookpoints(files, hookpoints)
-    layers = [Path(file).name for file in files if number_of(Path(file).name) is not None]
-    if hookpoints and layers and not wanted:
-        raise UnknownSae(f"{repository.name}: no file of the layer of {', '.join(hookpoints)}; {listed(layers)}")
-    wanted = wanted or files
-    if (needed := sum(wanted.values())) > room_left():
+    wanted = of_hookpoints(repository, revision, files, hookpoints, model) if hookpoints else list(files)
+    if (needed := sum(files[file] for file in wanted)) > room_left():
         raise NotNow(f"{repository.name}: {needed / 1e9:,.1f} GB, more than there is room for; name a folder in it")
     print(f"fetch    {'/'.join(filter(None, repository))}: {needed / 1e9:,.2f} GB", file=sys.stderr)
-    return fetch(repository.name, revision, list(wanted)).folder / repository.folder
+    here = fetch(repository.name, revision, wanted)
+    remember_files(repository.name, here.commit, listing)
+    return here.folder / repository.folder
 
 
-def of_hookpoints(files: dict[str, int], hookpoints: tuple[str, ...]) -> dict[str, int]:
-    """Of files of SAEs those whose paths say that they are of some hookpoints, with the settings beside them."""
-    found = [PurePath(file) for file in files if any(is_of(PurePath(file), each) for each in hookpoints)]
-    beside = {str(file.parent / name) for file in found for name in CONFIGS}
-    return {file: size for file, size in files.items() if PurePath(file) in found or file in beside}
+def of_hookpoints(
+    repository: Repository,
+    revision: str | None,
+    files: dict[str, int],
+    hookpoints: tuple[str, ...],
+    model: Mapping[str, Any] | None,
+) -> list[str]:
+    """Of the files of SAEs those of some hookpoints; all where the files do not say what they read.
+
+    Settings say which is which, and are fetched for it; weights are not.
+
+    Raises:
+        UnknownSae: there is no SAE of any of them.
+    """
+    settings = [file for file in files if Path(file).name in CONFIGS]
+    with TemporaryDirectory() as folder:
+        whole = Path(folder) / repository.name  # by which some makers tell what their SAEs are
+        if settings:
+            fetch(repository.name, revision, settings, whole)
+        root = whole / repository.folder
+        inside = {file: str(PurePath(file).relative_to(repository.folder)) for file in files}
+        places = listed_saes(root, inside.values(), model)
+        wanted = [each for each in places if each.hookpoint in hookpoints or each.writes in hookpoints]
+        if not places or any(each.hookpoint is None for each in places):
+            return list(files)
+        if not wanted:
+            there = listed(dict.fromkeys(each.hookpoint for each in sorted(places, key=in_order)))
+            raise UnknownSae(f"{repository.name}: no SAE for {', '.join(hookpoints)}; {there}")
+        kept = {place.folder / name for place in wanted for name in beside(place.format)}
+        kept |= {place.weights for place in wanted}
+        return [file for file, below in inside.items() if root / below in kept]
 
 
 def sae_files(files: dict[str, int], folder: str) -> dict[str, int]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from interp_assets.from_hub import meant_by
+from interp_assets.model_names import hub_name_of, model_type_of
 from resources.errors import UnusableInput, one_line
 from resources.hub import cached, how_to_fetch
 from resources.sparse_autoencoders.config import UnknownSae, read_config
-from resources.sparse_autoencoders.locate import describe, locate
+from resources.sparse_autoencoders.locate import SaeLocation, describe, in_order, locate, understood
 
 IN_FULL = 3
 "As many SAEs are shown line by line; of more each has one line."
@@ -36,8 +38,11 @@ def inspect(path: str, model: str | None, as_json: bool) -> int:
     root = folder_of(path)
     settings = None if model is None else read_config(Path(model).expanduser() / "config.json")
     problems: dict[Path, str] = {}
+    places = locate(root, model=settings, problems=problems)
+    if settings is None:
+        places = [by_its_own_model(place, root) for place in places]
     found = []
-    for location in locate(root, model=settings, problems=problems):
+    for location in sorted(places, key=in_order):
         try:
             found.append(describe(location))
         except UnusableInput as error:
@@ -45,20 +50,35 @@ def inspect(path: str, model: str | None, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"saes": found, "problems": {str(place): said for place, said in problems.items()}}, indent=1))
     else:
-        print("\n\n".join(in_full(each) for each in found) if len(found) <= IN_FULL else as_table(found, root))
+        shown = "\n\n".join(in_full(each) for each in found) if len(found) <= IN_FULL else as_table(found, root)
+        print(shown, end="\n" if shown else "")
     for said in problems.values():
         print(f"problem: {said}", file=sys.stderr)
     return 2 if problems else 0
 
 
+def by_its_own_model(place: SaeLocation, root: Path) -> SaeLocation:
+    """With names of hooks understood by the model that its settings name, where that is a well-known one."""
+    with suppress(UnusableInput):
+        if (named := place.declared().model) and (hub := hub_name_of(named)) and (known := model_type_of(hub)):
+            return understood(place.weights, place.format, root, {"model_type": known})
+    return place
+
+
 def folder_of(path: str) -> Path:
     folder = Path(path).expanduser()
-    if folder.is_dir():
+    if not path:
+        raise UnknownSae("no folder was named")
+    if folder.exists():
         return folder.resolve()
     repository = meant_by(path, folder.resolve())
     here = cached(repository.name)
     if here is None or not (here.folder / repository.folder).is_dir():
-        raise UnknownSae(f"{path}: nothing of it is here; to fetch it: {how_to_fetch(repository.name)}")
+        patterns = [f"{repository.folder}/*"] if repository.folder else []
+        raise UnknownSae(
+            f"{path}: no such folder, and nothing of a hub repository of that name is here; to fetch it: "
+            f"{how_to_fetch(repository.name, None, patterns)}"
+        )
     return here.folder / repository.folder
 
 
@@ -71,7 +91,7 @@ def in_full(sae: dict[str, Any]) -> str:
         "reads": sae["reads"] or unknown,
         "writes": sae["writes"] or unknown,
         "latents": f"{sae['n_latents']:,}",
-        "dimensions": f"{sae['d_in']:,}" + (f" to {sae['d_out']:,}" if sae["transcodes"] else ""),
+        "dimensions": f"{sae['d_in']:,}" + (f" to {sae['d_out']:,}" if sae["d_out"] != sae["d_in"] else ""),
         "published L0": "none" if l0 is None else f"{l0:g}",
         "model": sae["model"] or "its files do not say",
         "BOS": "its files do not say"

@@ -20,6 +20,7 @@ from interp_assets.settings import (
     identity,
     operational,
 )
+from resources.errors import UnusableInput
 from resources.sparse_autoencoders.config import UnknownSae
 from resources.sparse_autoencoders.controls import NeuronsOf, RandomSae
 from resources.sparse_autoencoders.locate import SaeLocation, locate
@@ -197,8 +198,9 @@ def sae_of_control(
         published = declared.l0
         k = control.k or (round(published) if published else None)
         drawn = RandomSae(declared.n_latents, declared.d_in, k, control.seed, layer.hookpoint, real)
-    except UnknownSae as error:
-        raise StudyError(f"controls.{name}: {error}") from None
+    except UnusableInput as error:
+        # What is wrong with the real one's files stops its own layers only.
+        return MissingSae(f"controls.{name}: {error}")
     if k is None and isinstance(control, UntrainedControl):
         raise StudyError(
             f"controls.{name}.k: missing; the SAE of {layer.key} is not TopK, so say how many latents fire on a token"

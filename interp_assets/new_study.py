@@ -10,13 +10,11 @@ from typing import Any
 import yaml
 
 from interp_assets.layers import names_control
-from interp_assets.sae_survey import CHANGE, DEMO_EMBEDDER, HUB_EMBEDDER, Found, file_for, look, relative
+from interp_assets.sae_survey import CHANGE, DEMO_EMBEDDER, HUB_EMBEDDER, UNKNOWN_PLACE, Found, file_for, look, relative
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import Study, load_study, studies_folder
 from resources.errors import one_line
 from resources.sparse_autoencoders.locate import SaeLocation
-
-UNKNOWN_PLACE = "layers.0"
 
 
 def write_study(path: str, output: str | None, model: str | None, corpus: str | None) -> tuple[Study, Found]:
@@ -141,7 +139,7 @@ def told(study: Study, found: Found) -> list[str]:
             f"found    {one_line(place)}: {facts.n_latents:,} latents of {facts.d_in:,} dimensions{l0} "
             f"({sae.format}, {one_line(facts.architecture)})"
         )
-    lines += [one_line(f"left out {folder}: {problem}") for folder, problem in found.unreadable.items()]
+    lines += [one_line(f"left out {problem}") for problem in found.unreadable.values()]
     lines += [f"assumed  {key}: {one_line(why)}" for key, why in found.assumed.items()]
     lines.append(f"written  {study.file}")
     command = study.name if study.file.parent == studies_folder() else study.file

@@ -88,7 +88,7 @@ def saes_of(key: str, study: Study, source: SaeSource, model: Mapping[str, Any] 
         raise StudyError(f"{key}.hookpoints: {error}") from None
     problems: dict[Path, str] = {}
     try:
-        folder = sae_folder(study, source.path, source.revision, named or (), get)
+        folder = sae_folder(study, source.path, source.revision, named or (), get, model)
         found = locate(folder, source.format, model, problems)
     except (UnusableInput, NotNow) as error:
         problem = f"{key}.path: {error}"
@@ -134,10 +134,12 @@ def wanted_saes(
     chosen: Found = []
     for hookpoint in hookpoints:
         places = [place for place in found if place.hookpoint == hookpoint]
+        # A transcoder may be named by the module that it stands in for.
+        places = places or [place for place in found if place.writes == hookpoint]
         if len(places) > 1:
             folders = ", ".join(str(place.place) for place in places)
             raise StudyError(f"{key}: {len(places)} SAEs read {hookpoint}: {folders}; point saes.path at one of them")
         there = listed(place.hookpoint for place in found if place.hookpoint is not None)
         absent = missing.get(hookpoint) or MissingSae(f"{key}: no SAE for {hookpoint!r} in {source.path}; {there}")
-        chosen.append((hookpoint, places[0] if places else absent))
+        chosen.append((str(places[0].hookpoint), places[0]) if places else (hookpoint, absent))
     return chosen

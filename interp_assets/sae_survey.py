@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from interp_assets.from_hub import get_saes, meant_by, sae_files
+from interp_assets.from_hub import all_here, get_saes, holds_saes, meant_by, sae_files
 from interp_assets.model_names import hub_name_of
 from interp_assets.sae_sources import hub_settings
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import PROJECT, studies_folder
-from resources.errors import UnusableInput
+from resources.errors import NotNow, UnusableInput
 from resources.hub import cached, files_of, how_to_fetch, repository_of
 from resources.sparse_autoencoders.config import read_config
-from resources.sparse_autoencoders.formats import CONFIGS, number_of
-from resources.sparse_autoencoders.locate import SaeLocation, locate
+from resources.sparse_autoencoders.formats import CONFIGS, FORMATS, is_weights
+from resources.sparse_autoencoders.locate import SaeLocation, describe, in_order, locate
 
 CHANGE = "CHANGE THIS"
 PLACEHOLDER = "owner/model"
@@ -31,6 +31,7 @@ DEMO_CORPUS = PROJECT / "demo" / "corpus.parquet"
 DEMO_EMBEDDER = PROJECT / "demo" / "weights" / "all-MiniLM-L6-v2"
 HUB_CORPUS, HUB_EMBEDDER = "monology/pile-uncopyrighted", "sentence-transformers/all-MiniLM-L6-v2"
 CONTEXT_LENGTH = 256
+UNKNOWN_PLACE = "layers.0"
 LARGE_BYTES = 5e9
 "Of a hub repository: more than this is fetched only where a folder in it is named."
 
@@ -84,6 +85,8 @@ def look(path: str, root: Path, model: str | None, corpus: str | None) -> Found:
         UnusableInput: there are no SAEs that can be read.
         NotNow: the hub is not reached.
     """
+    if not path:
+        raise UnusableInput("no folder was named")
     local = Path(path).expanduser()
     folder = local.resolve() if local.exists() else from_hub(path)
     shown = relative(folder, root) if local.exists() else path.strip("/")
@@ -93,7 +96,10 @@ def look(path: str, root: Path, model: str | None, corpus: str | None) -> Found:
     choose_model(found, model, root)
     # Now that the model is known, so is what names of hooks mean in it.
     found.saes = readable(folder, problems, settings_of(found.model, root))
-    found.saes.sort(key=lambda sae: [int(part) if part.isdigit() else -1 for part in (sae.hookpoint or "").split(".")])
+    found.saes.sort(key=in_order)
+    check_width(found, root)
+    if any(sae.hookpoint is None for sae in found.saes):
+        found.assumed["saes"] = f"{CHANGE}: {UNKNOWN_PLACE}, where the files do not say what is read"
     choose_text(found, corpus, root)
     return found
 
@@ -101,7 +107,13 @@ def look(path: str, root: Path, model: str | None, corpus: str | None) -> Found:
 def readable(folder: Path, problems: dict[Path, str], model: Mapping[str, Any] | None = None) -> list[SaeLocation]:
     """The SAEs that can be read, at least one; `problems` becomes those of the others."""
     problems.clear()
-    saes = locate(folder, model=model, problems=problems)
+    saes = []
+    for sae in locate(folder, model=model, problems=problems):
+        try:
+            describe(sae)
+            saes.append(sae)
+        except UnusableInput as error:
+            problems[sae.place] = str(error)
     if not saes:
         raise UnusableInput(next(iter(problems.values())))
     return saes
@@ -115,25 +127,32 @@ def from_hub(path: str) -> Path:
     """
     repository = meant_by(path, Path(path).resolve())
     here = cached(repository.name)
-    if here is not None and (here.folder / repository.folder).is_dir():
-        try:
-            locate(here.folder / repository.folder)
-            return here.folder / repository.folder
-        except UnusableInput:
-            pass  # something else of it was fetched
+    fetched = here and here.folder / repository.folder
+    if here is not None and fetched is not None and holds_saes(fetched) and all_here(repository, here):
+        return fetched
     inside = f"{repository.folder}/" if repository.folder else ""
-    files = sae_files(files_of(repository.name), repository.folder)
+    try:
+        files = sae_files(files_of(repository.name), repository.folder)
+    except NotNow:
+        if fetched is None or not holds_saes(fetched):
+            raise
+        return fetched
     if (size := sum(files.values())) > LARGE_BYTES:
-        if layers := [file for file in files if number_of(Path(file).name) is not None]:
-            wanted = [*(file for file in files if Path(file).name in CONFIGS), layers[0]]
+        if fetched is not None and holds_saes(fetched):
+            return fetched
+        weights = [file for file in files if any(is_weights(file, module) for module in FORMATS.values())]
+        folders = dict.fromkeys(
+            file.removeprefix(inside).split("/")[0] for file in weights if "/" in file.removeprefix(inside)
+        )
+        if folders:
             raise UnusableInput(
-                f"{path}: {size / 1e9:,.0f} GB, more than is fetched unasked; fetch the layers that you want, and ask again: "
-                f"{how_to_fetch(repository.name, None, wanted)}; {listed(layers)}"
+                f"{path}: {size / 1e9:,.0f} GB, more than is fetched unasked; name a folder in it, as in "
+                f"{repository.name}/{inside}{next(iter(folders))}; {listed(folders)}"
             )
-        below = dict.fromkeys(file.removeprefix(inside).split("/")[0] for file in files if "/" in file)
+        wanted = [*(file for file in files if Path(file).name in CONFIGS), weights[0]]
         raise UnusableInput(
-            f"{path}: {size / 1e9:,.0f} GB, more than is fetched unasked; name a folder in it, as in "
-            f"{repository.name}/{inside}{next(iter(below), 'folder')}; {listed(below)}"
+            f"{path}: {size / 1e9:,.0f} GB, more than is fetched unasked; fetch the layers that you want, and ask again: "
+            f"{how_to_fetch(repository.name, None, wanted)}; {listed(weights)}"
         )
     return get_saes(repository, None)
 
@@ -141,6 +160,8 @@ def from_hub(path: str) -> Path:
 def choose_model(found: Found, named: str | None, root: Path) -> None:
     """Whose activations the SAEs read: what is asked for, what they say, or the one model here that fits."""
     key = "subject_model.path"
+    if named is not None and (folder := Path(named).expanduser()).is_dir() and width_of(folder) is None:
+        raise UnusableInput(f"--model: {named}: no causal language model (its config.json names none)")
     said = said_by(found, "model")
     if named is not None:
         found.model = relative(Path(named), root) if Path(named).expanduser().exists() else named
@@ -159,6 +180,20 @@ def choose_model(found: Found, named: str | None, root: Path) -> None:
         else:
             there = f"; here, of their width: {', '.join(map(str, fitting))}" if fitting else ""
             found.assumed[key] = f"{CHANGE}: the SAEs' settings name no model{there}"
+
+
+def check_width(found: Found, root: Path) -> None:
+    """
+    Raises:
+        UnusableInput: an SAE of the residual stream has another width than that of the subject model, which is here.
+    """
+    width = width_of(root / Path(found.model).expanduser())
+    for sae in found.saes:
+        layer = re.fullmatch(r"(?:\w+\.)*(?:layers|h)\.\d+(?::in)?", sae.hookpoint or "")
+        if width is not None and layer and sae.declared_inputs() != width:
+            raise UnusableInput(
+                f"{sae.place}: reads {sae.declared_inputs():,} dimensions at {sae.hookpoint}, where {found.model} has {width:,}"
+            )
 
 
 def models_that_fit(sae: SaeLocation) -> list[Path]:

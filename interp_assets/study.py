@@ -169,7 +169,7 @@ def read_yaml(file: Path) -> Any:
 def find_controls(study: Study, get: bool = False) -> list[Layer]:
     named = study.controls.untrained.saes if study.controls.untrained else None
     try:
-        folder = sae_folder(study, named, get=get) if named else None
+        folder = sae_folder(study, named, get=get, model=settings_of_model(study)) if named else None
     except (UnusableInput, NotNow) as error:
         raise StudyError(f"controls.untrained.saes: {error}") from None
     return control_layers(study.controls, study.layers, folder, settings_of_model(study) if folder else None)

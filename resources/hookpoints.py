@@ -161,7 +161,8 @@ def hookpoint_of(name: str, config: Mapping[str, Any] | None = None) -> str:
         return of_transformer_lens(name, config)
     family = FAMILIES.get(model_type(config), LLAMA)
     path = re.sub(rf"^({PATH})\.(input|output)$", lambda found: found[1] + {"input": ":in"}.get(found[2], ""), name)
-    bases = {each.base for each in FAMILIES.values()} if config is None else {family.base}
+    known = model_type(config) in FAMILIES and config is not None
+    bases = {family.base} if known else {each.base for each in FAMILIES.values()}
     first, _, rest = path.partition(".")
     if first in bases and rest:
         path = rest

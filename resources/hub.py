@@ -6,13 +6,15 @@ what a study then reads, until somebody fetches again.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from resources.durable_files import write_aside
 from resources.errors import NotNow, one_line
 
 COMMIT = r"[0-9a-f]{40}"
@@ -41,11 +43,16 @@ def repository_of(path: str) -> Repository | None:
     return Repository(found[1], found[2].strip("/")) if found else None
 
 
-def cached(name: str, revision: str | None = None) -> Snapshot | None:
-    """What is here of a repository, at the commit that a branch or tag (`main` if None) stood at when it was fetched."""
+def home_of(name: str) -> Path:
+    """Where the hub's cache keeps a repository."""
     from huggingface_hub import constants
 
-    home = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    return Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+
+
+def cached(name: str, revision: str | None = None) -> Snapshot | None:
+    """What is here of a repository, at the commit that a branch or tag (`main` if None) stood at when it was fetched."""
+    home = home_of(name)
     commit = revision or "main"
     if not re.fullmatch(COMMIT, commit):
         reference = home / "refs" / commit
@@ -77,17 +84,34 @@ def files_of(name: str, revision: str | None = None) -> dict[str, int]:
     from huggingface_hub.hf_api import RepoFile
 
     try:
+        # This one asks once; listing would ask again for half a minute where nothing answers.
+        HfApi().model_info(name, revision=revision, timeout=LOOK_SECONDS)
         tree = list(HfApi().list_repo_tree(name, recursive=True, revision=revision))
     except Exception as error:
         raise not_had(name, revision, None, error) from None
     return {each.path: each.size for each in tree if isinstance(each, RepoFile)}
 
 
-def fetch(name: str, revision: str | None, patterns: Sequence[str]) -> Snapshot:
+def remember_files(name: str, commit: str, files: Mapping[str, int]) -> None:
+    """Keep which files a repository has at a commit, so that it can be told later whether all of them are here."""
+    write_aside(home_of(name) / "files" / f"{commit}.json", json.dumps(dict(files)).encode())
+
+
+def files_known(name: str, commit: str) -> dict[str, int] | None:
+    """The files of a repository at a commit, where they were kept."""
+    try:
+        found = json.loads((home_of(name) / "files" / f"{commit}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def fetch(name: str, revision: str | None, patterns: Sequence[str], folder: Path | None = None) -> Snapshot:
     """Bring files of a repository to this machine, at the commit that the branch stands at now.
 
     Args:
         patterns: like `layers.10/*`; what fits none stays there.
+        folder: where to; the hub's own cache if None.
 
     Raises:
         NotNow: the hub is not reached, or shows no such repository.
@@ -95,10 +119,10 @@ def fetch(name: str, revision: str | None, patterns: Sequence[str]) -> Snapshot:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+        there = Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_dir=folder))
     except Exception as error:
         raise not_had(name, revision, patterns, error) from None
-    return Snapshot(folder, folder.name)
+    return Snapshot(there, there.name)
 
 
 def how_to_fetch(name: str, revision: str | None = None, patterns: Sequence[str] = ()) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,9 +49,9 @@ class Published(NamedTuple):
             name, said = self.settings
             (folder / name).write_text(json.dumps(said))  # which is YAML too
         if self.weights.endswith(".safetensors"):
-            write_header(folder / self.weights, self.shapes)
+            write_header(folder / self.weights, self.shapes or {"encoder": list(self.size)})
         else:
-            (folder / self.weights).touch()
+            zipfile.ZipFile(folder / self.weights, "w").close()  # as torch writes
         return root.joinpath(*Path(self.place).parts[:2])
 
 

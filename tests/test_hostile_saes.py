@@ -200,7 +200,8 @@ HARMS: dict[str, tuple[str, Harm, str]] = {
     "pt cut short": (DICTIONARY, cut(PT, 0.5), "ae.pt: damaged or cut short"),
     "header of no length": (TOPK, header_that_claims(2**62), "sae.safetensors: damaged or cut short"),
     "shape beyond the file": (TOPK, header_that_claims(0, LARGE), "sae.safetensors: damaged or cut short"),
-    "settings that claim more": (TOPK, claimed_by_settings, "cfg.json says (1000000000000000, 1000000000000000)"),
+    "settings that claim more": (TOPK, claimed_by_settings, "the settings say 1,000,000,000,000,000 latents of 1,000,000,000,000,000 dimensions, but no tensor"),
+    "weights cut short": (TOPK, cut(SPARSIFY, 0.9), "sae.safetensors: damaged or cut short (of encoder.weight"),
     "a key twice": (TOPK, settings_text('{"k": 8, "d_in": 16, "k": 9}'), "the key 'k' stands there twice"),
     "a key twice, deep down": (
         STANDARD,

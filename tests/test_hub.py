@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -88,7 +89,8 @@ def test_a_name_becomes_a_commit_and_only_what_the_study_reads_is_fetched(world:
     commit = online.branches[NAME]["main"]
     assert [layer.key for layer in study.layers] == ["embed_tokens", "layers.0"]
     fetched = [path for path in online.asked if "/resolve/" in path]
-    assert {path.split("/")[5] for path in fetched} == {"embed_tokens", "layers.0"}  # neither layers.1 nor README.md
+    # Neither the weights of layers.1 nor README.md; settings say which is which.
+    assert {path.split("/")[5] for path in fetched if not path.endswith("cfg.json")} == {"embed_tokens", "layers.0"}
     metadata = weights(study)
     assert (metadata["hub"], metadata["commit"]) == (f"{NAME}/layers.0", commit)
     # From now on the hub is not asked, and another copy of the same files is as good.
@@ -286,7 +288,57 @@ def test_of_a_set_with_a_file_for_each_layer_only_those_of_the_study_are_fetched
     assert not any("layer_1" in path for path in online.asked)
     online.asked.clear()
     with pytest.raises(
-        StudyError, match=r"no file of the layer of layers\.77\.mlp:in; there are: layer_0\.safetensors, "
+        StudyError, match=r"no SAE for layers\.77\.mlp:in; there are: layers\.0\.mlp:in, layers\.1\.mlp:in, "
     ):
         study("layers.77.mlp:in")
-    assert not any("/resolve/" in path for path in online.asked)
+    assert not any(path.endswith("safetensors") for path in online.asked)
+
+
+def test_gemma_scope_is_read_from_the_hubs_cache_and_only_the_layers_of_the_study_are_fetched(
+    world: Path, online: FakeHub, tmp_path: Path
+) -> None:
+    """Its files say by their folders' names alone what they are; in the cache they are links to names that say nothing."""
+    release = "maker/gemma-scope-2b-pt-res"
+    for layer in (0, 1):
+        folder = tmp_path / "pushed" / f"layer_{layer}" / "width_16k" / "average_l0_7"
+        folder.mkdir(parents=True)
+        shapes = {"W_enc": (HIDDEN, 16), "b_enc": 16, "W_dec": (16, HIDDEN), "b_dec": HIDDEN, "threshold": 16}
+        np.savez(folder / "params.npz", **{name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    online.push(release, tmp_path / "pushed")
+
+    def study(*hookpoints: str) -> Study:
+        saes = [{"path": release, **({"hookpoints": list(hookpoints)} if hookpoints else {})}]
+        return load_study(changed(world, {"saes": saes}, "scope.yaml"), get=True)
+
+    (layer,) = study("layers.1").layers
+    assert layer.location.files()[0].is_symlink()
+    assert (layer.key, layer.location.published_l0()) == ("layers.1", 7)
+    assert {path for path in online.asked if path.endswith("npz")} == {
+        f"/{release}/resolve/{online.branches[release]['main']}/layer_1/width_16k/average_l0_7/params.npz"
+    }
+    # A part of it is here now: what another study wants beside it is fetched, and all where it wants all.
+    assert [layer.key for layer in study("blocks.0.hook_resid_post").layers] == ["layers.0"]
+    online.asked.clear()
+    assert [layer.key for layer in study().layers] == ["layers.0", "layers.1"]
+    assert [layer.key for layer in study().layers] == ["layers.0", "layers.1"]
+    assert not any(path.endswith("npz") for path in online.asked)
+    online.asked.clear()
+    assert [layer.key for layer in study("layers.0", "layers.1").layers] == ["layers.0", "layers.1"]
+    assert online.asked == []
+
+
+def test_of_what_is_partly_here_the_rest_is_fetched_where_all_is_wanted(world: Path, online: FakeHub) -> None:
+    assert load_study(world, get=True).layers[0].key == "embed_tokens"  # of which layers.1 was not fetched
+    file = changed(world, {"saes": [{"path": NAME}]}, "all.yaml")
+    assert [layer.key for layer in load_study(file, get=True).layers] == ["embed_tokens", "layers.0", "layers.1"]
+
+
+def test_without_the_hub_what_is_here_is_used(
+    world: Path, online: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_study(world, get=True)
+    reach(monkeypatch, None, tmp_path / "cache")
+    saes = [{"path": NAME, "hookpoints": ["layers.0", "layers.1"]}]
+    layers = load_study(changed(world, {"saes": saes}, "more.yaml"), get=True).layers
+    assert isinstance(layers[1].location, MissingSae) and not isinstance(layers[0].location, MissingSae)
+    assert "no SAE for 'layers.1'" in layers[1].location.problem

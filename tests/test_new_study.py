@@ -154,12 +154,12 @@ def test_names_of_transformer_lens_are_understood_by_the_model_that_is_named(tmp
 
 def test_saes_that_read_one_place_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     release = tmp_path / "gemma-scope-2b-pt-res"
-    for name in ("average_l0_38", "average_l0_71"):
+    for name in ("average_l0_3", "average_l0_7"):
         gemma_scope(release / "layer_20" / "width_16k" / name)
-    gemma_scope(release / "layer_21" / "width_16k" / "average_l0_80")
+    gemma_scope(release / "layer_21" / "width_16k" / "average_l0_8")
     study, written, _ = init(release, tmp_path)
     assert written["subject_model"]["path"] == "google/gemma-2-2b"
-    keys = ["layers.20@average_l0_38", "layers.20@average_l0_71", "layers.21"]
+    keys = ["layers.20@average_l0_3", "layers.20@average_l0_7", "layers.21"]
     assert [layer.key for layer in study.layers] == keys
     assert len({layer.location.files()[0] for layer in study.layers}) == 3
 
@@ -192,7 +192,10 @@ def test_an_sae_that_cannot_be_read_is_told_and_the_others_make_a_study(
     assert main(["init", str(root), "--output", str(tmp_path / "new.yaml")]) == 0
     told = capsys.readouterr().out
     assert "found    layers.2: " in told
-    assert f"left out {root / 'bad'}: blocks.2.hook_resid_mid: in a model of type 'gpt_neox' attention and MLP" in told
+    assert (
+        f"left out {root / 'bad' / 'sae_weights.safetensors'}: blocks.2.hook_resid_mid: in a model of type 'gpt_neox' attention and MLP"
+        in told
+    )
     shutil.rmtree(root / "good")
     assert main(["init", str(root), "--output", str(tmp_path / "other.yaml")]) == 2
     assert "read the same residual stream" in capsys.readouterr().err

@@ -101,7 +101,6 @@ REFUSED: list[tuple[str, Damage, tuple[str, ...]]] = [
         for key, value, told in (
             ("normalize_activations", "covariance_whitening", "none, expected_average_only_in, constant_norm_rescale"),
             ("reshape_activations", "by_head", "none, hook_z"),
-            ("finetuning_scaling_factor", True, "False"),
             ("hook_head_index", 3, "None"),
         )
     ),
@@ -136,6 +135,20 @@ REFUSED: list[tuple[str, Damage, tuple[str, ...]]] = [
         "saelens_standard",
         tensor("b_enc", lambda old: old, scaling_factor=torch.full((64,), 1.5)),
         (SAELENS, "tensor scaling_factor is not supported"),
+    ),
+    *(
+        # SAELens would pass over them and do the opposite.
+        (case, settings(**{wrong: value}), ("{folder}/cfg.json", f"{wrong} is no setting of SAEs; {right} is"))
+        for case, wrong, value, right in (
+            ("saelens_standard", "apply_bdec_to_input", False, "apply_b_dec_to_input"),
+            ("saelens_topk", "rescale_acts_by_dec_norm", True, "rescale_acts_by_decoder_norm"),
+            ("saelens_5_standard", "normalise_activations", "layer_norm", "normalize_activations"),
+        )
+    ),
+    (
+        "saelens_constant_norm",
+        settings(model_from_pretrained_kwargs={"center_writing_weights": True}),
+        ("{folder}/cfg.json", "'constant_norm_rescale' is not supported with center_writing_weights"),
     ),
     # Early releases took the k largest of either sign.
     ("sparsify_topk", settings(signed=True), ("{folder}/cfg.json", "signed True", "supported: False")),

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
-from interp_assets.cli import find_study
+from interp_assets.commands import find_study
 from interp_assets.setting_errors import StudyError
 from interp_assets.settings import SaeSource
 from interp_assets.study import load_study
@@ -212,15 +212,17 @@ def test_no_such_file_and_no_text(tmp_path: Path) -> None:
 
 def test_a_single_sae_needs_its_hookpoint(complete_file: Path) -> None:
     """A folder that is one SAE does not say what it reads, unless its name does."""
-    single = {"path": "saes/embed_tokens"}
+    shutil.copytree(complete_file.parent / "saes" / "embed_tokens", complete_file.parent / "mine")
+    single = {"path": "mine"}
     said = refusal(changed(complete_file, {"saes": [single]}))
-    assert said.startswith("saes[0].hookpoints: missing; the files of embed_tokens in saes/embed_tokens do not say")
+    assert said.startswith("saes[0].hookpoints: missing; the files of mine in mine do not say")
     (layer,) = load_study(changed(complete_file, {"saes": [single | {"hookpoints": ["layers.1.mlp"]}]})).layers
-    assert (layer.key, layer.location.folder.name) == ("layers.1.mlp", "embed_tokens")
+    assert (layer.key, layer.location.folder.name) == ("layers.1.mlp", "mine")
     said = refusal(changed(complete_file, {"saes": [single | {"hookpoints": ["a", "b"]}]}))
-    assert said == "saes[0].hookpoints: ['a', 'b'] are 2 places for the one SAE in saes/embed_tokens"
-    (layer,) = load_study(changed(complete_file, {"saes": [{"path": "saes/layers.0"}]})).layers
-    assert layer.key == "layers.0"
+    assert said == "saes[0].hookpoints: ['a', 'b'] are 2 places for the one SAE in mine"
+    for name in ("layers.0", "embed_tokens"):
+        (layer,) = load_study(changed(complete_file, {"saes": [{"path": f"saes/{name}"}]})).layers
+        assert layer.key == name
 
 
 def test_what_commands_call_a_study(complete_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ class SubjectModel(Settings):
 class SaeSource(Settings):
     """A folder of sparse autoencoders, or a single one."""
 
-    path: str = operational()
+    path: str = operational(min_length=1)
     "A folder, or a name on the Hugging Face hub: owner/name, or owner/name/folder/in/it."
     revision: str | None = operational(None)
     "For a hub name: the commit, tag or branch."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import Config, Declared, Hooks, UnknownSae
+from .config import Config, Declared, Hooks, UnknownSae, number_in_name
 from .headers import InvalidSae, shapes_in
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ ARCHITECTURES = {
     "jumprelu transcoder with skip connection": "pre where it is above the threshold; W_skip x is added",
 }
 SET = "transcoder_set"
+ACTIVATION = ("activation", "activation_fn", "activation_function", "act_fn")
 THRESHOLD = "activation_function.threshold"
 
 
@@ -35,16 +36,15 @@ def hooks(config: Config, weights: Path, name: str | None) -> Hooks:
     """
     config.one_of("model_kind", (SET,))
     if listed := config.get("transcoders"):
-        raise UnknownSae(
-            f"{config.file}: the transcoders lie elsewhere, as in {listed[0]}; name the folder or repository there"
-        )
-    number = weights.name.removeprefix("layer_").removesuffix(".safetensors")
+        where = f", as in {listed[0]}" if isinstance(listed, list) else ""
+        raise UnknownSae(f"{config.file}: the transcoders lie elsewhere{where}; name the folder or repository there")
     reads, writes = config.text("feature_input_hook"), config.text("feature_output_hook")
     if reads is None or writes is None:
         raise UnknownSae(
             f"{config.file}: feature_input_hook and feature_output_hook are to name what is read and written"
         )
-    return Hooks(f"blocks.{number}.{reads}", f"blocks.{number}.{writes}", True)
+    block = f"blocks.{number_in_name(weights, WEIGHTS)}"
+    return Hooks(f"{block}.{reads}", f"{block}.{writes}", True)
 
 
 def declared(config: Config, weights: Path) -> Declared:
@@ -54,6 +54,10 @@ def declared(config: Config, weights: Path) -> Declared:
     if any(len(shape) != 2 for shape in shapes.values()) or len(shapes) < 2:
         raise InvalidSae(f"{weights}: no W_enc and W_dec of rows and columns; there are: {', '.join(sorted(found))}")
     n_latents, d_in = shapes["W_enc"]
+    # Its class goes by the weights alone; settings that say something else are not passed over.
+    for key in ACTIVATION:
+        config.one_of(key, (None, "jumprelu" if THRESHOLD in found else "relu"), None)
+    config.one_of("k", (None,), None)
     kind = "jumprelu transcoder" if THRESHOLD in found else "transcoder"
     kind += " with skip connection" if "W_skip" in found else ""
     return Declared(kind, n_latents, d_in, shapes["W_dec"][1], None, config.text("model_name"))

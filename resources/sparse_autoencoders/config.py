@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Collection, Sequence
@@ -13,6 +14,8 @@ from resources.strict_yaml import NotYaml, parsed
 
 LARGEST_BYTES = 4 << 20
 "Of a settings file; those of the field have a few thousand."
+NEARLY = 0.85
+"So alike, of 1, is a misspelt key to the right one."
 MISSING = object()
 
 
@@ -44,6 +47,12 @@ class Declared(NamedTuple):
     "The subject model, as its maker calls it."
     bos: bool | None = None
     "Whether its training contexts began with BOS."
+
+
+def number_in_name(file: Path, pattern: str) -> int:
+    """Of the name of a file of weights the number that stands where its format's pattern has a `*`."""
+    before, _, after = pattern.partition("*")
+    return int(file.name.removeprefix(before).removesuffix(after))
 
 
 class Config(dict[str, Any]):
@@ -94,6 +103,19 @@ class Config(dict[str, Any]):
             raise UnknownSae(f"{self.file}: {key} {value!r} is not supported; supported: {shown}")
         return value
 
+    def no_misspelling(self, meant: Collection[str]) -> None:
+        """Makers' classes pass over a key that they do not know, and so would do the opposite of what was meant.
+
+        Args:
+            meant: keys that change what an SAE computes.
+
+        Raises:
+            UnknownSae: a key is nearly one of them.
+        """
+        for key in self:
+            if key not in meant and (near := difflib.get_close_matches(key, meant, 1, NEARLY)):
+                raise UnknownSae(f"{self.file}: {key} is no setting of SAEs; {near[0]} is")
+
     def only(self, known: Collection[str], maker: str) -> None:
         """
         Raises:
@@ -115,17 +137,21 @@ def config_in(file: Path, values: dict[str, Any]) -> Config:
 def read_config(file: Path) -> Config:
     """
     Raises:
-        UnknownSae: it is no JSON object or YAML mapping, holds a key twice, or is too large for settings.
+        UnknownSae: it cannot be read, is no JSON object or YAML mapping, holds a key twice, or is too large for settings.
     """
-    if (size := file.stat().st_size) > LARGEST_BYTES:
-        raise UnknownSae(f"{file}: {size:,} bytes are too many for the settings of an SAE (at most {LARGEST_BYTES:,})")
     try:
+        if (size := file.stat().st_size) > LARGEST_BYTES:
+            raise UnknownSae(
+                f"{file}: {size:,} bytes are too many for the settings of an SAE (at most {LARGEST_BYTES:,})"
+            )
         if file.suffix == ".yaml":
             values = parsed(file.read_bytes())
         else:
             values = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=one_of_each_key)
     except NotYaml as error:
         raise UnknownSae(f"{file}: {error}") from None
+    except OSError as error:
+        raise UnknownSae(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise UnknownSae(f"{file}: not valid JSON ({error})") from None
     if not isinstance(values, dict):

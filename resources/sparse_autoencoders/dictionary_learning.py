@@ -67,7 +67,7 @@ def hooks(config: Config, weights: Path, name: str | None) -> Hooks:
 
 def declared(config: Config, weights: Path) -> Declared:
     trainer = config.section("trainer")
-    kind = str(trainer.get("dict_class"))
+    kind = trainer.one_of("dict_class", tuple(KINDS))
     d_in = trainer.integer("activation_dim")
     l0 = trainer.number("k") if "TopK" in kind and "k" in trainer else None
     return Declared(kind, trainer.integer("dict_size"), d_in, d_in, l0, trainer.text("lm_name"), None)
@@ -79,8 +79,8 @@ def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
     from .tensors import Weights
 
     trainer = config.section("trainer")
-    name = trainer.one_of("dict_class", tuple(KINDS))
-    kind, facts = KINDS[name], declared(config, weights)
+    facts = declared(config, weights)
+    name, kind = facts.architecture, KINDS[facts.architecture]
     opened = Weights(weights, device, CONFIG)
     wide, tall = (facts.d_in, facts.n_latents), (facts.n_latents, facts.d_in)
     if kind.linear:

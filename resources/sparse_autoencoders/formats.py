@@ -17,7 +17,7 @@ from . import (
     saelens,
     sparsify,
 )
-from .config import Config, UnknownSae, config_in, read_config
+from .config import Config, UnknownSae, config_in, number_in_name, read_config
 
 FORMATS: dict[str, ModuleType] = {
     "sparsify": sparsify,
@@ -51,26 +51,28 @@ def file_names(beside: bool = False) -> tuple[str, ...]:
     return (*CONFIGS, *dict.fromkeys(module.WEIGHTS for module in FORMATS.values()), *others)
 
 
+def beside(name: str) -> tuple[str, ...]:
+    """What may lie beside the weights of a format and is read too."""
+    settings = FORMATS[name].CONFIG
+    return (*([settings] if settings else []), *BESIDE.get(name, ()))
+
+
 def numbered(module: ModuleType) -> bool:
     """Whether a folder holds an SAE for each of several layers."""
     return "*" in module.WEIGHTS
 
 
-def number_of(file: str) -> int | None:
-    """The layer that a file of weights is of by its name, in one of the numbered formats."""
-    for module in FORMATS.values():
-        pattern = re.escape(module.WEIGHTS).replace(r"\*", r"(\d+)")
-        if numbered(module) and (found := re.fullmatch(pattern, file)):
-            return int(found[1])
-    return None
+def is_weights(file: str, module: ModuleType) -> bool:
+    """Whether a path ends in what a format calls its weights."""
+    return re.search(rf"(?:^|/){re.escape(module.WEIGHTS)}$".replace(r"\*", r"\d+"), file) is not None
 
 
 def weights_in(folder: Path, module: ModuleType) -> list[Path]:
     """The weights of a format that lie in a folder, by layer where they are numbered."""
     if not numbered(module):
         return [folder / module.WEIGHTS] if (folder / module.WEIGHTS).is_file() else []
-    numbers = {file: number_of(file.name) for file in folder.glob(module.WEIGHTS)}
-    return sorted((file for file, number in numbers.items() if number is not None), key=lambda file: numbers[file] or 0)
+    found = [file for file in folder.glob(module.WEIGHTS) if is_weights(file.name, module)]
+    return sorted(found, key=lambda file: number_in_name(file, module.WEIGHTS))
 
 
 def what_makes_one() -> str:

@@ -31,6 +31,8 @@ READS = {
     "att": ("attn.hook_z", None),
     "transcoders": ("ln2.hook_normalized", "hook_mlp_out"),
 }
+FOLDERS = 3
+"Below the release's: layer_N/width_W/average_l0_X, or embedding/..."
 FAMILY = {"model_type": "gemma2"}
 "Settings of the model that its hooks are to be understood by."
 
@@ -39,9 +41,14 @@ def recognises(config: Config) -> bool:
     return False
 
 
+def folders_of(weights: Path) -> tuple[str, ...]:
+    """The names of the folders that a file lies in. The file itself may be a link: in the hub's cache it leads elsewhere."""
+    return weights.parent.resolve().parts
+
+
 def kind_of(weights: Path) -> tuple[str | None, str | None]:
     """The subject model and what is read, from the release's name; None where no folder bears one."""
-    for part in reversed(weights.resolve().parts):
+    for part in reversed(folders_of(weights)):
         if found := re.search(r"gemma-scope-([0-9]+b-[a-z]+)-(res|mlp|att|transcoders)$", part):
             return f"google/gemma-2-{found[1].removesuffix('-pt')}", found[2]
     return None, None
@@ -49,7 +56,7 @@ def kind_of(weights: Path) -> tuple[str | None, str | None]:
 
 def number_in(weights: Path, name: str) -> int | None:
     """The number behind a name in the file's path: of layer_12 it is 12."""
-    for part in reversed(weights.resolve().parts):
+    for part in reversed(folders_of(weights)):
         if found := re.fullmatch(rf"{name}_(\d+)", part):
             return int(found[1])
     return None
@@ -60,7 +67,7 @@ def hooks(config: Config, weights: Path, name: str | None) -> Hooks:
     Raises:
         UnknownSae: it is an SAE of the embedding.
     """
-    if "embedding" in weights.resolve().parts:
+    if "embedding" in folders_of(weights)[-FOLDERS:]:
         raise UnknownSae(f"{weights.parent}: SAEs of the embedding are not supported; supported: {', '.join(READS)}")
     _, kind = kind_of(weights)
     layer = number_in(weights, "layer")

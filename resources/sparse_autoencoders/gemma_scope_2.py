@@ -20,6 +20,16 @@ ARCHITECTURES = {
     "jump_relu transcoder with affine connection": "the same, and x affine_skip_connection is added",
 }
 FAMILY = {"model_type": "gemma3_text"}
+KNOWN = {
+    "architecture",
+    "model_name",
+    "width",
+    "l0",
+    "type",
+    "affine_connection",
+    "hf_hook_point_in",
+    "hf_hook_point_out",
+}
 
 
 def recognises(config: Config) -> bool:
@@ -49,6 +59,8 @@ def declared(config: Config, weights: Path) -> Declared:
     Raises:
         UnknownSae: it reads or writes several layers at once.
     """
+    config.only(KNOWN, MAKER)
+    config.one_of("architecture", ("jump_relu",))
     found = shapes_in(weights) or {}
     shapes = {name: header.shape for name, header in found.items()}
     for name in ("w_enc", "w_dec"):
@@ -71,7 +83,6 @@ def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
     from .autoencoder import SparseAutoencoder
     from .tensors import Weights
 
-    config.one_of("architecture", ("jump_relu",))
     facts = declared(config, weights)
     opened = Weights(weights, device, CONFIG)
     affine = "affine_skip_connection" in opened

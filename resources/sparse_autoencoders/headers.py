@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -40,12 +41,18 @@ def shapes_in(file: Path) -> dict[str, Header] | None:
     """The tensors of a file by name; None for a .pt file, which says nothing before it is read.
 
     Raises:
-        InvalidSae: it is damaged.
+        InvalidSae: it is damaged, or cannot be read.
     """
     if file.suffix == ".npz":
         with archive(file) as opened:
             return {name: header for name, (header, _, _) in npy_members(file, opened).items()}
-    return safetensors_header(file) if file.suffix == ".safetensors" else None
+    if file.suffix == ".safetensors":
+        try:
+            return safetensors_header(file)
+        except OSError as error:
+            raise InvalidSae(f"{file}: cannot be read ({error.strerror})") from None
+    with archive(file):
+        return None
 
 
 def safetensors_header(file: Path) -> dict[str, Header]:
@@ -56,13 +63,24 @@ def safetensors_header(file: Path) -> dict[str, Header]:
             raise InvalidSae(f"{file}: damaged or cut short (its header has no possible length)")
         try:
             entries = json.loads(opened.read(length))
-            return {
-                name: Header(tuple(int(n) for n in entry["shape"]), str(entry["dtype"]))
-                for name, entry in entries.items()
-                if name != "__metadata__"
-            }
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            entries.pop("__metadata__", None)
+            headers, bytes_of = {}, {}
+            for name, entry in entries.items():
+                headers[name] = Header(tuple(int(n) for n in entry["shape"]), str(entry["dtype"]))
+                first, end = (int(place) for place in entry["data_offsets"])
+                bytes_of[name] = end - first
+                if (missing := 8 + length + end - file.stat().st_size) > 0:
+                    raise InvalidSae(f"{file}: damaged or cut short (of {name} {missing:,} bytes are missing)")
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise InvalidSae(f"{file}: damaged or cut short (its header cannot be read: {error})") from None
+    for name, header in headers.items():
+        bits = re.search(r"\d+", header.dtype)
+        if bits and math.prod(header.shape) * int(bits[0]) != 8 * bytes_of[name]:
+            raise InvalidSae(
+                f"{file}: damaged or cut short ({name} says it has shape {header.shape} of {header.dtype}, but it has "
+                f"{bytes_of[name]:,} bytes)"
+            )
+    return headers
 
 
 def vector_in(file: Path, name: str, length: int) -> np.ndarray | None:

@@ -27,6 +27,12 @@ ARCHITECTURES = {
     "topk": "the k largest of relu(pre), in the same scale",
     "relu": "relu(pre), in the same scale",
 }
+ACTIVATIONS = ("jumprelu", "topk", "relu")
+DECISIVE = {"act_fn", "jump_relu_threshold", "norm_activation", "dataset_average_activation_norm"}
+DECISIVE |= {"top_k", "apply_decoder_bias_to_pre_encoder", "sparsity_include_decoder_norm", "use_decoder_bias"}
+DECISIVE |= {"use_glu_encoder", "hook_point_in", "hook_point_out", "d_model"}
+DECISIVE |= {"d_sae", "expansion_factor"}
+"Settings that change what it computes."
 PLAIN: dict[str, Any] = {"use_glu_encoder": False, "use_decoder_bias": True}
 "Settings that are read with one value alone; one that is not there is as good."
 
@@ -41,15 +47,28 @@ def hooks(config: Config, weights: Path, name: str | None) -> Hooks:
     return Hooks(reads, writes if transcodes else None, transcodes)
 
 
+def activation_of(config: Config) -> str:
+    """Its own loader takes the name in any case.
+
+    Raises:
+        UnknownSae: it is no activation that is supported.
+    """
+    named = config.get("act_fn", "relu")
+    if str(named).lower() not in ACTIVATIONS:
+        raise UnknownSae(f"{config.file}: act_fn {named!r} is not supported; supported: {', '.join(ACTIVATIONS)}")
+    return str(named).lower()
+
+
 def model_of(weights: Path) -> str | None:
     """The subject model, by what the published folders are called."""
     return "meta-llama/Llama-3.1-8B" if weights.parents[1].name.startswith("Llama3_1-8B-Base-") else None
 
 
 def declared(config: Config, weights: Path) -> Declared:
+    config.no_misspelling(DECISIVE)
     d_model = config.integer("d_model")
     n_latents = config.integer("d_sae") if "d_sae" in config else d_model * config.integer("expansion_factor")
-    activation = str(config.get("act_fn", "relu")).lower()
+    activation = activation_of(config)
     kind = activation + (" transcoder" if hooks(config, weights, None).transcodes else "")
     # JumpReLU thresholds were set for a mean L0 of top_k.
     l0 = config.number("top_k") if activation in ("topk", "jumprelu") and "top_k" in config else None
@@ -64,8 +83,7 @@ def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
 
     for key, value in PLAIN.items():
         config.one_of(key, (value,), value)
-    kinds = {"jumprelu": "jumprelu", "topk": "topk", "relu": "relu"}
-    activation: Any = kinds[config.one_of("act_fn", tuple(kinds), "relu")]
+    activation: Any = activation_of(config)
     norm = config.one_of("norm_activation", ("dataset-wise", "inference"), "dataset-wise")
     include_norm = config.one_of("sparsity_include_decoder_norm", (False, True), True)
     subtract = config.one_of("apply_decoder_bias_to_pre_encoder", (False, True), False)

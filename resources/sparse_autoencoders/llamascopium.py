@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from resources.errors import UnusableInput
 
-from .config import Config, Declared, read_config
-from .llama_scope import PLAIN, hooks, in_units_of_the_model, scale
+from .config import Config, Declared, UnknownSae, read_config
+from .llama_scope import PLAIN, activation_of, hooks, in_units_of_the_model, scale
 
 if TYPE_CHECKING:
     from .autoencoder import SparseAutoencoder
@@ -56,7 +56,10 @@ def declared(config: Config, weights: Path) -> Declared:
     config.one_of("sae_type", ("sae",))
     d_model = config.integer("d_model")
     n_latents = int(d_model * config.number("expansion_factor"))
-    activation = str(config.get("act_fn", "relu")).lower()
+    config.only(KNOWN, MAKER)
+    if hooks(config, weights, None).reads is None:
+        raise UnknownSae(f"{config.file}: hook_point_in is missing")
+    activation = activation_of(config)
     kind = activation + (" transcoder" if hooks(config, weights, None).transcodes else "")
     l0 = config.number("top_k", 50) if activation == "topk" else None
     return Declared(kind, n_latents, d_model, d_model, l0, *model_of(weights))
@@ -67,10 +70,9 @@ def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
     from .tensors import Weights
 
     facts = declared(config, weights)
-    config.only(KNOWN, MAKER)
     for key, value in PLAIN.items():
         config.one_of(key, (value,), value)
-    activation: Any = config.one_of("act_fn", ("jumprelu", "topk", "relu"), "relu")
+    activation: Any = activation_of(config)
     norm = config.one_of("norm_activation", ("dataset-wise", "inference"), "dataset-wise")
     unit_rows = config.one_of("sparsity_include_decoder_norm", (False, True), True)
     opened = Weights(weights, device, CONFIG)

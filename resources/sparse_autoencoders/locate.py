@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from resources.errors import UnusableInput
-from resources.hookpoints import PATH, hookpoint_of
+from resources.hookpoints import FAMILIES, hookpoint_of
 
 from .config import Config, Declared, Hooks, UnknownSae
-from .formats import BESIDE, FORMATS, config_of, format_of, holds_sae, numbered, weights_in, what_makes_one
-from .headers import shapes_in
+from .formats import BESIDE, FORMATS, config_of, format_of, holds_sae, is_weights, numbered, weights_in, what_makes_one
+from .headers import InvalidSae, shapes_in
 
 
 class SaeLocation(NamedTuple):
@@ -38,10 +40,9 @@ class SaeLocation(NamedTuple):
         return self.weights if numbered(FORMATS[self.format]) else self.folder
 
     def files(self) -> list[Path]:
-        module = FORMATS[self.format]
-        beside = [name for name in BESIDE.get(self.format, ()) if (self.folder / name).is_file()]
-        settings = [module.CONFIG] if module.CONFIG else []
-        return [*(self.folder / name for name in settings), self.weights, *(self.folder / name for name in beside)]
+        settings, others = FORMATS[self.format].CONFIG, BESIDE.get(self.format, ())
+        there = [self.folder / name for name in others if (self.folder / name).is_file()]
+        return [*([self.folder / settings] if settings else []), self.weights, *there]
 
     def config(self) -> Config:
         return config_of(self.folder, FORMATS[self.format])
@@ -49,9 +50,17 @@ class SaeLocation(NamedTuple):
     def declared(self) -> Declared:
         """
         Raises:
-            UnknownSae: its settings lack a number, or hold none.
+            UnknownSae: its settings lack a number, hold none, or are not supported.
         """
-        return FORMATS[self.format].declared(self.config(), self.weights)
+        facts: Declared = FORMATS[self.format].declared(self.config(), self.weights)
+        for name, size in (("latents", facts.n_latents), ("dimensions", facts.d_in), ("dimensions", facts.d_out)):
+            if size < 1:
+                raise UnknownSae(f"{self.place}: its settings say {size} {name}")
+        if facts.l0 is not None and not 0 < facts.l0 <= facts.n_latents:
+            raise UnknownSae(
+                f"{self.place}: k is {facts.l0:g} (or the published L0), allowed are 1 to the number of latents, {facts.n_latents}"
+            )
+        return facts
 
     def published_l0(self) -> float | None:
         """The mean L0 that the settings promise: k for TopK, None where they promise nothing."""
@@ -98,22 +107,47 @@ def locate(
         UnknownSae: there is none, or one that no format recognises.
         UnknownHook: one names a hook that stands for no hookpoint.
     """
-    folders = [root] if holds_sae(root) else [folder for folder in sorted(below(root)) if holds_sae(folder)]
-    if not folders:
-        raise UnknownSae(f"{root}: no SAE here or below; an SAE is {what_makes_one()}")
-    found = []
-    for folder in folders:
+    if root.is_file():
+        raise UnknownSae(f"{root}: a file; name the folder that it lies in")
+    found, tried = [], 0
+    for folder in [root] if readable(root) and holds_sae(root) else below(root):
         try:
+            if not readable(folder):
+                raise UnknownSae(f"{folder}: cannot be read (Permission denied)")
+            if not holds_sae(folder):
+                continue
+            tried += 1
             found.extend(recognise(folder, root, format, model))
         except UnusableInput as error:
             if problems is None:
                 raise
             problems[folder] = str(error)
+    if not tried and not problems:
+        raise UnknownSae(nothing_in(root))
     return found
 
 
+def readable(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK)
+
+
+def nothing_in(root: Path) -> str:
+    """What is missing where no SAE was found."""
+    for folder in (root, *below(root)):
+        for module in FORMATS.values():
+            if there := weights_in(folder, module):
+                return f"{folder}: {module.CONFIG} is missing beside {there[0].name}, the settings of {module.MAKER}"
+    return f"{root}: no SAE here or below; an SAE is {what_makes_one()}"
+
+
 def below(root: Path) -> Iterator[Path]:
-    return (folder for folder in root.rglob("*") if folder.is_dir() and not folder.name.startswith("."))
+    """The folders below one, in order, those behind links too, each once; hidden ones and what is in them are left out."""
+    seen = {root.resolve()}
+    for folder, names, _ in os.walk(root, followlinks=True):
+        kept = sorted(name for name in names if not name.startswith(".") and Path(folder, name).resolve() not in seen)
+        seen.update(Path(folder, name).resolve() for name in kept)
+        names[:] = kept
+        yield from (Path(folder, name) for name in kept)
 
 
 def recognise(folder: Path, root: Path, format: str, model: Mapping[str, Any] | None = None) -> list[SaeLocation]:
@@ -124,30 +158,68 @@ def recognise(folder: Path, root: Path, format: str, model: Mapping[str, Any] | 
         raise UnknownSae(
             f"{folder / module.CONFIG}: format {name} does not have these keys; supported: {', '.join(FORMATS)}"
         )
-    config = config_of(folder, module)
-    there = weights_in(folder, module)
-    if not there:
-        # Another kind may keep its weights elsewhere; then that is what has to be said.
-        module.hooks(config, folder / module.WEIGHTS, None)
-        said = f"{module.CONFIG} is of format {name}, but " if module.CONFIG else ""
-        raise UnknownSae(f"{folder}: {said}{module.WEIGHTS} is missing")
-    # A single SAE's folder has a name of its own, which is a module's only if it looks like one.
-    own_name = None if folder == root and not looks_like_module(folder.name) else folder.name
-    if own_name and not re.fullmatch(PATH, own_name):
-        own_name = None
+    if there := weights_in(folder, module):
+        return [understood(weights, name, root, model) for weights in there]
+    # Another kind may keep its weights elsewhere; then that is what has to be said.
+    module.hooks(config_of(folder, module), folder / module.WEIGHTS, None)
+    said = f"{module.CONFIG} is of format {name}, but " if module.CONFIG else ""
+    raise UnknownSae(f"{folder}: {said}{module.WEIGHTS} is missing")
+
+
+def understood(weights: Path, name: str, root: Path, model: Mapping[str, Any] | None) -> SaeLocation:
+    """One SAE of a format, with its places as hookpoints.
+
+    Raises:
+        UnknownSae: what its settings name is no hookpoint.
+    """
+    place, module = SaeLocation(None, weights, name), FORMATS[name]
+    own_name = next((each.name for each in named_by(place.folder, root) if looks_like_module(each.name)), None)
+    found: Hooks = module.hooks(place.config(), weights, own_name)
     family = model if model is not None else getattr(module, "FAMILY", None)
+    try:
+        reads, writes = (hook and hookpoint_of(hook, family) for hook in (found.reads, found.writes))
+    except UnusableInput as error:
+        raise UnknownSae(f"{weights}: {error}") from None
+    return SaeLocation(reads, weights, name, writes, found.transcodes)
+
+
+def listed_saes(root: Path, files: Iterable[str], model: Mapping[str, Any] | None) -> list[SaeLocation]:
+    """The SAEs of a repository by the names of its files, of which only settings are here; others are left out.
+
+    Args:
+        root: where the settings lie, and the weights are to lie.
+    """
     found = []
-    for weights in there:
-        said_by: Hooks = module.hooks(config, weights, own_name)
-        reads, writes = (hook and hookpoint_of(hook, family) for hook in (said_by.reads, said_by.writes))
-        found.append(SaeLocation(reads, weights, name, writes, said_by.transcodes))
+    for file in files:
+        for name, module in FORMATS.items():
+            if not is_weights(file, module):
+                continue
+            weights = root / file
+            with suppress(UnusableInput):
+                folder = SaeLocation(None, weights, name).folder
+                if module.CONFIG is None or module.recognises(config_of(folder, module)):
+                    found.append(understood(weights, name, root, model))
     return found
 
 
+def named_by(folder: Path, root: Path) -> Iterator[Path]:
+    """A folder and those above it, up to the one in which SAEs are looked for: `layers.8/k32` is one of `layers.8`."""
+    yield folder
+    while folder != root:
+        folder = folder.parent
+        yield folder
+
+
 def looks_like_module(name: str) -> bool:
-    """`layers.10` and `h.3.mlp` name modules; `my-sae` does not."""
-    parts = name.split(".")
-    return len(parts) > 1 and parts[1].isdigit()
+    """`layers.10`, `h.3.mlp` and `embed_tokens` name modules; `my-sae` and `v1.5` do not."""
+    if name.rpartition(".")[2] in {family.embedding for family in FAMILIES.values()}:
+        return True
+    return re.fullmatch(r"[A-Za-z_]+(\.[A-Za-z_]\w*)*\.\d+(\.\w+)*", name) is not None
+
+
+def in_order(location: SaeLocation) -> list[int]:
+    """By the numbers in what it reads, as numbers: layers.8 stands before layers.10."""
+    return [int(part) if part.isdigit() else -1 for part in re.split(r"[.:]", location.hookpoint or "")]
 
 
 def describe(location: SaeLocation) -> dict[str, Any]:
@@ -158,6 +230,12 @@ def describe(location: SaeLocation) -> dict[str, Any]:
     """
     declared = location.declared()
     shapes = shapes_in(location.weights)
+    sizes = {declared.n_latents, declared.d_in}
+    if shapes is not None and not any(len(each.shape) == 2 and set(each.shape) == sizes for each in shapes.values()):
+        raise InvalidSae(
+            f"{location.weights}: the settings say {declared.n_latents:,} latents of {declared.d_in:,} dimensions, but no tensor "
+            f"has that shape; there are: {', '.join(f'{name} {list(each.shape)}' for name, each in shapes.items())}"
+        )
     return {
         "place": str(location.place),
         "format": location.format,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import Config, Declared, Hooks
+from .config import Config, Declared, Hooks, number_in_name
 
 if TYPE_CHECKING:
     from .autoencoder import SparseAutoencoder
@@ -28,11 +28,12 @@ def recognises(config: Config) -> bool:
 def hooks(config: Config, weights: Path, name: str | None) -> Hooks:
     """What the decoder layer puts out; as a module's path, since not all of the models are known by their families."""
     config.one_of("hook_point", ("resid_post",))
-    number = weights.name.removeprefix("layer").removesuffix(".sae.pt")
-    return Hooks(f"layers.{number}")
+    return Hooks(f"layers.{number_in_name(weights, WEIGHTS)}")
 
 
 def declared(config: Config, weights: Path) -> Declared:
+    config.only(KNOWN, MAKER)
+    config.one_of("model_type", tuple(ARCHITECTURES))
     d_model, kind = config.integer("d_model"), str(config.get("model_type"))
     return Declared(kind, config.integer("d_sae"), d_model, d_model, config.number("k"), config.text("base_model"))
 
@@ -42,8 +43,6 @@ def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
     from .autoencoder import SparseAutoencoder
     from .tensors import Weights
 
-    config.one_of("model_type", tuple(ARCHITECTURES))
-    config.only(KNOWN, MAKER)
     facts = declared(config, weights)
     opened = Weights(weights, device, CONFIG)
     sae = SparseAutoencoder(

@@ -60,11 +60,25 @@ NORMS: dict[str, InputNorm] = {
     "constant_norm_rescale": "constant_norm",
     "layer_norm": "layer_norm",
 }
+DECISIVE = {"architecture", "activation_fn", "activation_fn_kwargs", "apply_b_dec_to_input"}
+DECISIVE |= {
+    "normalize_activations",
+    "rescale_acts_by_decoder_norm",
+    "reshape_activations",
+    "model_from_pretrained_kwargs",
+}
+DECISIVE |= {"metadata", "hook_name", "hook_point", "hf_hook_name"}
+DECISIVE |= {"hook_name_out", "hf_hook_name_out", "hook_head_index", "activation_fn_str"}
+DECISIVE |= {"d_in", "d_out", "d_sae", "prepend_bos"}
+DECISIVE |= {"model_name", "hook_point_head_index"}
+"Settings that change what it computes, or where it is read."
 OLD_NAMES = {
     "hook_point": "hook_name",
     "hook_point_head_index": "hook_head_index",
     "activation_fn_str": "activation_fn",
 }
+NOT_CENTRED = ("attn.hook_z", "mlp.hook_post", "mlp.hook_pre", ".hook_normalized", "mlp.hook_in")
+"Ends of the names of hooks outside the residual stream."
 NOTHING_COUNTED = 0.01
 "An L0 below this is no measurement: the counts had just been reset."
 FACTOR = "norm_scaling_factor"
@@ -105,9 +119,11 @@ def hooks(config: Config, weights: Path, name: str | None) -> Hooks:
 
 
 def declared(config: Config, weights: Path) -> Declared:
+    config.no_misspelling(DECISIVE)
+    config.section("metadata").no_misspelling(DECISIVE)
     settings = as_of_6(config)
     d_in = settings.integer("d_in")
-    architecture = str(settings.get("architecture"))
+    architecture = settings.one_of("architecture", tuple(KINDS))
     d_out = settings.integer("d_out", d_in)
     bos = settings.get("prepend_bos")
     return Declared(
@@ -142,15 +158,13 @@ def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
     from .tensors import Weights
 
     settings = as_of_6(config)
-    architecture = settings.one_of("architecture", tuple(KINDS))
-    kind = KINDS[architecture]
+    facts = declared(config, weights)
+    architecture, kind = facts.architecture, KINDS[facts.architecture]
     norm = settings.one_of("normalize_activations", tuple(NORMS), "none")
     settings.one_of("activation_fn", ("relu",), "relu")
-    settings.one_of("finetuning_scaling_factor", (False,), False)
     settings.one_of("hook_head_index", (None,), None)
     # The heads of z stand side by side in the model as Hugging Face runs it: there is nothing to reshape.
     settings.one_of("reshape_activations", ("none", "hook_z"), "none")
-    facts = declared(config, weights)
     subtract = settings.one_of("apply_b_dec_to_input", (False, True), not kind.transcodes)
     if kind.transcodes and subtract:
         raise UnknownSae(
@@ -181,9 +195,6 @@ def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
     if architecture == "topk" and settings.one_of("rescale_acts_by_decoder_norm", (False, True), False):
         decoder_norm = W_dec.norm(dim=1)
         W_dec = W_dec / decoder_norm[:, None]
-    input_norm = NORMS[norm]
-    if input_norm == "none" and settings.section("model_from_pretrained_kwargs").get("center_writing_weights"):
-        input_norm = "centred"
     sae = SparseAutoencoder(
         W_enc=W_enc,
         b_enc=b_enc,
@@ -195,12 +206,30 @@ def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
         subtract_b_dec=subtract,
         decoder_norm=decoder_norm,
         W_skip=opened.get("W_skip", (facts.d_out, facts.d_in)) if kind.skip else None,
-        input_norm=input_norm,
+        input_norm=input_norm(settings, norm),
         undo_norm=not kind.transcodes,
     )
     check_neutral(opened)
     opened.all_read()
     return sae
+
+
+def input_norm(settings: Config, norm: str) -> InputNorm:
+    """What is done to the input. Where TransformerLens centred the weights that write to the residual stream, so were
+    that stream and what is added to it; other tensors were not, and a layer norm centres by itself.
+
+    Raises:
+        UnknownSae: a norm that would have to follow the centring.
+    """
+    kept, hook = NORMS[norm], str(settings.get("hook_name") or settings.get("hf_hook_name") or "")
+    centred = settings.section("model_from_pretrained_kwargs").get("center_writing_weights")
+    if not centred or kept == "layer_norm" or hook.endswith(NOT_CENTRED):
+        return kept
+    if kept != "none":
+        raise UnknownSae(
+            f"{settings.file}: normalize_activations {norm!r} is not supported with center_writing_weights"
+        )
+    return "centred"
 
 
 def gate_as_threshold(weights: Weights, magnitude: Tensor) -> Tensor:
@@ -213,5 +242,6 @@ def gate_as_threshold(weights: Weights, magnitude: Tensor) -> Tensor:
 
 def check_neutral(weights: Weights) -> None:
     """For a while every file had a scaling factor of ones; another one multiplies the activations before decoding."""
-    if "scaling_factor" in weights and not bool((weights.get("scaling_factor") == 1).all()):
-        raise UnknownSae(f"{weights.file}: tensor scaling_factor is not supported unless it is 1 throughout")
+    for name in ("scaling_factor", "finetuning_scaling_factor"):
+        if name in weights and not bool((weights.get(name) == 1).all()):
+            raise UnknownSae(f"{weights.file}: tensor {name} is not supported unless it is 1 throughout")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .config import Config, Declared, Hooks
 
@@ -41,11 +41,16 @@ def hooks(config: Config, weights: Path, name: str | None) -> Hooks:
     return Hooks(f"{name}:in", name, True) if name else Hooks(None, None, True)
 
 
+def activation_of(config: Config) -> Any:
+    return config.one_of("activation", ("topk", "groupmax"), "topk")
+
+
 def declared(config: Config, weights: Path) -> Declared:
+    config.only(KNOWN, MAKER)
     d_in = config.integer("d_in")
     # 0 latents mean as many as the expansion factor says.
     n_latents = config.integer("num_latents", 0) or d_in * config.integer("expansion_factor", 32)
-    kind = str(config.get("activation", "topk"))
+    kind = activation_of(config)
     kind += " transcoder" if transcodes(config) else ""
     kind += " with skip connection" if config.get("skip_connection") else ""
     return Declared(kind, n_latents, d_in, d_in, config.number("k"))
@@ -59,12 +64,10 @@ def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
     from .autoencoder import SparseAutoencoder
     from .tensors import Weights
 
-    activation = config.one_of("activation", ("topk", "groupmax"), "topk")
     # Of early releases: the k largest of either sign.
     config.one_of("signed", (False,), False)
     transcode = config.one_of("transcode", (False, True), False)
     skip = config.one_of("skip_connection", (False, True), False)
-    config.only(KNOWN, MAKER)
     facts = declared(config, weights)
     shape = (facts.n_latents, facts.d_in)
     opened = Weights(weights, device, CONFIG)
@@ -73,7 +76,7 @@ def read(config: Config, weights: Path, device: str) -> SparseAutoencoder:
         b_enc=opened.get("encoder.bias"),
         W_dec=opened.get("W_dec", shape),
         b_dec=opened.get("b_dec"),
-        activation=activation,
+        activation=activation_of(config),
         k=config.integer("k"),
         subtract_b_dec=not transcode,
         W_skip=opened.get("W_skip") if skip else None,

@@ -38,10 +38,14 @@ collected at the first, the proof of load compares with the second, and an inter
 TransformerLens and paths in Hugging Face's models are both understood, by the subject model's settings. Where the files
 name no place, the study does, under `hookpoints`; of a transcoder that is the module whose input and output are meant.
 
+Early SAEs of SAELens for GPT-2 were trained on a residual stream that TransformerLens had centred, and their own files do
+not say so: add `"model_from_pretrained_kwargs": {"center_writing_weights": true}` to `cfg.json` where the proof of load says
+that the SAE leaves less of the variance where the input's mean is taken away.
+
 ## What is refused
 
 - Architectures other than those above (temporal, matching pursuit, AbsTopK, crosscoders, cross-layer transcoders), by name.
-- Settings that change the meaning and are not understood, and tensors that nothing here reads: what the maker's class
+- Settings that change the meaning and are not understood, misspelt ones among them, and tensors that nothing here reads: what the maker's class
   does with them is not guessed.
 - SAELens' `expected_average_only_in` without its factor, which SAELens keeps outside the files: add `norm_scaling_factor`
   to `cfg.json`. (Releases since 6.0 fold it into the weights and say `none`.)
