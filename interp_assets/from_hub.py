@@ -35,7 +35,8 @@ from resources.hub import (
 )
 from resources.sparse_autoencoders.config import UnknownSae
 from resources.sparse_autoencoders.formats import CONFIGS, beside, file_names
-from resources.sparse_autoencoders.locate import in_order, listed_saes, locate
+from resources.sparse_autoencoders.locate import listed_saes, locate
+from resources.sparse_autoencoders.location import in_order
 
 if TYPE_CHECKING:
     from interp_assets.study import Study

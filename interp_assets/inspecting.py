@@ -14,7 +14,8 @@ from interp_assets.model_names import hub_name_of, model_type_of
 from resources.errors import UnusableInput, one_line
 from resources.hub import cached, how_to_fetch
 from resources.sparse_autoencoders.config import UnknownSae, read_config
-from resources.sparse_autoencoders.locate import SaeLocation, describe, in_order, locate, understood
+from resources.sparse_autoencoders.locate import locate, understood
+from resources.sparse_autoencoders.location import SaeLocation, describe, in_order
 
 IN_FULL = 3
 "As many SAEs are shown line by line; of more each has one line."

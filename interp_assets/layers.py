@@ -23,7 +23,8 @@ from interp_assets.settings import (
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders.config import UnknownSae
 from resources.sparse_autoencoders.controls import NeuronsOf, RandomSae
-from resources.sparse_autoencoders.locate import SaeLocation, locate
+from resources.sparse_autoencoders.locate import locate
+from resources.sparse_autoencoders.location import SaeLocation
 
 CONTROLS = tuple(Controls.model_fields)
 "What stands behind the @ of a control's key; no SAE may be labelled so."

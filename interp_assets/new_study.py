@@ -14,7 +14,7 @@ from interp_assets.sae_survey import CHANGE, DEMO_EMBEDDER, HUB_EMBEDDER, UNKNOW
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import Study, load_study, studies_folder
 from resources.errors import one_line
-from resources.sparse_autoencoders.locate import SaeLocation
+from resources.sparse_autoencoders.location import SaeLocation
 
 
 def write_study(path: str, output: str | None, model: str | None, corpus: str | None) -> tuple[Study, Found]:

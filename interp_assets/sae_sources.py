@@ -16,7 +16,8 @@ from resources.errors import NotNow, UnusableInput
 from resources.hookpoints import hookpoint_of
 from resources.hub import cached, fetch, repository_of
 from resources.sparse_autoencoders.config import read_config
-from resources.sparse_autoencoders.locate import SaeLocation, locate, looks_like_module
+from resources.sparse_autoencoders.locate import locate, looks_like_module
+from resources.sparse_autoencoders.location import SaeLocation
 
 if TYPE_CHECKING:
     from interp_assets.study import Study

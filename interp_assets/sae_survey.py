@@ -23,7 +23,8 @@ from resources.errors import NotNow, UnusableInput
 from resources.hub import cached, files_of, how_to_fetch, repository_of
 from resources.sparse_autoencoders.config import read_config
 from resources.sparse_autoencoders.formats import CONFIGS, FORMATS, is_weights
-from resources.sparse_autoencoders.locate import SaeLocation, describe, in_order, locate
+from resources.sparse_autoencoders.locate import locate
+from resources.sparse_autoencoders.location import SaeLocation, describe, in_order
 
 CHANGE = "CHANGE THIS"
 PLACEHOLDER = "owner/model"

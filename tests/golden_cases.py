@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder, TopActivations
-from resources.sparse_autoencoders.locate import SaeLocation, locate
+from resources.sparse_autoencoders.locate import locate
+from resources.sparse_autoencoders.location import SaeLocation
 from resources.sparse_autoencoders.read import read_sae
 
 GOLDEN = Path(__file__).parent / "golden"

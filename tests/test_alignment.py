@@ -18,7 +18,7 @@ from interp_assets.partitions import layer_pairs, pair_key
 from interp_assets.study import Layer, Study, load_study
 from resources.errors import UnusableInput
 from resources.loaded_models import LoadedModels
-from resources.sparse_autoencoders.locate import SaeLocation
+from resources.sparse_autoencoders.location import SaeLocation
 from resources.sparse_autoencoders.read import read_sae
 from tests.changed_study import changed
 from tests.matching_instances import KINDS, cosines, instance

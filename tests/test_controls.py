@@ -19,7 +19,7 @@ from interp_assets.setting_errors import StudyError
 from interp_assets.study import load_study
 from resources.model_structure import NoSuchHookpoint
 from resources.sparse_autoencoders.controls import RandomSae
-from resources.sparse_autoencoders.locate import SaeLocation
+from resources.sparse_autoencoders.location import SaeLocation
 from resources.sparse_autoencoders.read import read_sae
 from resources.subject_model import SubjectModel
 from tests.changed_study import changed

@@ -14,7 +14,8 @@ from interp_assets.cli import main
 from interp_assets.study import load_study
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders import locate as finding
-from resources.sparse_autoencoders.locate import describe, locate, looks_like_module
+from resources.sparse_autoencoders.locate import locate, looks_like_module
+from resources.sparse_autoencoders.location import describe
 from resources.sparse_autoencoders.read import read_sae
 from tests.changed_study import changed
 from tests.golden_cases import GOLDEN

@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from resources.errors import UnusableInput
-from resources.sparse_autoencoders.locate import describe, locate
+from resources.sparse_autoencoders.locate import locate
+from resources.sparse_autoencoders.location import describe
 from resources.sparse_autoencoders.read import read_sae
 from tests.golden_cases import GOLDEN
 

@@ -8,7 +8,8 @@ import pytest
 
 from interp_assets.model_names import hub_name_of
 from resources.errors import UnusableInput
-from resources.sparse_autoencoders.locate import describe, locate
+from resources.sparse_autoencoders.locate import locate
+from resources.sparse_autoencoders.location import describe
 from tests.published_saes import PUBLISHED
 
 READABLE = [name for name, sae in PUBLISHED.items() if not sae.refused]

@@ -21,7 +21,8 @@ from interp_assets.activations.variance import unexplained
 from resources.sparse_autoencoders import autoencoder
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 from resources.sparse_autoencoders.formats import FORMATS
-from resources.sparse_autoencoders.locate import describe, locate
+from resources.sparse_autoencoders.locate import locate
+from resources.sparse_autoencoders.location import describe
 from resources.sparse_autoencoders.read import read_sae
 from tests.golden_cases import CASES, GOLDEN, dense, differences, golden, location_of
 

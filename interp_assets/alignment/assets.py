@@ -20,7 +20,7 @@ from interp_assets.models import embedder
 from interp_assets.partitions import layers_of_pair
 from interp_assets.progress import Progress
 from interp_assets.settings import Alignment
-from resources.sparse_autoencoders.locate import SaeLocation
+from resources.sparse_autoencoders.location import SaeLocation
 from resources.sparse_autoencoders.read import read_sae
 from resources.subject_model import pick_device
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .config import UnknownSae
-from .locate import SaeLocation
+from .location import SaeLocation
 
 if TYPE_CHECKING:
     from torch import Tensor

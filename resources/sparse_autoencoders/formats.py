@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING, Protocol
 
 from . import (
     circuit_tracer,
@@ -17,9 +17,41 @@ from . import (
     saelens,
     sparsify,
 )
-from .config import Config, UnknownSae, config_in, number_in_name, read_config
+from .config import Config, Declared, Hooks, UnknownSae, config_in, number_in_name, read_config
 
-FORMATS: dict[str, ModuleType] = {
+if TYPE_CHECKING:
+    from .autoencoder import SparseAutoencoder
+
+
+class Format(Protocol):
+    """A format is one module, and a line in FORMATS. `weights` is the file, `name` its folder's where it may be a module's."""
+
+    @property
+    def MAKER(self) -> str: ...
+
+    @property
+    def CONFIG(self) -> str | None:
+        """The settings' file; None where the weights stand alone."""
+
+    @property
+    def WEIGHTS(self) -> str:
+        """The weights' file; a `*` in it is the number of a layer, each with an SAE of its own in the same folder."""
+
+    @property
+    def ARCHITECTURES(self) -> dict[str, str]:
+        """By name, what a latent's activation is."""
+
+    def recognises(self, config: Config) -> bool: ...
+
+    def hooks(self, config: Config, weights: Path, name: str | None) -> Hooks: ...
+
+    def declared(self, config: Config, weights: Path) -> Declared:
+        """From settings and headers, without torch."""
+
+    def read(self, config: Config, weights: Path, device: str) -> SparseAutoencoder: ...
+
+
+FORMATS: dict[str, Format] = {
     "sparsify": sparsify,
     "saelens": saelens,
     "gemma_scope": gemma_scope,
@@ -30,18 +62,10 @@ FORMATS: dict[str, ModuleType] = {
     "qwen_scope": qwen_scope,
     "circuit_tracer": circuit_tracer,
 }
-"""A format is one module:
-
-- `MAKER`; `CONFIG` and `WEIGHTS`, file names (no CONFIG where the weights stand alone); a `*` in WEIGHTS is the number of a
-  layer, each with an SAE of its own in the same folder; `ARCHITECTURES`, name -> what is computed; `FAMILY`, settings of the
-  model by which its hooks' names are understood, where it serves one family alone;
-- `BESIDE`, names of files that may stand beside these and are read too, where there are such;
-- `recognises(config)`; `hooks(config, weights, name)`; `declared(config, weights)`: from settings and headers, without torch;
-- `read(config, weights, device)`.
-
-`weights` is the file, `name` the folder's where it may be a module's.
-"""
-BESIDE = {name: module.BESIDE for name, module in FORMATS.items() if hasattr(module, "BESIDE")}
+BESIDE: dict[str, tuple[str, ...]] = {"saelens": saelens.BESIDE}
+"Names of files that may stand beside the weights of a format and are read too."
+FAMILY = {"gemma_scope": gemma_scope.FAMILY, "gemma_scope_2": gemma_scope_2.FAMILY}
+"Settings of the model by which hooks are understood, of formats that serve one family of models alone."
 CONFIGS = tuple(dict.fromkeys(module.CONFIG for module in FORMATS.values() if module.CONFIG))
 
 
@@ -52,22 +76,22 @@ def file_names(beside: bool = False) -> tuple[str, ...]:
 
 
 def beside(name: str) -> tuple[str, ...]:
-    """What may lie beside the weights of a format and is read too."""
+    """The files that are read beside the weights of a format: its settings, and what may be there."""
     settings = FORMATS[name].CONFIG
     return (*([settings] if settings else []), *BESIDE.get(name, ()))
 
 
-def numbered(module: ModuleType) -> bool:
+def numbered(module: Format) -> bool:
     """Whether a folder holds an SAE for each of several layers."""
     return "*" in module.WEIGHTS
 
 
-def is_weights(file: str, module: ModuleType) -> bool:
+def is_weights(file: str, module: Format) -> bool:
     """Whether a path ends in what a format calls its weights."""
     return re.search(rf"(?:^|/){re.escape(module.WEIGHTS)}$".replace(r"\*", r"\d+"), file) is not None
 
 
-def weights_in(folder: Path, module: ModuleType) -> list[Path]:
+def weights_in(folder: Path, module: Format) -> list[Path]:
     """The weights of a format that lie in a folder, by layer where they are numbered."""
     if not numbered(module):
         return [folder / module.WEIGHTS] if (folder / module.WEIGHTS).is_file() else []
@@ -91,11 +115,10 @@ def holds_sae(folder: Path) -> bool:
         return True
     if any(weights_in(folder, module) for module in FORMATS.values() if not numbered(module)):
         return True
-    others = (module for module in FORMATS.values() if module.CONFIG not in (None, "cfg.json"))
-    return any((folder / module.CONFIG).is_file() and known(folder, module) for module in others)
+    return any((folder / (module.CONFIG or "")).is_file() and known(folder, module) for module in FORMATS.values())
 
 
-def known(folder: Path, module: ModuleType) -> bool:
+def known(folder: Path, module: Format) -> bool:
     """Whether settings are of a format; so are settings that cannot be read, where weights of that format lie beside them."""
     try:
         return module.recognises(config_of(folder, module))
@@ -121,7 +144,7 @@ def format_of(folder: Path) -> str:
     raise UnknownSae(f"{folder}: {weights.CONFIG} is missing beside {weights.WEIGHTS}, the settings of {weights.MAKER}")
 
 
-def config_of(folder: Path, module: ModuleType) -> Config:
+def config_of(folder: Path, module: Format) -> Config:
     """The settings of an SAE of a format; empty for one that has none."""
     if module.CONFIG is None:
         return config_in(folder / module.WEIGHTS, {})

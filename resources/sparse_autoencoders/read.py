@@ -5,7 +5,7 @@ from __future__ import annotations
 from .autoencoder import SparseAutoencoder
 from .controls import RandomSae
 from .formats import FORMATS
-from .locate import SaeLocation
+from .location import SaeLocation
 
 
 def read_sae(location: SaeLocation | RandomSae, device: str = "cpu") -> SparseAutoencoder:
