@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from interp_assets.from_hub import meant_by
 from interp_assets.model_names import hub_name_of, model_type_of
+from interp_assets.saes_from_hub import meant_by
 from resources.errors import UnusableInput, one_line
 from resources.hub import cached, how_to_fetch
 from resources.sparse_autoencoders.config import UnknownSae, read_config

@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp_assets.from_hub import sae_folder
 from interp_assets.layers import Layer, MissingSae
 from interp_assets.model_names import model_type_of
+from interp_assets.saes_from_hub import sae_folder
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.settings import SaeSource
 from resources.errors import NotNow, UnusableInput

@@ -14,15 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from interp_assets.from_hub import all_here, get_saes, holds_saes, meant_by, sae_files
 from interp_assets.model_names import hub_name_of
 from interp_assets.sae_sources import hub_settings
-from interp_assets.setting_errors import StudyError, listed
+from interp_assets.saes_from_hub import unasked
+from interp_assets.setting_errors import StudyError
 from interp_assets.study import PROJECT, studies_folder
-from resources.errors import NotNow, UnusableInput
-from resources.hub import cached, files_of, how_to_fetch, repository_of
+from resources.errors import UnusableInput
+from resources.hub import cached, repository_of
 from resources.sparse_autoencoders.config import read_config
-from resources.sparse_autoencoders.formats import CONFIGS, FORMATS, is_weights
 from resources.sparse_autoencoders.locate import locate
 from resources.sparse_autoencoders.location import SaeLocation, describe, in_order
 
@@ -33,8 +32,6 @@ DEMO_EMBEDDER = PROJECT / "demo" / "weights" / "all-MiniLM-L6-v2"
 HUB_CORPUS, HUB_EMBEDDER = "monology/pile-uncopyrighted", "sentence-transformers/all-MiniLM-L6-v2"
 CONTEXT_LENGTH = 256
 UNKNOWN_PLACE = "layers.0"
-LARGE_BYTES = 5e9
-"Of a hub repository: more than this is fetched only where a folder in it is named."
 
 
 @dataclass
@@ -89,7 +86,7 @@ def look(path: str, root: Path, model: str | None, corpus: str | None) -> Found:
     if not path:
         raise UnusableInput("no folder was named")
     local = Path(path).expanduser()
-    folder = local.resolve() if local.exists() else from_hub(path)
+    folder = local.resolve() if local.exists() else unasked(path)
     shown = relative(folder, root) if local.exists() else path.strip("/")
     problems: dict[Path, str] = {}
     saes = readable(folder, problems)
@@ -118,44 +115,6 @@ def readable(folder: Path, problems: dict[Path, str], model: Mapping[str, Any] |
     if not saes:
         raise UnusableInput(next(iter(problems.values())))
     return saes
-
-
-def from_hub(path: str) -> Path:
-    """The SAEs of a hub repository, on this machine.
-
-    Raises:
-        UnusableInput: it is no hub name, or holds more than is fetched unasked.
-    """
-    repository = meant_by(path, Path(path).resolve())
-    here = cached(repository.name)
-    fetched = here and here.folder / repository.folder
-    if here is not None and fetched is not None and holds_saes(fetched) and all_here(repository, here):
-        return fetched
-    inside = f"{repository.folder}/" if repository.folder else ""
-    try:
-        files = sae_files(files_of(repository.name), repository.folder)
-    except NotNow:
-        if fetched is None or not holds_saes(fetched):
-            raise
-        return fetched
-    if (size := sum(files.values())) > LARGE_BYTES:
-        if fetched is not None and holds_saes(fetched):
-            return fetched
-        weights = [file for file in files if any(is_weights(file, module) for module in FORMATS.values())]
-        folders = dict.fromkeys(
-            file.removeprefix(inside).split("/")[0] for file in weights if "/" in file.removeprefix(inside)
-        )
-        if folders:
-            raise UnusableInput(
-                f"{path}: {size / 1e9:,.0f} GB, more than is fetched unasked; name a folder in it, as in "
-                f"{repository.name}/{inside}{next(iter(folders))}; {listed(folders)}"
-            )
-        wanted = [*(file for file in files if Path(file).name in CONFIGS), weights[0]]
-        raise UnusableInput(
-            f"{path}: {size / 1e9:,.0f} GB, more than is fetched unasked; fetch the layers that you want, and ask again: "
-            f"{how_to_fetch(repository.name, None, wanted)}; {listed(weights)}"
-        )
-    return get_saes(repository, None)
 
 
 def choose_model(found: Found, named: str | None, root: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from interp_assets.api_keys import place_of_key
-from interp_assets.from_hub import sae_folder
 from interp_assets.layers import Layer, control_layers
 from interp_assets.sae_sources import find_layers, settings_of_model
+from interp_assets.saes_from_hub import sae_folder
 from interp_assets.setting_errors import StudyError, first_problem, keys_of, listed
 from interp_assets.settings import (
     Alignment,

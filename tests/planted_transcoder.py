@@ -60,17 +60,23 @@ def make_transcoder(folder: Path, name: str = MODULE, transcode: bool = True) ->
     return folder
 
 
-def make_saelens_transcoder(folder: Path) -> Path:
-    """The same in the layout of SAELens, which names the places in the words of TransformerLens; a latent needs 1 to fire."""
+def that_needs_1_to_fire() -> dict[str, torch.Tensor]:
+    """The same as a transcoder without a k: matrices [latents, HIDDEN], and a bias below 0."""
     n, heard = len(VOCABULARY), STANDS_OUT - 1
-    reads = torch.eye(HIDDEN, n)
-    reads[:, : len(SPECIAL)] = 0
-    weights = {
+    reads = torch.eye(n, HIDDEN)
+    reads[: len(SPECIAL)] = 0
+    return {
         "W_enc": reads,
         "b_enc": torch.full((n,), -1.0),
         "W_dec": torch.eye(HIDDEN)[[answer_to(latent) for latent in range(n)]] * ADDED / heard,
         "b_dec": torch.zeros(HIDDEN),
     }
+
+
+def make_saelens_transcoder(folder: Path) -> Path:
+    """The same in the layout of SAELens, which names the places in the words of TransformerLens."""
+    weights = that_needs_1_to_fire()
+    weights |= {"W_enc": weights["W_enc"].T.contiguous()}
     folder.mkdir(parents=True)
     save_file(weights, folder / "sae_weights.safetensors")
     metadata = {"sae_lens_version": "6.0.0", "hook_name": "blocks.1.ln2.hook_normalized"}
@@ -79,7 +85,7 @@ def make_saelens_transcoder(folder: Path) -> Path:
         "architecture": "transcoder",
         "d_in": HIDDEN,
         "d_out": HIDDEN,
-        "d_sae": n,
+        "d_sae": len(VOCABULARY),
         "apply_b_dec_to_input": False,
     }
     (folder / "cfg.json").write_text(json.dumps(settings | {"metadata": metadata}))
@@ -88,15 +94,7 @@ def make_saelens_transcoder(folder: Path) -> Path:
 
 def make_transcoder_set(folder: Path) -> Path:
     """The same in the layout of circuit-tracer, beside one of the first layer, which reads and writes nothing."""
-    n, heard = len(VOCABULARY), STANDS_OUT - 1
-    reads = torch.eye(n, HIDDEN)
-    reads[: len(SPECIAL)] = 0
-    weights = {
-        "W_enc": reads,
-        "b_enc": torch.full((n,), -1.0),
-        "W_dec": torch.eye(HIDDEN)[[answer_to(latent) for latent in range(n)]] * ADDED / heard,
-        "b_dec": torch.zeros(HIDDEN),
-    }
+    weights = that_needs_1_to_fire()
     folder.mkdir(parents=True)
     save_file(weights, folder / "layer_1.safetensors")
     save_file({name: torch.zeros_like(each) for name, each in weights.items()}, folder / "layer_0.safetensors")

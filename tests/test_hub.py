@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from interp_assets.freshness import Freshness
-from interp_assets.from_hub import get_models, meant_by, moved, sae_files, saes_named
+from interp_assets.from_hub import get_models, moved, saes_named
 from interp_assets.job import make_partition
 from interp_assets.layers import MissingSae
+from interp_assets.saes_from_hub import meant_by, sae_files
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import Study, load_study
 from resources import hub

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from interp_assets import sae_survey
+from interp_assets import sae_survey, saes_from_hub
 from interp_assets.cli import main
 from interp_assets.job import make_partition
 from interp_assets.model_names import hub_name_of, model_type_of
@@ -254,7 +254,7 @@ def test_a_repository_that_is_too_large_is_not_fetched_unasked(
 ) -> None:
     there = FakeHub()
     there.push("maker/saes", sparsify(sparsify(tmp_path / "pushed", "layers.2"), "layers.3"))
-    monkeypatch.setattr(sae_survey, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(saes_from_hub, "LARGE_BYTES", 1000)
     with serving(there) as address:
         reach(monkeypatch, address, tmp_path / "cache")
         assert main(["init", "maker/saes", "--output", str(tmp_path / "new.yaml")]) == 2
@@ -272,7 +272,7 @@ def test_of_a_set_that_is_too_large_single_layers_are_fetched_first(
     there = FakeHub()
     make_transcoder_set(tmp_path / "set")
     there.push("maker/set", tmp_path / "set")
-    monkeypatch.setattr(sae_survey, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(saes_from_hub, "LARGE_BYTES", 1000)
     with serving(there) as address:
         reach(monkeypatch, address, tmp_path / "cache")
         assert main(["init", "maker/set", "--output", str(tmp_path / "new.yaml")]) == 2
