@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from interp_assets.saes_from_hub import meant_by
@@ -84,10 +85,23 @@ def get_models(study: Study) -> None:
         with contextlib.suppress(NotNow):
             # What is here of it, settings perhaps, was fetched at a commit; the rest is to be of the same.
             revision = here.commit if here else revision
-            files = files_of(name, revision)
-            plain = any(file.endswith(".safetensors") for file in files)
-            print(f"fetch    {name} ({key})", file=sys.stderr)
-            fetch(name, revision, [*MODEL_FILES, *(() if plain else ("*.bin",))])
+            files = model_files(files_of(name, revision).files)
+            print(f"fetch    {name} ({key}): {sum(files.values()) / 1e9:,.2f} GB", file=sys.stderr)
+            fetch(name, revision, list(files))
+
+
+def model_files(files: dict[str, int]) -> dict[str, int]:
+    """Of the files of a repository those of the model itself: no other forms of it that lie below, or beside."""
+    plain = any(PurePath(file).match("*.safetensors") for file in files if "/" not in file)
+    patterns = [*MODEL_FILES, *(() if plain else ("*.bin",))]
+    return {
+        file: size
+        for file, size in files.items()
+        if any(PurePath(file).match(pattern) for pattern in patterns)
+        and not PurePath(file).match("consolidated*.safetensors")
+        # The parts of an embedder lie in folders of their own, 1_Pooling and such.
+        and ("/" not in file or re.match(r"\d+_[A-Z]", file))
+    }
 
 
 def has_weights(folder: Path) -> bool:

@@ -183,7 +183,12 @@ def sae_of_control(
     assert isinstance(real, SaeLocation | MissingSae)
     try:
         if isinstance(control, UntrainedControl) and folder is not None:
-            there = {place.hookpoint: place for place in locate(folder, model=model)}
+            found = locate(folder, model=model)
+            there = {place.hookpoint: place for place in found}
+            if sum(place.hookpoint == layer.hookpoint for place in found) > 1:
+                raise StudyError(
+                    f"controls.untrained.saes: several SAEs read {layer.hookpoint} in {folder}; name one's folder"
+                )
             if layer.hookpoint not in there:
                 places = listed(place for place in there if place)
                 raise StudyError(f"controls.untrained.saes: no SAE for {layer.hookpoint!r} in {folder}; {places}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp_assets.layers import Layer, MissingSae
 from interp_assets.model_names import model_type_of
-from interp_assets.saes_from_hub import sae_folder
+from interp_assets.saes_from_hub import not_fetched, sae_folder
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.settings import SaeSource
 from resources.errors import NotNow, UnusableInput
@@ -97,11 +97,13 @@ def saes_of(key: str, study: Study, source: SaeSource, model: Mapping[str, Any] 
             raise StudyError(problem) from None
         return [(hookpoint, MissingSae(problem)) for hookpoint in named]
     missing = {place.name: MissingSae(f"{key}.path: {problem}") for place, problem in problems.items()}
+    later = not_fetched(study, source.path, source.revision, model)
+    elsewhere = {hookpoint: MissingSae(f"{key}.path: {problem}") for hookpoint, problem in later.items()}
     if named is not None:
-        return wanted_saes(f"{key}.hookpoints", source, named, found, missing)
+        return wanted_saes(f"{key}.hookpoints", source, named, found, missing, elsewhere)
     if nameless := [each for name, each in missing.items() if not looks_like_module(name)]:
         raise StudyError(nameless[0].problem)
-    return [*all_saes(f"{key}.hookpoints", source, found), *missing.items()]
+    return [*all_saes(f"{key}.hookpoints", source, found), *missing.items(), *elsewhere.items()]
 
 
 def all_saes(key: str, source: SaeSource, found: list[SaeLocation]) -> Found:
@@ -112,15 +114,21 @@ def all_saes(key: str, source: SaeSource, found: list[SaeLocation]) -> Found:
             f"as in hookpoints: [layers.10]"
             + ("" if len(found) == 1 else ", with one entry under saes for each such folder")
         )
-    return wanted_saes(key, source, tuple(dict.fromkeys(str(place.hookpoint) for place in found)), found, {})
+    return wanted_saes(key, source, tuple(dict.fromkeys(str(place.hookpoint) for place in found)), found, {}, {})
 
 
 def wanted_saes(
-    key: str, source: SaeSource, hookpoints: tuple[str, ...], found: list[SaeLocation], missing: dict[str, MissingSae]
+    key: str,
+    source: SaeSource,
+    hookpoints: tuple[str, ...],
+    found: list[SaeLocation],
+    missing: Mapping[str, MissingSae],
+    elsewhere: Mapping[str, MissingSae],
 ) -> Found:
     """
     Args:
         missing: by the names of their folders, what ought to be SAEs.
+        elsewhere: by hookpoint, what is on the hub and not here.
     """
     if len(found) + len(missing) == 1 and (not found or found[0].hookpoint is None) and source.hookpoints is not None:
         if len(hookpoints) > 1:
@@ -140,7 +148,11 @@ def wanted_saes(
         if len(places) > 1:
             folders = ", ".join(str(place.place) for place in places)
             raise StudyError(f"{key}: {len(places)} SAEs read {hookpoint}: {folders}; point saes.path at one of them")
-        there = listed(place.hookpoint for place in found if place.hookpoint is not None)
-        absent = missing.get(hookpoint) or MissingSae(f"{key}: no SAE for {hookpoint!r} in {source.path}; {there}")
+        there = listed([*(place.hookpoint for place in found if place.hookpoint is not None), *elsewhere])
+        absent = (
+            missing.get(hookpoint)
+            or elsewhere.get(hookpoint)
+            or MissingSae(f"{key}: no SAE for {hookpoint!r} in {source.path}; {there}")
+        )
         chosen.append((str(places[0].hookpoint), places[0]) if places else (hookpoint, absent))
     return chosen

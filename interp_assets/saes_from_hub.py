@@ -5,27 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from interp_assets.setting_errors import listed
 from resources.errors import NotNow, UnusableInput
 from resources.hub import (
+    Listing,
     Repository,
-    Snapshot,
     cached,
     fetch,
-    files_known,
     files_of,
+    home_of,
     how_to_fetch,
-    remember_files,
+    known_files,
+    remember,
     repository_of,
     room_left,
 )
 from resources.sparse_autoencoders.config import UnknownSae
 from resources.sparse_autoencoders.formats import CONFIGS, FORMATS, beside, file_names, is_weights
-from resources.sparse_autoencoders.locate import listed_saes, locate
-from resources.sparse_autoencoders.location import in_order
+from resources.sparse_autoencoders.locate import listed_saes
+from resources.sparse_autoencoders.location import SaeLocation, in_order
 
 if TYPE_CHECKING:
     from interp_assets.study import Study
@@ -50,7 +50,8 @@ def sae_folder(
         model: settings of the subject model, by which names of hooks are understood.
 
     Raises:
-        UnknownSae: there is no such folder, and nothing of that name here; or the repository has none of the hookpoints.
+        UnknownSae: there is no such folder, and nothing of that name here; or the repository has none of the hookpoints,
+            or several SAEs of one.
         NotNow: it cannot be fetched.
     """
     folder = study.path(path)
@@ -58,16 +59,16 @@ def sae_folder(
         return folder
     repository = meant_by(path, folder)
     here = cached(repository.name, revision)
-    there = here is not None and holds_saes(here.folder / repository.folder)
-    if here is not None and there and (not get or all_here(repository, here, hookpoints, model)):
-        return here.folder / repository.folder
+    there = here and here.folder / repository.folder
+    there = there if there is not None and holds_saes(there) else None
     if get:
         try:
             return get_saes(repository, revision, hookpoints, model)
         except NotNow:
-            if here is None or not there:
+            if there is None:
                 raise
-            return here.folder / repository.folder  # what is missing of it is said layer by layer
+    if there is not None:
+        return there  # what is missing of it is said layer by layer
     patterns = [f"{repository.folder}/*"] if repository.folder else []
     raise UnknownSae(
         f"{path}: no such folder ({folder}), and nothing of it was fetched from the hub; "
@@ -99,80 +100,137 @@ def holds_saes(folder: Path) -> bool:
     return any(True for name in file_names() for _ in folder.rglob(name))
 
 
-def all_here(
-    repository: Repository, here: Snapshot, hookpoints: tuple[str, ...] = (), model: Mapping[str, Any] | None = None
-) -> bool:
-    """Whether nothing has to be fetched; of what another tool fetched, only that the hookpoints are among it is known."""
-    folder = here.folder / repository.folder
-    if not hookpoints:
-        files = files_known(repository.name, here.commit)
-        return files is None or all((here.folder / file).exists() for file in sae_files(files, repository.folder))
-    try:
-        found = locate(folder, model=model, problems={})
-    except UnusableInput:
-        return False
-    # Where files do not say what they read, the study does.
-    return any(place.hookpoint is None for place in found) or all(
-        any(each in (place.hookpoint, place.writes) for place in found) for each in hookpoints
-    )
-
-
 def get_saes(
     repository: Repository,
     revision: str | None,
     hookpoints: tuple[str, ...] = (),
     model: Mapping[str, Any] | None = None,
+    one_each: bool = True,
 ) -> Path:
-    """Fetch the SAEs of a repository's folder, or those of some hookpoints.
+    """Fetch the SAEs of a repository's folder, or those of some hookpoints, but for what is here.
+
+    What is here of it was fetched at a commit; the rest is of the same. Which files there are is kept first: an
+    interrupted fetch is noticed by it.
+
+    Args:
+        one_each: refuse several SAEs of one hookpoint.
 
     Raises:
-        UnknownSae: it has none of the hookpoints.
+        UnknownSae: it has none of the hookpoints, or several SAEs of one.
         NotNow: they are not to be had, or there is no room for them.
     """
-    listing = files_of(repository.name, revision)
-    files = sae_files(listing, repository.folder)
+    here = cached(repository.name, revision)
+    listing = here and known_files(repository.name, here.commit)
+    if listing is None:
+        listing = files_of(repository.name, here.commit if here else revision)
+        remember(repository.name, listing)
+    files = sae_files(listing.files, repository.folder)
     if not files:
         raise NotNow(f"{repository.name}: no files of SAEs {f'in {repository.folder}' if repository.folder else ''}")
-    wanted = of_hookpoints(repository, revision, files, hookpoints, model) if hookpoints else list(files)
-    if (needed := sum(files[file] for file in wanted)) > room_left():
-        raise NotNow(f"{repository.name}: {needed / 1e9:,.1f} GB, more than there is room for; name a folder in it")
-    print(f"fetch    {'/'.join(filter(None, repository))}: {needed / 1e9:,.2f} GB", file=sys.stderr)
-    here = fetch(repository.name, revision, wanted)
-    remember_files(repository.name, here.commit, listing)
+    get_settings(repository, listing)
+    wanted, left_out = wanted_files(repository, listing, hookpoints, model, one_each)
+    missing = [file for file in wanted if here is None or not (here.folder / file).exists()]
+    if missing:
+        if (needed := sum(files[file] for file in missing)) > room_left():
+            raise NotNow(f"{repository.name}: {needed / 1e9:,.1f} GB, more than there is room for; name a folder in it")
+        print(f"fetch    {'/'.join(filter(None, repository))}: {needed / 1e9:,.2f} GB", file=sys.stderr)
+        for problem in [] if hookpoints else left_out:
+            print(f"left out {problem}", file=sys.stderr)
+        here = fetch(repository.name, listing.commit if here else revision, missing)
+    assert here is not None, "whatever is not here is missing"
     return here.folder / repository.folder
 
 
-def of_hookpoints(
+def settings_folder(repository: Repository, listing: Listing) -> Path:
+    """Where the settings of all of a repository's SAEs are kept, apart from those that were fetched whole."""
+    return home_of(repository.name) / "settings" / listing.commit
+
+
+def get_settings(repository: Repository, listing: Listing) -> None:
+    """Settings say which SAE is which; those of a folder are fetched once."""
+    folder = settings_folder(repository, listing)
+    settings = [file for file in sae_files(listing.files, repository.folder) if Path(file).name in CONFIGS]
+    if missing := [file for file in settings if not (folder / file).exists()]:
+        fetch(repository.name, listing.commit, missing, folder)
+
+
+def listed_places(
+    repository: Repository, listing: Listing, model: Mapping[str, Any] | None
+) -> tuple[dict[str, SaeLocation], list[str]]:
+    """The SAEs of a repository's folder by the paths of their weights in the repository; and what is wrong with others."""
+    whole = settings_folder(repository, listing)
+    root = whole / repository.folder
+    inside = [
+        str(PurePath(file).relative_to(repository.folder)) for file in sae_files(listing.files, repository.folder)
+    ]
+    problems: list[str] = []
+    places = listed_saes(root, inside, model, problems)
+    return {str(place.weights.relative_to(whole)): place for place in places}, problems
+
+
+def wanted_files(
     repository: Repository,
-    revision: str | None,
-    files: dict[str, int],
+    listing: Listing,
     hookpoints: tuple[str, ...],
     model: Mapping[str, Any] | None,
-) -> list[str]:
-    """Of the files of SAEs those of some hookpoints; all where the files do not say what they read.
-
-    Settings say which is which, and are fetched for it; weights are not.
+    one_each: bool,
+) -> tuple[list[str], list[str]]:
+    """Of the files of SAEs those of some hookpoints, all where the files do not say what they read; and what is wrong
+    with SAEs that are not among them.
 
     Raises:
-        UnknownSae: there is no SAE of any of them.
+        UnknownSae: there is no SAE of any of them, none that can be read, or several of one.
     """
-    settings = [file for file in files if Path(file).name in CONFIGS]
-    with TemporaryDirectory() as folder:
-        whole = Path(folder) / repository.name  # by which some makers tell what their SAEs are
-        if settings:
-            fetch(repository.name, revision, settings, whole)
-        root = whole / repository.folder
-        inside = {file: str(PurePath(file).relative_to(repository.folder)) for file in files}
-        places = listed_saes(root, inside.values(), model)
-        wanted = [each for each in places if each.hookpoint in hookpoints or each.writes in hookpoints]
-        if not places or any(each.hookpoint is None for each in places):
-            return list(files)
-        if not wanted:
-            there = listed(dict.fromkeys(each.hookpoint for each in sorted(places, key=in_order)))
-            raise UnknownSae(f"{repository.name}: no SAE for {', '.join(hookpoints)}; {there}")
-        kept = {place.folder / name for place in wanted for name in beside(place.format)}
-        kept |= {place.weights for place in wanted}
-        return [file for file, below in inside.items() if root / below in kept]
+    places, problems = listed_places(repository, listing, model)
+    if not places and problems:
+        raise UnknownSae(problems[0])
+    wanted = {
+        file: each
+        for file, each in places.items()
+        if not hookpoints or each.hookpoint in hookpoints or each.writes in hookpoints
+    }
+    if not places:
+        return list(sae_files(listing.files, repository.folder)), problems
+    if not wanted and any(each.hookpoint is None for each in places.values()):
+        wanted = places
+    if not wanted:
+        there = listed(dict.fromkeys(each.hookpoint for each in sorted(places.values(), key=in_order)))
+        raise UnknownSae(f"{repository.name}: no SAE for {', '.join(hookpoints)}; {there}")
+    for hookpoint in dict.fromkeys(each.hookpoint for each in wanted.values() if each.hookpoint is not None):
+        of_it = [str(PurePath(file).parent) for file, each in wanted.items() if each.hookpoint == hookpoint]
+        if one_each and len(of_it) > 1:
+            raise UnknownSae(
+                f"{repository.name}: {len(of_it)} SAEs read {hookpoint}: {', '.join(of_it)}; point saes.path at one of them, "
+                f"as in {repository.name}/{of_it[0]}"
+            )
+    kept = {*wanted, *(beside_it for file, each in wanted.items() for beside_it in files_beside(file, each))}
+    # Settings of the training may lie above them all.
+    kept |= {str(PurePath(repository.folder) / name) for name in CONFIGS}
+    return [file for file in sae_files(listing.files, repository.folder) if file in kept], problems
+
+
+def files_beside(weights: str, place: SaeLocation) -> list[str]:
+    """The files that are read beside an SAE's weights, by their paths in the repository."""
+    folder = PurePath(weights).parents[len(PurePath(FORMATS[place.format].WEIGHTS).parts) - 1]
+    return [str(folder / name) for name in beside(place.format)]
+
+
+def not_fetched(study: Study, path: str, revision: str | None, model: Mapping[str, Any] | None) -> dict[str, str]:
+    """Of a repository the hookpoints whose SAEs are not here, as far as that was kept, with a sentence for each."""
+    try:
+        repository = meant_by(path, study.path(path))
+    except UnknownSae:
+        return {}
+    here = cached(repository.name, revision)
+    listing = here and known_files(repository.name, here.commit)
+    if here is None or listing is None:
+        return {}
+    places, _ = listed_places(repository, listing, model)
+    return {
+        each.hookpoint: f"{path}: the SAE of {each.hookpoint} was not fetched yet; interp run fetches it"
+        for file, each in places.items()
+        if each.hookpoint is not None and not (here.folder / file).exists()
+    }
 
 
 def sae_files(files: dict[str, int], folder: str) -> dict[str, int]:
@@ -191,34 +249,35 @@ def unasked(path: str) -> Path:
 
     Raises:
         UnusableInput: it is no hub name, or holds more than is fetched unasked.
+        NotNow: the hub is not reached, and nothing of it is here.
     """
     repository = meant_by(path, Path(path).resolve())
     here = cached(repository.name)
-    fetched = here and here.folder / repository.folder
-    if here is not None and fetched is not None and holds_saes(fetched) and all_here(repository, here):
-        return fetched
-    inside = f"{repository.folder}/" if repository.folder else ""
+    there = here and here.folder / repository.folder
+    there = there if there is not None and holds_saes(there) else None
     try:
-        files = sae_files(files_of(repository.name), repository.folder)
+        listing = (here and known_files(repository.name, here.commit)) or files_of(
+            repository.name, here.commit if here else None
+        )
+        files = sae_files(listing.files, repository.folder)
+        lacking = sum(size for file, size in files.items() if here is None or not (here.folder / file).exists())
+        if lacking <= LARGE_BYTES:
+            return get_saes(repository, None, one_each=False)
     except NotNow:
-        if fetched is None or not holds_saes(fetched):
+        if there is None:
             raise
-        return fetched
-    if (size := sum(files.values())) > LARGE_BYTES:
-        if fetched is not None and holds_saes(fetched):
-            return fetched
-        weights = [file for file in files if any(is_weights(file, module) for module in FORMATS.values())]
-        folders = dict.fromkeys(
-            file.removeprefix(inside).split("/")[0] for file in weights if "/" in file.removeprefix(inside)
-        )
-        if folders:
-            raise UnusableInput(
-                f"{path}: {size / 1e9:,.0f} GB, more than is fetched unasked; name a folder in it, as in "
-                f"{repository.name}/{inside}{next(iter(folders))}; {listed(folders)}"
-            )
-        wanted = [*(file for file in files if Path(file).name in CONFIGS), weights[0]]
-        raise UnusableInput(
-            f"{path}: {size / 1e9:,.0f} GB, more than is fetched unasked; fetch the layers that you want, and ask again: "
-            f"{how_to_fetch(repository.name, None, wanted)}; {listed(weights)}"
-        )
-    return get_saes(repository, None)
+    if there is not None:
+        return there
+    inside = f"{repository.folder}/" if repository.folder else ""
+    weights = [file for file in files if any(is_weights(file, module) for module in FORMATS.values())]
+    folders = dict.fromkeys(
+        file.removeprefix(inside).split("/")[0] for file in weights if "/" in file.removeprefix(inside)
+    )
+    large = f"{path}: {sum(files.values()) / 1e9:,.0f} GB, more than is fetched unasked"
+    if folders:
+        first = f"{repository.name}/{inside}{next(iter(folders))}"
+        raise UnusableInput(f"{large}; name a folder in it, as in {first}; {listed(folders)}")
+    wanted = [*(file for file in files if Path(file).name in CONFIGS), weights[0]]
+    raise UnusableInput(
+        f"{large}; fetch the layers that you want, and ask again: {how_to_fetch(repository.name, None, wanted)}; {listed(weights)}"
+    )

@@ -167,9 +167,13 @@ def read_yaml(file: Path) -> Any:
 
 
 def find_controls(study: Study, get: bool = False) -> list[Layer]:
-    named = study.controls.untrained.saes if study.controls.untrained else None
+    untrained = study.controls.untrained
+    named = untrained.saes if untrained else None
+    wanted = tuple(
+        layer.hookpoint for layer in study.layers if untrained and layer.key in (untrained.layers or (layer.key,))
+    )
     try:
-        folder = sae_folder(study, named, get=get, model=settings_of_model(study)) if named else None
+        folder = sae_folder(study, named, None, wanted, get, settings_of_model(study)) if named else None
     except (UnusableInput, NotNow) as error:
         raise StudyError(f"controls.untrained.saes: {error}") from None
     return control_layers(study.controls, study.layers, folder, settings_of_model(study) if folder else None)

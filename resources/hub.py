@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,14 @@ class Snapshot(NamedTuple):
 
     folder: Path
     commit: str
+
+
+class Listing(NamedTuple):
+    """The files of a repository at one commit."""
+
+    commit: str
+    files: dict[str, int]
+    "Their sizes in bytes, by their path in it."
 
 
 def repository_of(path: str) -> Repository | None:
@@ -74,8 +82,8 @@ def newest(name: str, revision: str | None = None) -> str | None:
         return None
 
 
-def files_of(name: str, revision: str | None = None) -> dict[str, int]:
-    """Files of a repository on the hub, by their path in it, with their sizes in bytes.
+def files_of(name: str, revision: str | None = None) -> Listing:
+    """The files of a repository on the hub, and the commit that a branch stands at now.
 
     Raises:
         NotNow: the hub is not reached, or shows no such repository.
@@ -85,25 +93,25 @@ def files_of(name: str, revision: str | None = None) -> dict[str, int]:
 
     try:
         # This one asks once; listing would ask again for half a minute where nothing answers.
-        HfApi().model_info(name, revision=revision, timeout=LOOK_SECONDS)
-        tree = list(HfApi().list_repo_tree(name, recursive=True, revision=revision))
+        commit = HfApi().model_info(name, revision=revision, timeout=LOOK_SECONDS).sha
+        tree = list(HfApi().list_repo_tree(name, recursive=True, revision=commit))
     except Exception as error:
         raise not_had(name, revision, None, error) from None
-    return {each.path: each.size for each in tree if isinstance(each, RepoFile)}
+    return Listing(str(commit), {each.path: each.size for each in tree if isinstance(each, RepoFile)})
 
 
-def remember_files(name: str, commit: str, files: Mapping[str, int]) -> None:
+def remember(name: str, listing: Listing) -> None:
     """Keep which files a repository has at a commit, so that it can be told later whether all of them are here."""
-    write_aside(home_of(name) / "files" / f"{commit}.json", json.dumps(dict(files)).encode())
+    write_aside(home_of(name) / "files" / f"{listing.commit}.json", json.dumps(listing.files).encode())
 
 
-def files_known(name: str, commit: str) -> dict[str, int] | None:
-    """The files of a repository at a commit, where they were kept."""
+def known_files(name: str, commit: str) -> Listing | None:
+    """What was kept of a repository's files at a commit."""
     try:
         found = json.loads((home_of(name) / "files" / f"{commit}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return Listing(commit, found) if isinstance(found, dict) else None
 
 
 def fetch(name: str, revision: str | None, patterns: Sequence[str], folder: Path | None = None) -> Snapshot:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from interp_assets import saes_from_hub
 from interp_assets.freshness import Freshness
-from interp_assets.from_hub import get_models, moved, saes_named
+from interp_assets.from_hub import get_models, model_files, moved, saes_named
 from interp_assets.job import make_partition
 from interp_assets.layers import MissingSae
 from interp_assets.saes_from_hub import meant_by, sae_files
@@ -342,4 +343,91 @@ def test_without_the_hub_what_is_here_is_used(
     saes = [{"path": NAME, "hookpoints": ["layers.0", "layers.1"]}]
     layers = load_study(changed(world, {"saes": saes}, "more.yaml"), get=True).layers
     assert isinstance(layers[1].location, MissingSae) and not isinstance(layers[0].location, MissingSae)
-    assert "no SAE for 'layers.1'" in layers[1].location.problem
+    assert f"{NAME}: the SAE of layers.1 was not fetched yet; interp run fetches it" in layers[1].location.problem
+
+
+def fetched_weights(online: FakeHub) -> set[str]:
+    return {path.split("/", 5)[5] for path in online.asked if path.endswith(("npz", "safetensors"))}
+
+
+def test_an_interrupted_fetch_is_noticed(world: Path, online: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing of it is told, and fetched by the next run."""
+    file = changed(world, {"saes": [{"path": NAME}]}, "all.yaml")
+    whole = saes_from_hub.fetch
+
+    def cut_short(name: str, revision: str | None, files: list[str], folder: Path | None = None) -> hub.Snapshot:
+        if folder is not None:
+            return whole(name, revision, files, folder)
+        whole(name, revision, [each for each in files if "layers.1" not in each])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as here:
+        here.setattr(saes_from_hub, "fetch", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            load_study(file, get=True)
+    layers = {layer.key: layer.location for layer in load_study(file).layers}
+    assert list(layers) == ["embed_tokens", "layers.0", "layers.1"]
+    assert isinstance(layers["layers.1"], MissingSae) and "interp run fetches it" in layers["layers.1"].problem
+    assert not isinstance(load_study(file, get=True).layer("layers.1").location, MissingSae)
+
+
+def test_what_is_fetched_later_is_of_the_same_commit(world: Path, online: FakeHub) -> None:
+    """The branch moves on meanwhile; whoever wants what it has now fetches that on purpose."""
+    first = weights(load_study(world, get=True))
+    (world.parent / "pushed" / "README.md").write_text("more about")
+    online.push(NAME, world.parent / "pushed")
+    file = changed(world, {"saes": [{"path": NAME, "hookpoints": ["layers.0", "layers.1"]}]}, "more.yaml")
+    study = load_study(file, get=True)
+    assert weights(study, "layers.1")["commit"] == weights(study)["commit"] == first["commit"]
+    assert weights(load_study(world)) == first
+
+
+def test_several_saes_of_one_hookpoint_are_told_before_they_are_fetched(
+    world: Path, online: FakeHub, tmp_path: Path
+) -> None:
+    """And it is told whatever part of them is here."""
+    for name in ("a", "b"):
+        make_sae(tmp_path / "pushed" / name, "layers.0")
+    make_sae(tmp_path / "pushed" / "b", "layers.1")
+    online.push("maker/two", tmp_path / "pushed")
+    one = changed(world, {"saes": [{"path": "maker/two/a"}]}, "one.yaml")
+    assert [layer.key for layer in load_study(one, get=True).layers] == ["layers.0"]
+    online.asked.clear()
+    for saes in ({"path": "maker/two", "hookpoints": ["layers.0"]}, {"path": "maker/two"}):
+        with pytest.raises(
+            StudyError, match=r"2 SAEs read layers\.0: a/layers\.0, b/layers\.0; point saes\.path at one"
+        ):
+            load_study(changed(world, {"saes": [saes]}, "two.yaml"), get=True)
+    assert not fetched_weights(online)
+
+
+def test_what_cannot_be_read_is_left_out_and_not_fetched(
+    world: Path, online: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("resid_post", "clt"):
+        folder = tmp_path / "pushed" / kind / "layer_0_width_16"
+        folder.mkdir(parents=True)
+        said = {"architecture": "jump_relu", "type": "sae" if kind == "resid_post" else kind}
+        said |= {"hf_hook_point_in": "model.layers.0.output", "hf_hook_point_out": "model.layers.0.output"}
+        (folder / "config.json").write_text(json.dumps(said))
+        shapes = {"w_enc": (HIDDEN, 16), "b_enc": 16, "w_dec": (16, HIDDEN), "b_dec": HIDDEN, "threshold": 16}
+        save_file({name: torch.ones(shape) for name, shape in shapes.items()}, folder / "params.safetensors")
+        (folder / "examples.safetensors").write_bytes(b"large")
+    online.push("maker/scope-2", tmp_path / "pushed")
+    study = load_study(changed(world, {"saes": [{"path": "maker/scope-2"}]}, "scope.yaml"), get=True)
+    assert [layer.key for layer in study.layers] == ["layers.0"]
+    assert fetched_weights(online) == {"resid_post/layer_0_width_16/params.safetensors"}
+    assert "left out" in (said_of := capsys.readouterr().err) and "type 'clt' is not supported" in said_of
+
+
+def test_of_a_model_only_its_own_files_are_fetched() -> None:
+    own = ["config.json", "model-00001-of-00002.safetensors", "tokenizer.json", "1_Pooling/config.json"]
+    others = [
+        "consolidated.safetensors",
+        "original/model.safetensors",
+        "onnx/config.json",
+        "pytorch_model.bin",
+        "README.md",
+    ]
+    assert list(model_files(dict.fromkeys([*own, *others], 1))) == own
+    assert "pytorch_model.bin" in model_files({"config.json": 1, "pytorch_model.bin": 1})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +117,14 @@ def understood(weights: Path, name: str, root: Path, model: Mapping[str, Any] | 
     return SaeLocation(reads, weights, name, writes, found.transcodes)
 
 
-def listed_saes(root: Path, files: Iterable[str], model: Mapping[str, Any] | None) -> list[SaeLocation]:
-    """The SAEs of a repository by the names of its files, of which only settings are here; others are left out.
+def listed_saes(
+    root: Path, files: Iterable[str], model: Mapping[str, Any] | None, problems: list[str]
+) -> list[SaeLocation]:
+    """The SAEs of a repository by the names of its files, of which only settings are here.
 
     Args:
         root: where the settings lie, and the weights are to lie.
+        problems: takes up what is wrong with those that are left out.
     """
     found = []
     for file in files:
@@ -130,10 +132,14 @@ def listed_saes(root: Path, files: Iterable[str], model: Mapping[str, Any] | Non
             if not is_weights(file, module):
                 continue
             weights = root / file
-            with suppress(UnusableInput):
-                folder = SaeLocation(None, weights, name).folder
-                if module.CONFIG is None or module.recognises(config_of(folder, module)):
+            folder = SaeLocation(None, weights, name).folder
+            if module.CONFIG is not None and not (folder / module.CONFIG).is_file():
+                continue
+            try:
+                if module.recognises(config_of(folder, module)) or module.CONFIG is None:
                     found.append(understood(weights, name, root, model))
+            except UnusableInput as error:
+                problems.append(str(error))
     return found
 
 
