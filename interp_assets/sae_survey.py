@@ -20,6 +20,7 @@ from interp_assets.saes_from_hub import unasked
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import PROJECT, studies_folder
 from resources.errors import UnusableInput
+from resources.hookpoints import FAMILIES
 from resources.hub import cached, repository_of
 from resources.sparse_autoencoders.config import read_config
 from resources.sparse_autoencoders.locate import locate
@@ -173,7 +174,11 @@ def width_of(folder: Path) -> int | None:
 
 
 def causal(config: dict[str, Any]) -> bool:
-    return any("CausalLM" in str(name) or "LMHead" in str(name) for name in config.get("architectures") or ())
+    names = [str(name) for name in config.get("architectures") or ()]
+    if not names:
+        return config.get("model_type") in FAMILIES
+    # What reads more than text is loaded for its text model.
+    return any(kind in name for name in names for kind in ("CausalLM", "LMHead", "ForConditionalGeneration"))
 
 
 def settings_of(model: str, root: Path) -> Mapping[str, Any] | None:

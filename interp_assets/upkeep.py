@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -163,6 +164,9 @@ def clean(store: TableStore, studies: list[Study]) -> tuple[int, int]:
         for asset, key in chosen(study, None, None):
             if partition := freshness.current(asset.name, key):
                 kept.add(partition.folder)
+            # A note that it failed for good, with the inputs of now, holds.
+            with contextlib.suppress(InputMissing):
+                kept.add(store.folder(asset.name, key, freshness.fingerprint(asset, key).value))
     files = bytes_ = 0
     for folder in store.folders():
         name = str(folder.parent.parent.relative_to(store.root))

@@ -102,9 +102,11 @@ def at(subject: SubjectModel, hookpoint: str, function: Callable[[Tensor], Tenso
 
 
 def put_out(output: Any, function: Callable[[Tensor], Tensor | None]) -> Any:
-    """What a module puts out after a function saw it: a tensor, or the first of several things."""
+    """What a module puts out after a function saw it: a tensor, or the first of several things; no other is shown."""
     if isinstance(output, Tensor):
         return function(output)
+    if not isinstance(output, tuple | list) or not output or not isinstance(output[0], Tensor):
+        return None
     new = function(output[0])
     return None if new is None else (new, *output[1:])
 
@@ -112,8 +114,10 @@ def put_out(output: Any, function: Callable[[Tensor], Tensor | None]) -> Any:
 def put_in(function: Callable[[Tensor], Tensor | None], _module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """What goes into a module after a function saw it. Layers hand it to their parts by position or by name."""
     if args:
-        new = function(args[0])
+        new = function(args[0]) if isinstance(args[0], Tensor) else None
         return None if new is None else ((new, *args[1:]), kwargs)
-    name = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
+    name = next((name for name, value in kwargs.items() if isinstance(value, Tensor)), None)
+    if name is None:
+        return None
     new = function(kwargs[name])
     return None if new is None else (args, kwargs | {name: new})

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from resources.errors import UnusableInput
 from resources.forward_hooks import changed, layers_below, seeing, standing_in
 from resources.hookpoints import place_of
 from resources.latent_changes import Change
@@ -215,4 +216,10 @@ def keys_and_values(subject: SubjectModel, prompts: Sequence[Sequence[int]], wid
         past_key_values=cache,
         use_cache=True,
     )
-    return [KeysValues(keys, values) for keys, values, *_ in cache]
+    kept = [KeysValues(keys, values) for keys, values, *_ in cache if keys is not None]
+    if len(kept) != len(subject.structure.layers):
+        raise UnusableInput(
+            f"{type(subject.model).__name__}: {len(kept)} of its {len(subject.structure.layers)} layers keep keys and values of an "
+            "attention; an intervention goes on from those of a prompt, and needs them in all"
+        )
+    return kept

@@ -83,7 +83,9 @@ class Structure:
         """
         if self.family is not None and (known := f"{layer}.{self.family.mlp_out}") in self.modules:
             return known
-        heads = self.config.num_attention_heads
+        heads = getattr(self.config, "num_attention_heads", None)
+        if not isinstance(heads, int):
+            raise NoSuchHookpoint(f"{layer} has no one MLP whose neurons can be read: the model has no attention heads")
         head_width = getattr(self.config, "head_dim", None) or self.width // heads
         found = [
             name

@@ -119,12 +119,30 @@ class SubjectModel:
         paths = [f"{self.structure.layers_path}.{each}" + (f".{rest}" if rest else "") for each in numbers]
         return [path + ("" if side == "out" else f":{side}") for path in paths if path in self.modules]
 
+    def unreadable(self, tokens: Tensor, hookpoints: Sequence[str]) -> dict[str, str]:
+        """Of some hookpoints those at which no vector stands for each token, with what stands there, in words.
+
+        Args:
+            tokens: ids [batch, length], two contexts at least, so that what is shared by all of them is told apart.
+        """
+        seen, found = self.activations(tokens, hookpoints), {}
+        for hookpoint in hookpoints:
+            value = seen.get(hookpoint)
+            if value is None:
+                found[hookpoint] = f"{hookpoint}: the model does not run that module on text, or it puts out no tensor"
+            elif value.ndim != 3 or value.shape[:2] != tokens.shape:
+                found[hookpoint] = (
+                    f"{hookpoint}: not a vector for each token: for {tokens.shape[0]} contexts of {tokens.shape[1]} tokens "
+                    f"a tensor of shape {tuple(value.shape)} stands there"
+                )
+        return found
+
     @torch.inference_mode()
     def activations(self, tokens: Tensor, hookpoints: Sequence[str]) -> dict[str, Tensor]:
         """What stands at each hookpoint for token ids [batch, length]: float [batch, length, d].
 
         The forward pass ends as soon as the last of them is reached. Rows may be padded on the right: nothing that
-        comes later is seen by what comes before.
+        comes later is seen by what comes before. A hookpoint that is `unreadable` may be missing, or have another shape.
         """
         seen: dict[str, Tensor] = {}
         wanted = list(dict.fromkeys(hookpoints))
@@ -169,7 +187,10 @@ class SubjectModel:
 
     def writes_to_residual_stream(self, hookpoint: str, width: int) -> bool:
         """Whether directions of `width` dimensions at a hookpoint lie in the residual stream, so that they promote tokens."""
-        return width == self.structure.width and self.structure.in_residual_stream(*place_of(hookpoint))
+        # Of a model that projects the stream before its unembedding, tokens cannot be read off directions in it.
+        unembedding = weight_of(self.model.get_output_embeddings())
+        plain = width == self.structure.width == unembedding.shape[1]
+        return plain and self.structure.in_residual_stream(*place_of(hookpoint))
 
 
 def top_of_many(values: Tensor, n: int, largest: bool, group: int = 64) -> tuple[Tensor, Tensor]:

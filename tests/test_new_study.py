@@ -21,6 +21,7 @@ from interp_assets.study import PROJECT, Study, load_study
 from resources import hub
 from resources.loaded_models import LoadedModels
 from tests.fake_hub import FakeHub, reach, serving
+from tests.families import make_family
 from tests.planted_transcoder import make_transcoder_set
 from tests.tiny import make_corpus, make_model, make_sae
 
@@ -309,3 +310,17 @@ def test_of_a_set_that_is_too_large_single_layers_are_fetched_first(
 def test_what_models_are_called(name: str, hub: str | None, kind: str | None) -> None:
     assert hub_name_of(name) == hub
     assert hub is None or model_type_of(hub) == kind
+
+
+def test_a_model_that_sees_too_is_a_language_model(tmp_path: Path) -> None:
+    """Gemma 3 from 4B on; and one whose settings do not say what it is built from."""
+    model = make_family("gemma3", tmp_path / "gemma3")
+    saes = saelens(tmp_path / "lens", hook_name="blocks.1.mlp.hook_post")
+    assert init(saes, tmp_path, model=str(model))[1]["saes"][0]["hookpoints"] == [
+        "language_model.layers.1.mlp.down_proj:in"
+    ]
+    (tmp_path / "studies" / "new.yaml").unlink()
+    config = json.loads((model / "config.json").read_text())
+    del config["architectures"]
+    (model / "config.json").write_text(json.dumps(config))
+    assert init(saes, tmp_path, model=str(model))[1]["subject_model"]["path"] == "./gemma3"

@@ -143,3 +143,10 @@ def test_prompt_options() -> None:
     assert "Output tokens: 'x', ' y'" in user.content
     assert '"steps"' in system.content
     assert '"steps"' not in prompts.prompt(windows, None, PLAIN, rendering)[0].content
+
+
+def test_rows_of_the_embedding_that_no_token_has() -> None:
+    """A model's vocabulary is often padded: Qwen's and Pythia's unembeddings have more rows than their tokenizers tokens."""
+    rendering = Rendering(make_tokenizer(VOCABULARY))
+    assert rendering.word(len(VOCABULARY) + 5) == f"<token {len(VOCABULARY) + 5}>"
+    assert rendering.word(len(VOCABULARY) - 1).strip() == VOCABULARY[-1]

@@ -16,6 +16,7 @@ from interp_assets.activations.proof_of_load import ProofFailed, compare_layers,
 from interp_assets.progress import Progress
 from interp_assets.settings import ProofOfLoad
 from resources.errors import UnusableInput
+from resources.model_structure import NoSuchHookpoint
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder, TopActivations
 from resources.sparse_autoencoders.controls import Neurons
 from resources.subject_model import SubjectModel, context_batches
@@ -67,6 +68,7 @@ def harvest(
             for hookpoint in (layer.hookpoint, layer.writes or layer.hookpoint):
                 subject.check_hookpoint(hookpoint)
             layer.sae = layer.load_sae(subject)
+    fail_unreadable(subject, tokens, layers)
     prove_all(subject, tokens[: max(1, limits.tokens // tokens.shape[1])], layers, skip, batch_tokens, limits)
     for batch in context_batches(tokens, batch_tokens):
         running = [layer for layer in layers if layer.failure is None]
@@ -82,6 +84,18 @@ def harvest(
     for layer in layers:
         if layer.failure is None and layer.writer is not None:
             layer.writer.finish()
+
+
+def fail_unreadable(subject: SubjectModel, tokens: np.ndarray, layers: list[LayerPass]) -> None:
+    """A hookpoint at which no vectors stand fails its own layer, before it could stop the pass of all."""
+    sound = [layer for layer in layers if layer.failure is None]
+    places = dict.fromkeys(place for layer in sound for place in (layer.hookpoint, layer.writes) if place)
+    few = np.repeat(tokens[:1, :8], 2, axis=0)
+    problems = subject.unreadable(as_ids(few), list(places)) if places else {}
+    for layer in sound:
+        for place in (layer.hookpoint, layer.writes):
+            if place in problems:
+                layer.failure = NoSuchHookpoint(problems[place])
 
 
 class failing_alone:

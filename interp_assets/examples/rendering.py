@@ -50,7 +50,8 @@ class Rendering:
         return self.tokenizer.batch_decode([[t for t in window if t not in self.hidden] for window in windows])
 
     def word(self, token: int) -> str:
-        return self.pieces[token]
+        # Many models have more rows of embeddings than their tokenizer has tokens.
+        return self.pieces[token] if token < len(self.pieces) else f"<token {token}>"
 
     def with_marks(self, tokens: Sequence[int], marks: Sequence[bool]) -> str:
         """The text with marked tokens <<like this>>; neighbouring marked tokens share one pair of signs."""
