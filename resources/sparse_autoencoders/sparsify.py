@@ -18,7 +18,7 @@ ARCHITECTURES = {
     "groupmax": "of k groups of neighbouring latents the largest of relu(pre) each",
     "topk with skip connection": "the k largest of relu(pre); W_skip x is added to the reconstruction",
     "topk transcoder": "reads what goes into the module, writes what it puts out; b_dec is not subtracted",
-    "topk transcoder with skip connection": "the same, and W_skip x is added",
+    "topk transcoder with skip connection": "the same, and W_skip x is added; before `transcode` was written, b_dec is subtracted",
 }
 KNOWN = {"activation", "expansion_factor", "normalize_decoder", "num_latents", "k", "multi_topk", "skip_connection"}
 KNOWN |= {"transcode", "d_in", "signed"}

@@ -20,8 +20,8 @@ HEAD = """\
 the files' content. `interp inspect PATH` shows what is there, and what each SAE reads and writes. All weights are read
 as float32, whatever they are stored in (float32, float16, bfloat16, mixed).
 
-A `*` in a file's name below is the number of a layer: such a folder holds an SAE for each, and of one on the hub only the
-layers of the study are fetched.
+A `*` in a file's name below is the number of a layer: such a folder holds an SAE for each. Of SAEs on the hub only those of
+the study's `hookpoints` are fetched.
 
 For every line below, encodings, reconstruction and the fraction of variance unexplained equal those of the maker's own
 class to 1e-5 (`tests/test_sae_readers.py`; `tests/golden/` says how the numbers were made). The classes of Gemma Scope and
