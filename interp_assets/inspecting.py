@@ -47,7 +47,7 @@ def inspect(path: str, model: str | None, as_json: bool) -> int:
         try:
             found.append(describe(location))
         except UnusableInput as error:
-            problems[location.place] = str(error)
+            problems[location.path] = str(error)
     if as_json:
         print(json.dumps({"saes": found, "problems": {str(place): said for place, said in problems.items()}}, indent=1))
     else:
@@ -106,16 +106,16 @@ def in_full(sae: dict[str, Any]) -> str:
             for name, each in sorted(sae["tensors"].items())
         },
     }
-    return "\n".join([one_line(sae["place"]), *(f"  {name:<16} {one_line(value)}" for name, value in shown.items())])
+    return "\n".join([one_line(sae["path"]), *(f"  {name:<16} {one_line(value)}" for name, value in shown.items())])
 
 
 def as_table(saes: Sequence[dict[str, Any]], root: Path) -> str:
-    head = ["reads", "writes", "latents", "dimensions", "L0", "architecture", "format", "place"]
+    head = ["reads", "writes", "latents", "dimensions", "L0", "architecture", "format", "path"]
     rows = [head]
     for sae in saes:
         width = f"{sae['d_in']}" if sae["d_in"] == sae["d_out"] else f"{sae['d_in']} to {sae['d_out']}"
         l0 = "" if sae["l0"] is None else f"{sae['l0']:g}"
-        place = str(Path(sae["place"]).relative_to(root))
+        place = str(Path(sae["path"]).relative_to(root))
         writes = sae["writes"] if sae["transcodes"] else ""
         row = [
             sae["reads"] or "?",

@@ -135,7 +135,7 @@ def told(study: Study, found: Found) -> list[str]:
         facts = sae.declared()
         place = f"{sae.hookpoint or '(its files do not say)'}" + (f" -> {sae.writes}" if sae.writes else "")
         if [each.hookpoint for each in found.saes].count(sae.hookpoint) > 1:
-            place += f" in {os.path.relpath(sae.place, found.folder)}"
+            place += f" in {os.path.relpath(sae.path, found.folder)}"
         l0 = f", L0 {facts.l0:g}" if facts.l0 is not None else ""
         lines.append(
             f"found    {one_line(place)}: {facts.n_latents:,} latents of {facts.d_in:,} dimensions{l0} "

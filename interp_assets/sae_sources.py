@@ -107,7 +107,7 @@ def saes_of(key: str, study: Study, source: SaeSource, model: Mapping[str, Any] 
 
 
 def all_saes(key: str, source: SaeSource, found: list[SaeLocation]) -> Found:
-    unnamed = [place.place.name for place in found if place.hookpoint is None]
+    unnamed = [place.path.name for place in found if place.hookpoint is None]
     if unnamed:
         raise StudyError(
             f"{key}: missing; the files of {', '.join(unnamed)} in {source.path} do not say what it reads, so name it here, "
@@ -146,7 +146,7 @@ def wanted_saes(
         # A transcoder may be named by the module that it stands in for.
         places = places or [place for place in found if place.writes == hookpoint]
         if len(places) > 1:
-            folders = ", ".join(str(place.place) for place in places)
+            folders = ", ".join(str(place.path) for place in places)
             raise StudyError(f"{key}: {len(places)} SAEs read {hookpoint}: {folders}; point saes.path at one of them")
         there = listed([*(place.hookpoint for place in found if place.hookpoint is not None), *elsewhere])
         absent = (

@@ -16,7 +16,7 @@ from typing import Any
 
 from interp_assets.model_names import hub_name_of
 from interp_assets.sae_sources import hub_settings
-from interp_assets.saes_from_hub import unasked
+from interp_assets.saes_from_hub import fetched_if_small
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import PROJECT, studies_folder
 from resources.errors import UnusableInput
@@ -87,7 +87,7 @@ def look(path: str, root: Path, model: str | None, corpus: str | None) -> Found:
     if not path:
         raise UnusableInput("no folder was named")
     local = Path(path).expanduser()
-    folder = local.resolve() if local.exists() else unasked(path)
+    folder = local.resolve() if local.exists() else fetched_if_small(path)
     shown = relative(folder, root) if local.exists() else path.strip("/")
     problems: dict[Path, str] = {}
     saes = readable(folder, problems)
@@ -112,7 +112,7 @@ def readable(folder: Path, problems: dict[Path, str], model: Mapping[str, Any] |
             describe(sae)
             saes.append(sae)
         except UnusableInput as error:
-            problems[sae.place] = str(error)
+            problems[sae.path] = str(error)
     if not saes:
         raise UnusableInput(next(iter(problems.values())))
     return saes
@@ -153,7 +153,7 @@ def check_width(found: Found, root: Path) -> None:
         layer = re.fullmatch(r"(?:\w+\.)*(?:layers|h)\.\d+(?::in)?", sae.hookpoint or "")
         if width is not None and layer and sae.declared_inputs() != width:
             raise UnusableInput(
-                f"{sae.place}: reads {sae.declared_inputs():,} dimensions at {sae.hookpoint}, where {found.model} has {width:,}"
+                f"{sae.path}: reads {sae.declared_inputs():,} dimensions at {sae.hookpoint}, where {found.model} has {width:,}"
             )
 
 

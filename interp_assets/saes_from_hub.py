@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interp_assets.hub_listing import get_settings, listed_places, sae_files, wanted_files
 from interp_assets.setting_errors import listed
 from resources.errors import NotNow, UnusableInput
 from resources.hub import (
-    Listing,
     Repository,
     cached,
     fetch,
     files_of,
-    home_of,
     how_to_fetch,
     known_files,
     remember,
@@ -23,9 +22,7 @@ from resources.hub import (
     room_left,
 )
 from resources.sparse_autoencoders.config import UnknownSae
-from resources.sparse_autoencoders.formats import CONFIGS, FORMATS, beside, file_names, is_weights
-from resources.sparse_autoencoders.locate import listed_saes
-from resources.sparse_autoencoders.location import SaeLocation, in_order
+from resources.sparse_autoencoders.formats import CONFIGS, FORMATS, file_names, is_weights
 
 if TYPE_CHECKING:
     from interp_assets.study import Study
@@ -58,9 +55,7 @@ def sae_folder(
     if folder.exists():
         return folder
     repository = meant_by(path, folder)
-    here = cached(repository.name, revision)
-    there = here and here.folder / repository.folder
-    there = there if there is not None and holds_saes(there) else None
+    there = part_here(repository, revision)
     if get:
         try:
             return get_saes(repository, revision, hookpoints, model)
@@ -95,9 +90,11 @@ def meant_by(path: str, folder: Path) -> Repository:
     return repository
 
 
-def holds_saes(folder: Path) -> bool:
-    """Whether files of SAEs are there."""
-    return any(True for name in file_names() for _ in folder.rglob(name))
+def part_here(repository: Repository, revision: str | None = None) -> Path | None:
+    """The folder that holds what was fetched of a repository's SAEs, all or some; None where that is nothing."""
+    here = cached(repository.name, revision)
+    folder = here and here.folder / repository.folder
+    return folder if folder and any(True for name in file_names() for _ in folder.rglob(name)) else None
 
 
 def get_saes(
@@ -141,80 +138,6 @@ def get_saes(
     return here.folder / repository.folder
 
 
-def settings_folder(repository: Repository, listing: Listing) -> Path:
-    """Where the settings of all of a repository's SAEs are kept, apart from those that were fetched whole."""
-    return home_of(repository.name) / "settings" / listing.commit
-
-
-def get_settings(repository: Repository, listing: Listing) -> None:
-    """Settings say which SAE is which; those of a folder are fetched once."""
-    folder = settings_folder(repository, listing)
-    settings = [file for file in sae_files(listing.files, repository.folder) if Path(file).name in CONFIGS]
-    if missing := [file for file in settings if not (folder / file).exists()]:
-        fetch(repository.name, listing.commit, missing, folder)
-
-
-def listed_places(
-    repository: Repository, listing: Listing, model: Mapping[str, Any] | None
-) -> tuple[dict[str, SaeLocation], list[str]]:
-    """The SAEs of a repository's folder by the paths of their weights in the repository; and what is wrong with others."""
-    whole = settings_folder(repository, listing)
-    root = whole / repository.folder
-    inside = [
-        str(PurePath(file).relative_to(repository.folder)) for file in sae_files(listing.files, repository.folder)
-    ]
-    problems: list[str] = []
-    places = listed_saes(root, inside, model, problems)
-    return {str(place.weights.relative_to(whole)): place for place in places}, problems
-
-
-def wanted_files(
-    repository: Repository,
-    listing: Listing,
-    hookpoints: tuple[str, ...],
-    model: Mapping[str, Any] | None,
-    one_each: bool,
-) -> tuple[list[str], list[str]]:
-    """Of the files of SAEs those of some hookpoints, all where the files do not say what they read; and what is wrong
-    with SAEs that are not among them.
-
-    Raises:
-        UnknownSae: there is no SAE of any of them, none that can be read, or several of one.
-    """
-    places, problems = listed_places(repository, listing, model)
-    if not places and problems:
-        raise UnknownSae(problems[0])
-    wanted = {
-        file: each
-        for file, each in places.items()
-        if not hookpoints or each.hookpoint in hookpoints or each.writes in hookpoints
-    }
-    if not places:
-        return list(sae_files(listing.files, repository.folder)), problems
-    if not wanted and any(each.hookpoint is None for each in places.values()):
-        wanted = places
-    if not wanted:
-        there = listed(dict.fromkeys(each.hookpoint for each in sorted(places.values(), key=in_order)))
-        raise UnknownSae(f"{repository.name}: no SAE for {', '.join(hookpoints)}; {there}")
-    for hookpoint in dict.fromkeys(each.hookpoint for each in wanted.values() if each.hookpoint is not None):
-        of_it = [str(PurePath(file).parent) for file, each in wanted.items() if each.hookpoint == hookpoint]
-        if one_each and len(of_it) > 1:
-            raise UnknownSae(
-                f"{repository.name}: {len(of_it)} SAEs read {hookpoint}: {', '.join(of_it)}; point saes.path at one of them, "
-                f"as in {repository.name}/{of_it[0]}"
-            )
-    kept = {*wanted, *(beside_it for file, each in wanted.items() for beside_it in files_beside(file, each))}
-    # Settings of the training may lie above them all.
-    kept |= {str(PurePath(repository.folder) / name) for name in CONFIGS}
-    return [file for file in sae_files(listing.files, repository.folder) if file in kept], problems
-
-
-def files_beside(weights: str, place: SaeLocation) -> list[str]:
-    """The files that are read beside an SAE's weights, by their paths in the repository."""
-    folder = PurePath(weights).parents[len(PurePath(FORMATS[place.format].WEIGHTS).parts) - 1]
-    return [str(folder / name) for name in beside(place.format)]
-
-
 def not_fetched(study: Study, path: str, revision: str | None, model: Mapping[str, Any] | None) -> dict[str, str]:
     """Of a repository the hookpoints whose SAEs are not here, as far as that was kept, with a sentence for each."""
     try:
@@ -233,18 +156,7 @@ def not_fetched(study: Study, path: str, revision: str | None, model: Mapping[st
     }
 
 
-def sae_files(files: dict[str, int], folder: str) -> dict[str, int]:
-    """Of the files of a repository those of SAEs, in or below a folder of it."""
-    inside = f"{folder}/" if folder else ""
-    names = file_names(beside=True)
-    return {
-        file: size
-        for file, size in files.items()
-        if file.startswith(inside) and any(PurePath(file).match(name) for name in names)
-    }
-
-
-def unasked(path: str) -> Path:
+def fetched_if_small(path: str) -> Path:
     """The SAEs of a hub repository, on this machine; fetched where they are not too large for that.
 
     Raises:
@@ -253,8 +165,7 @@ def unasked(path: str) -> Path:
     """
     repository = meant_by(path, Path(path).resolve())
     here = cached(repository.name)
-    there = here and here.folder / repository.folder
-    there = there if there is not None and holds_saes(there) else None
+    there = part_here(repository)
     try:
         listing = (here and known_files(repository.name, here.commit)) or files_of(
             repository.name, here.commit if here else None

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from interp_assets import saes_from_hub
 from interp_assets.freshness import Freshness
 from interp_assets.from_hub import get_models, model_files, moved, saes_named
+from interp_assets.hub_listing import sae_files
 from interp_assets.job import make_partition
 from interp_assets.layers import MissingSae
-from interp_assets.saes_from_hub import meant_by, sae_files
+from interp_assets.saes_from_hub import meant_by
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import Study, load_study
 from resources import hub

@@ -89,9 +89,9 @@ def test_many_in_a_table_and_as_json(capsys: pytest.CaptureFixture[str]) -> None
     assert len(rows) == len(CASES)
     assert main(["inspect", str(GOLDEN), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    by_place = {Path(each["place"]): each for each in found["saes"]}
+    by_place = {Path(each["path"]): each for each in found["saes"]}
     for case, what in CASES.items():
-        said = by_place[location_of(case).place]
+        said = by_place[location_of(case).path]
         assert (said["architecture"], said["l0"]) == (what.architecture, what.l0)
         assert said["reads"] == what.reads
 

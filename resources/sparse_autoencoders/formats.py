@@ -69,10 +69,10 @@ FAMILY = {"gemma_scope": gemma_scope.FAMILY, "gemma_scope_2": gemma_scope_2.FAMI
 CONFIGS = tuple(dict.fromkeys(module.CONFIG for module in FORMATS.values() if module.CONFIG))
 
 
-def file_names(beside: bool = False) -> tuple[str, ...]:
-    """What files of SAEs are called, in all formats, as patterns; `beside`: those too that may stand beside them."""
-    others = [name for names in BESIDE.values() for name in names] if beside else []
-    return (*CONFIGS, *dict.fromkeys(module.WEIGHTS for module in FORMATS.values()), *others)
+def file_names(others: bool = False) -> tuple[str, ...]:
+    """What files of SAEs are called, in all formats, as patterns; `others`: those too that may stand beside them."""
+    more = [name for names in BESIDE.values() for name in names] if others else []
+    return (*CONFIGS, *dict.fromkeys(module.WEIGHTS for module in FORMATS.values()), *more)
 
 
 def beside(name: str) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ class SaeLocation(NamedTuple):
         return self.weights.parents[len(Path(FORMATS[self.format].WEIGHTS).parts) - 1]
 
     @property
-    def place(self) -> Path:
+    def path(self) -> Path:
         """What tells it from others: its folder, or the file where a folder holds several."""
         return self.weights if numbered(FORMATS[self.format]) else self.folder
 
@@ -49,10 +49,10 @@ class SaeLocation(NamedTuple):
         facts: Declared = FORMATS[self.format].declared(self.config(), self.weights)
         for name, size in (("latents", facts.n_latents), ("dimensions", facts.d_in), ("dimensions", facts.d_out)):
             if size < 1:
-                raise UnknownSae(f"{self.place}: its settings say {size} {name}")
+                raise UnknownSae(f"{self.path}: its settings say {size} {name}")
         if facts.l0 is not None and not 0 < facts.l0 <= facts.n_latents:
             raise UnknownSae(
-                f"{self.place}: k is {facts.l0:g} (or the published L0), allowed are 1 to the number of latents, {facts.n_latents}"
+                f"{self.path}: k is {facts.l0:g} (or the published L0), allowed are 1 to the number of latents, {facts.n_latents}"
             )
         return facts
 
@@ -79,7 +79,7 @@ class SaeLocation(NamedTuple):
             return self._replace(hookpoint=hookpoint)
         if ":" in module:
             raise UnknownSae(
-                f"{self.place}: a transcoder is named by the module that it stands in for, as in layers.3.mlp; "
+                f"{self.path}: a transcoder is named by the module that it stands in for, as in layers.3.mlp; "
                 f"{hookpoint} is none"
             )
         return self._replace(hookpoint=f"{module}:in", writes=self.writes or module)
@@ -105,7 +105,7 @@ def describe(location: SaeLocation) -> dict[str, Any]:
             f"has that shape; there are: {', '.join(f'{name} {list(each.shape)}' for name, each in shapes.items())}"
         )
     return {
-        "place": str(location.place),
+        "path": str(location.path),
         "format": location.format,
         **declared._asdict(),
         "reads": location.hookpoint,

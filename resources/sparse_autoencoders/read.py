@@ -17,4 +17,4 @@ def read_sae(location: SaeLocation | RandomSae, device: str = "cpu") -> SparseAu
     """
     if isinstance(location, RandomSae):
         return location.drawn(device)
-    return FORMATS[location.format].read(location.config(), location.weights, device).check(str(location.place))
+    return FORMATS[location.format].read(location.config(), location.weights, device).check(str(location.path))
