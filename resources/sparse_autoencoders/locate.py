@@ -145,10 +145,10 @@ def listed_saes(
 
 def named_by(folder: Path, root: Path) -> Iterator[Path]:
     """A folder and those above it, up to the one in which SAEs are looked for: `layers.8/k32` is one of `layers.8`."""
-    yield folder
-    while folder != root:
-        folder = folder.parent
-        yield folder
+    for each in (folder, *folder.parents):
+        yield each
+        if each == root:
+            return
 
 
 def looks_like_module(name: str) -> bool:
