@@ -79,9 +79,17 @@ def prompt_texts(
         UnusableInput: the chat template refuses a prompt, with and without a system message.
     """
     if tokenizer.chat_template is None:
-        bos = tokenizer.bos_token or ""
-        return [bos + "\n\n".join(message.content for message in each) + "\n\nAnswer: " for each in prompts]
+        return [(tokenizer.bos_token or "") + paragraphs(messages) for messages in prompts]
     return [chat_text(tokenizer, each, chat_template or {}) for each in prompts]
+
+
+PARAGRAPHS_END = "\n\nAnswer:"
+"Of a prompt for a model without a chat format. No space at its end: the reply's first token brings its own."
+
+
+def paragraphs(messages: Sequence[Message]) -> str:
+    """A prompt for a model without a chat format."""
+    return "\n\n".join(message.content for message in messages) + PARAGRAPHS_END
 
 
 def chat_text(tokenizer: Any, messages: Sequence[Message], chat_template: Mapping[str, Any]) -> str:
@@ -121,6 +129,11 @@ def request_texts(
         else:
             found += prompt_texts(tokenizer, [request.messages], chat_template)
     return found
+
+
+def text_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts as content: special tokens spelt in them stay text."""
+    return tokenizer([*texts], add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
 
 
 def token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:

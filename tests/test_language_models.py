@@ -80,7 +80,7 @@ def either(request: pytest.FixtureRequest, folder: Path) -> Iterator[Transformer
 
 def likelihoods() -> list[LikelihoodRequest]:
     shared = " ".join(WORDS[:9]) + " "
-    texts = [shared + " ".join(WORDS[i : 2 * i + 3]) for i in range(14)]
+    texts = [shared + " ".join(WORDS[i : 2 * i + 3]) + " " for i in range(14)]
     return [LikelihoodRequest(text, " ".join(WORDS[2:5]), f"g{i % 2}", len(shared)) for i, text in enumerate(texts)]
 
 
@@ -137,7 +137,7 @@ def test_replies_are_handed_over_before_the_next_batch_is_computed(
     arrived: list[int] = []
     seen: list[int] = []
     extend = engine._extend
-    monkeypatch.setattr(engine, "_extend", lambda cache, ids: seen.append(len(arrived)) or extend(cache, ids))
+    monkeypatch.setattr(engine, "_extend", lambda *asked: seen.append(len(arrived)) or extend(*asked))
     getattr(engine, verb)(VERBS[verb], lambda i, reply: arrived.append(i))
     batches = [later - earlier for earlier, later in zip(seen, [*seen[1:], len(arrived)], strict=True)]
     assert max(batches) <= engine.batch_size
@@ -148,7 +148,9 @@ def test_shared_beginnings_are_computed_once(engine: TransformersEngine, monkeyp
     asked = [replace(request, choices=CHOICES[:2]) for request in requests() if request.group == "g0"]
     computed = []
     extend = engine._extend
-    monkeypatch.setattr(engine, "_extend", lambda cache, ids: computed.append(sum(map(len, ids))) or extend(cache, ids))
+    monkeypatch.setattr(
+        engine, "_extend", lambda cache, ids, start: computed.append(sum(map(len, ids))) or extend(cache, ids, start)
+    )
     replies = engine.choose(asked)
     whole = sum(len(engine.prompts.of_messages(request.messages)) for request in asked)
     cached = sum(reply.usage.cached_tokens for reply in replies)
@@ -161,7 +163,7 @@ def test_shared_beginnings_are_computed_once(engine: TransformersEngine, monkeyp
 @torch.inference_mode()
 def test_log_likelihood_equals_a_plain_forward(engine: TransformersEngine) -> None:
     asked = [
-        LikelihoodRequest(" ".join(WORDS[: 5 + i]), " ".join(WORDS[10 + i : 14 + i]), group="x" if i < 4 else "")
+        LikelihoodRequest(" ".join(WORDS[: 5 + i]), " " + " ".join(WORDS[10 + i : 14 + i]), group="x" if i < 4 else "")
         for i in range(6)
     ]
     for request, reply in zip(asked, engine.log_likelihood(asked), strict=True):

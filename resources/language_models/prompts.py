@@ -7,8 +7,11 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, TypeVar
 
+import numpy as np
+
+from resources.language_models.chat_tokens import ChatTokens
 from resources.language_models.protocol import ChooseRequest, LikelihoodRequest, Message, Request
-from resources.tokenizers import prompt_texts
+from resources.tokenizers import PARAGRAPHS_END, paragraphs, text_ids
 
 Ids = list[int]
 Way = tuple[int, ...]
@@ -18,6 +21,10 @@ Kind = TypeVar("Kind", bound=Hashable)
 PROBES = ("A", "1")
 "Texts that share no token with each other."
 
+SPELLINGS = ("{}", " {}")
+"""A reply may begin with a space or not: behind `Answer:` a model writes ` Yes`, behind a line break `Yes`. Both are the
+answer, as they are to whoever reads the tokens that a server lists."""
+
 
 class Prompts:
     def __init__(self, tokenizer: Any, chat_template: Mapping[str, Any] | None = None) -> None:
@@ -26,10 +33,12 @@ class Prompts:
             chat_template: further arguments of the tokenizer's chat template.
         """
         self.tokenizer = tokenizer
-        self.chat_template = chat_template
+        self._chat = None if tokenizer.chat_template is None else ChatTokens(tokenizer, chat_template or {})
+        self._known_spellings: dict[tuple[str, str], list[tuple[int, ...]]] = {}
 
     def ids(self, text: str) -> Ids:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        """Of text as content: special tokens spelt in it stay text."""
+        return text_ids(self.tokenizer, [text])[0]
 
     def of_text(self, text: str) -> Ids:
         return self.with_bos(self.ids(text))
@@ -39,16 +48,55 @@ class Prompts:
 
     def of_messages(self, messages: Sequence[Message]) -> Ids:
         """Token ids up to where the reply begins; a model without a chat format gets the contents as paragraphs."""
-        if self.tokenizer.chat_template is None:
-            return self.with_bos(self.ids("\n\n".join(m.content for m in messages) + "\n\nAnswer: "))
-        (text,) = prompt_texts(self.tokenizer, [messages], self.chat_template)
-        return self.ids(text)
+        return self.of_text(paragraphs(messages)) if self._chat is None else self._chat.ids(messages)
 
     def of_request(self, request: Request) -> Ids:
         """All that a model reads: the prompt, or the text and what is to continue it."""
         if isinstance(request, LikelihoodRequest):
-            return self.of_text(request.text) + self.ids(request.continuation)
+            return self.of_likelihood(request)[0]
         return self.of_messages(request.messages)
+
+    def of_likelihood(self, request: LikelihoodRequest) -> tuple[Ids, int]:
+        """The text and its continuation, tokenised as one text, and how many of the tokens belong to the text alone.
+
+        A token that reaches over the boundary belongs to the continuation, as it does where a server echoes them.
+        """
+        ids, own = self._one_text(request.text, request.continuation, content=True)
+        before = self.with_bos([])
+        return [*before, *ids], len(before) + own
+
+    def _one_text(self, text: str, continuation: str, content: bool) -> tuple[Ids, int]:
+        """The ids of both as one text, and how many of them end where the first does, or before.
+
+        Args:
+            content: whether special tokens spelt in the text stay text.
+        """
+        settings = {"add_special_tokens": False, "split_special_tokens": content}
+        if not self.tokenizer.is_fast:
+            first, whole = self.tokenizer([text, text + continuation], **settings)["input_ids"]
+            return whole, common_prefix([first, whole])
+        encoded = self.tokenizer(text + continuation, **settings, return_offsets_mapping=True)
+        over = (i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(text))
+        return encoded["input_ids"], next(over, len(encoded["input_ids"]))
+
+    def of_choices(self, request: ChooseRequest) -> list[list[Ids]]:
+        """For each choice its spellings as what stands behind the prompt, tokenised as one text with its end."""
+        end = PARAGRAPHS_END if self._chat is None else self._chat.end(request.messages)
+        return [self._spellings(end, choice) for choice in request.choices]
+
+    def _spellings(self, end: str, choice: str) -> list[Ids]:
+        if (end, choice) not in self._known_spellings:
+            ways = (self._continuation(end, spelling.format(choice)) for spelling in SPELLINGS)
+            # Two spellings may be the same tokens. Where each melts with the prompt's last token, none goes on from it,
+            # and the choice by itself is nearest.
+            self._known_spellings[end, choice] = [*dict.fromkeys(filter(None, ways))] or [tuple(self.ids(choice))]
+        return [[*ids] for ids in self._known_spellings[end, choice]]
+
+    def _continuation(self, end: str, text: str) -> tuple[int, ...] | None:
+        """What stands behind a prompt's end; None where it melts with the prompt's last token."""
+        whole, own = self._one_text(end, text, content=False)
+        alone, _ = self._one_text(end, "", content=False)
+        return tuple(whole[own:]) if whole[:own] == alone else None
 
     def of_instructions(self, messages: Sequence[Message]) -> Ids:
         """The beginning that all prompts with the same system message share, whatever follows it."""
@@ -102,7 +150,7 @@ def common_prefix(sequences: Sequence[Ids]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*sequences)))  # noqa: B905
 
 
-def ways_on(choices: Sequence[Ids]) -> dict[Way, list[int]]:
+def ways_on(choices: Iterable[Ids]) -> dict[Way, list[int]]:
     """From each beginning of a choice, the tokens that go on with one; at the prompt's end itself always."""
     found: dict[Way, dict[int, None]] = {(): {}}
     for choice in choices:
@@ -113,3 +161,8 @@ def ways_on(choices: Sequence[Ids]) -> dict[Way, list[int]]:
 
 def total(table: Mapping[Way, Mapping[int, float]], choice: Ids) -> float:
     return float(sum(table[tuple(choice[:length])][token] for length, token in enumerate(choice)))
+
+
+def log_sum(log_probabilities: Iterable[float]) -> float:
+    """Of outcomes of which one alone can happen, the log-probability that one of them does."""
+    return float(np.logaddexp.reduce([*log_probabilities]))

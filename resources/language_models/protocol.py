@@ -10,7 +10,7 @@ from resources.errors import UnusableInput
 
 Capability = Literal["generate", "choose", "log_likelihood"]
 
-CODE_VERSIONS = {"transformers": "2", "vllm": "1", "openai": "1"}
+CODE_VERSIONS = {"transformers": "3", "vllm": "2", "openai": "1"}
 """Of each kind of engine; part of its identity. Raise it when the same requests get other
 replies. They stand here because the plan needs them without the engine and its libraries."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resources.language_models.prompts import Ids, Prompts, Way, grouped, seed_of, total, ways_on
+from resources.language_models.prompts import Ids, Prompts, Way, grouped, log_sum, seed_of, total, ways_on
 from resources.language_models.protocol import (
     FORMS,
     Capability,
@@ -23,7 +23,7 @@ from resources.language_models.protocol import (
 from resources.language_models.vllm_process import Vllm, sampling
 from resources.tokenizers import load_tokenizer
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 "Raise it, here and in `protocol.CODE_VERSIONS`, when the same request gets another reply."
 
 NOTHING = Usage(0, 0, 0)
@@ -109,14 +109,15 @@ class VllmEngine:
         self, requests: Sequence[ChooseRequest], arrived: Callable[[int, Chosen], None] = silent
     ) -> list[Chosen]:
         replies: dict[int, Chosen] = {}
-        choices = [[self.prompts.ids(choice) for choice in request.choices] for request in requests]
+        choices = [self.prompts.of_choices(request) for request in requests]
+        ways = [ways_on(ids for spellings in each for ids in spellings) for each in choices]
         tables: dict[int, dict[Way, dict[int, float]]] = {}
         usages: dict[int, Usage] = {}
 
         def asked() -> Iterable[tuple[tuple[int, Way], Ids, Any]]:
             for i in (i for members in grouped(requests) for i in members):
                 prompt, tables[i] = self.prompts.of_messages(requests[i].messages), {}
-                for way, tokens in ways_on(choices[i]).items():
+                for way, tokens in ways[i].items():
                     yield (i, way), [*prompt, *way], sampling(logprob_token_ids=tokens, detokenize=False)
 
         def take(key: tuple[int, Way], output: Any) -> None:
@@ -129,9 +130,10 @@ class VllmEngine:
                 tables[i][way] = {token: told.logprob for token, told in output.outputs[0].logprobs[0].items()}
                 if not way:
                     usages[i] = usage_of(output, len(output.prompt_token_ids), 0)
-                if len(tables[i]) < len(ways_on(choices[i])):
+                if len(tables[i]) < len(ways[i]):
                     return
-                replies[i] = Chosen(tuple(total(tables[i], choice) for choice in choices[i]), usages[i])
+                log_probabilities = (log_sum(total(tables[i], ids) for ids in spellings) for spellings in choices[i])
+                replies[i] = Chosen(tuple(log_probabilities), usages[i])
             del tables[i]
             arrived(i, replies[i])
 
@@ -147,9 +149,8 @@ class VllmEngine:
 
         def asked() -> Iterable[tuple[int, Ids, Any]]:
             for i, request in enumerate(requests):
-                text, continuation = self.prompts.of_text(request.text), self.prompts.ids(request.continuation)
-                lengths[i] = len(text)
-                yield i, text + continuation, sampling(prompt_logprobs=0, detokenize=False)
+                ids, lengths[i] = self.prompts.of_likelihood(request)
+                yield i, ids, sampling(prompt_logprobs=0, detokenize=False)
 
         def take(i: int, output: Any) -> None:
             if isinstance(output, str):
