@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -35,21 +36,24 @@ class CausalLM:
     """A loaded model.
 
     Attributes:
-        continuation: how its cache can be continued.
         positions: how many tokens a text may have; None where nothing bounds it.
     """
 
     def __init__(self, model: Any, device: str | torch.device, name: str) -> None:
-        """
-        Raises:
-            UnusableInput: for text it has no distribution over the next token that only earlier tokens decide.
-        """
         self.model, self.device, self.name = model, device, name
         accepted = inspect.signature(model.forward).parameters
         self._keeps_some = "logits_to_keep" in accepted
         self._cache_argument = next((each for each in ("past_key_values", "cache_params") if each in accepted), None)
         self.positions = longest_text(model.config)
-        self.continuation: Continuation = self._measured()
+
+    @cached_property
+    def continuation(self) -> Continuation:
+        """How its cache can be continued.
+
+        Raises:
+            UnusableInput: for text it has no distribution over the next token that only earlier tokens decide.
+        """
+        return self._measured()
 
     def empty_cache(self) -> DynamicCache:
         """A cache with the layers that this model needs."""
@@ -95,9 +99,8 @@ class CausalLM:
                 "not one distribution for each; name a decoder-only language model"
             )
         after = whole[len(beginning) :]
-        forgotten = float((self.logits([rest])[0].log_softmax(-1) - after).abs().mean())
-        limit = FORGETFUL.get(self.model.dtype, FORGETFUL_IN_HALF_PRECISION) * forgotten
-        if float((whole - changed)[:-1].abs().mean()) > limit:
+        forgetting = self.logits([rest])[0].log_softmax(-1) - after
+        if forgetful(changed[:-1], whole[:-1], forgetting, self.model.dtype):
             raise UnusableInput(
                 f"{self.name}: {type(self.model).__name__} predicts a token from those behind it too; "
                 "name a decoder-only language model"
@@ -122,9 +125,21 @@ class CausalLM:
                 seen = way().log_softmax(-1)
             except Exception:  # noqa: S112 - families fail in ways of their own where a cache is not theirs
                 continue
-            if float((seen - after).abs().mean(-1).amax()) < limit:
+            if not forgetful(seen, after, forgetting, self.model.dtype):
                 return continuation
         return "none"
+
+
+def forgetful(seen: Tensor, right: Tensor, forgetting: Tensor, dtype: torch.dtype) -> bool:
+    """Whether log-probabilities differ from the right ones by more than rounding.
+
+    Args:
+        seen, right: float32 [..., vocabulary].
+        forgetting: by what they would differ if the beginning were forgotten.
+        dtype: what the model computes in.
+    """
+    share = FORGETFUL.get(dtype, FORGETFUL_IN_HALF_PRECISION)
+    return float((seen - right).abs().mean(-1).amax()) > share * float(forgetting.abs().mean())
 
 
 def repeated(cache: DynamicCache, rows: int) -> DynamicCache:

@@ -53,24 +53,28 @@ def seeing(module: torch.nn.Module, see: Callable[[Any], None]) -> Iterator[None
 
 
 @contextmanager
-def changed(subject: SubjectModel, reads: str, writes: str, addition: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, something is added to the last position of each forward pass.
+def changed(
+    subject: SubjectModel, reads: str, writes: str, addition: Callable[[Tensor], Tensor], last: int = 1
+) -> Iterator[None]:
+    """Inside, something is added to the last positions of each forward pass.
 
     Args:
         reads: the hookpoint that decides what is added.
         writes: the hookpoint it is added to; both have been found to exist.
         addition: of what stands at `reads`, [rows, d_in], gives float32 [rows, d_out].
+        last: to how many positions.
     """
     read: list[Tensor] = []
 
     def see(x: Tensor) -> None:
-        read[:] = [x[:, -1].to(subject.device)]
+        read[:] = [x[:, -last:].to(subject.device)]
 
     def make(x: Tensor) -> Tensor:
         if reads == writes:
             see(x)
         x = x.clone()
-        x[:, -1] = (x[:, -1].float() + addition(read[0]).to(x.device)).to(x.dtype)
+        for place in range(-last, 0):
+            x[:, place] = (x[:, place].float() + addition(read[0][:, place]).to(x.device)).to(x.dtype)
         return x
 
     handles = [] if reads == writes else [at(subject, reads, see)]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resources.causal_lm import CausalLM
 from resources.forward_hooks import at
 from resources.hookpoints import place_of
 from resources.model_loading import DeviceMap, Quantization, fresh_language_model, load_language_model, pick_device
@@ -60,6 +61,9 @@ class SubjectModel:
         self.structure = Structure(self.model)
         self.modules = self.structure.modules
         "Those below the base model, by path."
+        self.causal_lm = CausalLM(self.model, self.device, Path(path).name)
+        self.keeps_prompts: bool | None = None
+        "Whether interventions can go on from keys and values that are kept; None until it is measured."
 
     def check_hookpoint(self, hookpoint: str) -> None:
         """Whether there is such a place in the model; `resources/hookpoints.py` says how they are named.

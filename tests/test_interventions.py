@@ -13,14 +13,15 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from interp_assets.study import PROJECT
-from resources import interventions
+from resources import kept_prompts
 from resources.forward_hooks import at, changed, layers_below
-from resources.interventions import Prompts, run_prompts
+from resources.interventions import run_prompts
 from resources.latent_changes import Added, Change, TakenAway
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder, TopActivations
 from resources.sparse_autoencoders.locate import locate
 from resources.sparse_autoencoders.read import read_sae
 from resources.subject_model import SubjectModel
+from resources.whole_prompts import WholePrompts
 
 D, VOCABULARY, LATENTS, NEW = 32, 60, 12, 4
 PROMPTS = [[5, 9, 2, 44, 17, 3, 8, 21, 30], [7, 7, 1], [11, 52, 3, 9, 28, 6, 19, 40, 2, 2, 33, 1, 15, 27, 4, 50, 9]]
@@ -214,7 +215,7 @@ def smollm2(request: pytest.FixtureRequest) -> SubjectModel:
     return SubjectModel(PROJECT / "demo" / "weights" / "SmolLM2-135M-Instruct", None, request.param, "cpu")
 
 
-def run_texts(subject: SubjectModel, rows: Sequence[int] = range(4)) -> Prompts:
+def run_texts(subject: SubjectModel, rows: Sequence[int] = range(4)) -> WholePrompts:
     return run_prompts(subject, "layers.9", [TEXTS[row] for row in rows], longest=40, new_tokens=NEW, batch_tokens=4096)
 
 
@@ -223,7 +224,7 @@ def test_strength_zero_changes_no_logit_and_a_huge_one_many(
 ) -> None:
     directions = demo_sae.W_dec[FEATURES]
     with monkeypatch.context() as no_hooks:
-        no_hooks.setattr(interventions, "changed", lambda *_: nullcontext())
+        no_hooks.setattr(kept_prompts, "changed", lambda *_: nullcontext())
         untouched = run_texts(smollm2).next_token(Added(torch.zeros(4), directions))
     run = run_texts(smollm2)
     for _ in range(2):

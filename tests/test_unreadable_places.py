@@ -14,7 +14,6 @@ from interp_assets.freshness import Freshness
 from interp_assets.study import Study, load_study
 from interp_assets.upkeep import clean
 from resources.errors import UnusableInput
-from resources.interventions import run_prompts
 from resources.model_structure import NoSuchHookpoint
 from resources.subject_model import SubjectModel
 from tests.changed_study import changed
@@ -78,13 +77,6 @@ def test_one_such_place_stops_no_other_layer(tiny_file: Path, tmp_path: Path) ->
     assert state_of(study) == "failed"
     clean(Freshness(study).store, [study])
     assert state_of(study) == "failed"
-
-
-def test_interventions_need_keys_and_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = small("llama", tmp_path)
-    monkeypatch.setattr(subject.model.base_model, "forward", lambda **_: None)
-    with pytest.raises(UnusableInput, match="LlamaForCausalLM: 0 of its 3 layers keep keys and values"):
-        run_prompts(subject, "layers.1", [[1, 2, 3]], longest=3, new_tokens=2, batch_tokens=64)
 
 
 def test_neurons_need_an_mlp_beside_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
