@@ -38,7 +38,11 @@ class Structure:
         """
         self.model = model
         self.config = model.config.get_text_config()
-        self.width: int = self.config.hidden_size
+        if not isinstance(width := getattr(self.config, "hidden_size", None), int):
+            raise UnusableInput(
+                f"{type(model).__name__}: not a model of one residual stream: its settings name no hidden_size"
+            )
+        self.width: int = width
         self.modules: dict[str, nn.Module] = {n: module for n, module in model.base_model.named_modules() if n}
         self.family: Family | None = FAMILIES.get(model.config.model_type)
         self.layers_path = self._decoder_layers()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from resources.causal_lm import CausalLM
 from resources.forward_hooks import at
 from resources.hookpoints import place_of
+from resources.logit_scale import measured_logit_scale
 from resources.model_loading import DeviceMap, Quantization, fresh_language_model, load_language_model, pick_device
 from resources.model_structure import Norm, NoSuchHookpoint, Structure, weight_of
 from resources.sparse_autoencoders.controls import Neurons
@@ -172,11 +173,13 @@ class SubjectModel:
     def promoted_tokens(self, directions: Tensor, n: int = 10) -> PromotedTokens:
         """The tokens whose logits rise and fall most along directions [count, d_model] of the residual stream.
 
-        The final norm's gain, and its centring where it centres, are folded into the directions; its scale depends on
-        the token and moves no ranking, and neither does a soft-capping of logits, which is monotonic.
+        The final norm's gain, its centring where it centres, and what the model multiplies its logits with are folded
+        into the directions; the norm's scale depends on the token and moves no ranking, and neither does a soft-capping
+        of logits, which is monotonic.
         """
         unembedding = weight_of(self.model.get_output_embeddings()).to(self.device)
         norm = self.structure.final_norm()
+        scale = self.logit_scale or 1.0
         # One buffer for all blocks: getting fresh memory of this size takes as long as the product itself.
         logits = torch.empty(min(256, len(directions)), len(unembedding), device=self.device)
         best: list[list[Tensor]] = [[], [], [], []]
@@ -184,17 +187,26 @@ class SubjectModel:
             behind = block if norm is None else norm.folded(block)
             torch.mm(behind, unembedding.T, out=logits[: len(block)])
             for place, largest in ((0, True), (2, False)):
-                values, indices = top_of_many(logits[: len(block)], n, largest)
+                values, indices = top_of_many(logits[: len(block)], n, largest if scale > 0 else not largest)
                 best[place].append(indices.cpu())
-                best[place + 1].append(values.cpu())
+                best[place + 1].append(values.cpu() if scale == 1 else values.cpu() * scale)
         return PromotedTokens(*(torch.cat(parts) for parts in best))
+
+    @cached_property
+    def logit_scale(self) -> float | None:
+        """By what the model multiplies its unembedding of normed states; None where logits are something else.
+
+        Seen on a short text: logits beside the unembedding of what the last layer put out, as differences between
+        positions, in which a bias of the head falls out.
+        """
+        return measured_logit_scale(self)
 
     def writes_to_residual_stream(self, hookpoint: str, width: int) -> bool:
         """Whether directions of `width` dimensions at a hookpoint lie in the residual stream, so that they promote tokens."""
         # Of a model that projects the stream before its unembedding, tokens cannot be read off directions in it.
         unembedding = weight_of(self.model.get_output_embeddings())
         plain = width == self.structure.width == unembedding.shape[1]
-        return plain and self.structure.in_residual_stream(*place_of(hookpoint))
+        return plain and self.structure.in_residual_stream(*place_of(hookpoint)) and self.logit_scale is not None
 
 
 def top_of_many(values: Tensor, n: int, largest: bool, group: int = 64) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,17 @@
 """Token ids of chat prompts in which the template alone makes control tokens, whatever the contents spell.
 
 A corpus holds `<|im_end|>` and `<s>` as text. In a prompt they would end a judge's turn or begin a text anew. So where
-contents spell special tokens, the template's own are replaced by stand-ins, and nothing else is taken for a special token.
+contents spell control tokens, the template's own are replaced by stand-ins, and nothing else is taken for one.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 
 from resources.language_models.protocol import Message
 from resources.tokenizers import chat_text
@@ -23,9 +24,7 @@ BEGIN, END = "\ue0f2", "\ue0f3"
 class ChatTokens:
     def __init__(self, tokenizer: Any, chat_template: Mapping[str, Any]) -> None:
         self.tokenizer, self.chat_template = tokenizer, chat_template
-        self._special_ids = frozenset(tokenizer.all_special_ids) | {
-            number for number, token in tokenizer.added_tokens_decoder.items() if token.special
-        }
+        self._control_tokens = control_tokens(tokenizer)
         self._controls: dict[tuple[str, ...], int] = {}
         self._ends: dict[tuple[str, ...], str] = {}
 
@@ -43,15 +42,17 @@ class ChatTokens:
             return ids
         literals = self._literals(messages)
         parts = between(text, literals, [message.content for message in messages])
-        if parts is None or self._twin is None or BEGIN in text:
-            # The template rewrites contents, or this tokenizer cannot be told; a space keeps the token from being one.
-            broken = [Message(message.role, self._broken(message.content)) for message in messages]
-            return self.tokenizer(self.text(broken), add_special_tokens=False)["input_ids"]
-        twin, stand_ins, numbers = self._twin
-        for special, stand_in in stand_ins.items():
-            literals = [literal.replace(special, stand_in) for literal in literals]
-        whole = "".join(piece for pair in zip(literals, [*parts, ""], strict=True) for piece in pair)
-        return [numbers.get(number, number) for number in twin.encode(whole, add_special_tokens=False).ids]
+        if parts is not None and self._twin is not None and BEGIN not in text:
+            twin, numbers = self._twin
+            for number, token in self._control_tokens.items():
+                literals = [literal.replace(token, stand_in(number)) for literal in literals]
+            whole = "".join(piece for pair in zip(literals, [*parts, ""], strict=True) for piece in pair)
+            ids = [numbers.get(number, number) for number in twin.encode(whole, add_special_tokens=False).ids]
+            if self._count(ids) == self._controls[roles]:
+                return ids
+        # The template rewrites contents, or this tokenizer's words are control tokens too: a space breaks them up.
+        broken = [Message(message.role, self._broken(message.content)) for message in messages]
+        return self.tokenizer(self.text(broken), add_special_tokens=False)["input_ids"]
 
     def end(self, messages: Sequence[Message]) -> str:
         """What the template writes behind the last content."""
@@ -61,19 +62,13 @@ class ChatTokens:
         return self._ends[roles]
 
     def _count(self, ids: Ids) -> int:
-        return sum(number in self._special_ids for number in ids)
-
-    @cached_property
-    def _specials(self) -> list[tuple[int, str]]:
-        """Longest first, so that none is taken for a part of another."""
-        named = zip(self._special_ids, self.tokenizer.convert_ids_to_tokens([*self._special_ids]), strict=True)
-        return sorted(named, key=lambda pair: (-len(pair[1]), pair[1]))
+        return sum(number in self._control_tokens for number in ids)
 
     def _spelt_in(self, content: str) -> bool:
-        return any(token in content for _, token in self._specials)
+        return any(token in content for token in self._control_tokens.values())
 
     def _broken(self, content: str) -> str:
-        for _, token in self._specials:
+        for token in self._control_tokens.values():
             content = content.replace(token, f"{token[0]} {token[1:]}")
         return content
 
@@ -87,21 +82,39 @@ class ChatTokens:
         return [*literals, rest]
 
     @cached_property
-    def _twin(self) -> tuple[Tokenizer, dict[str, str], dict[int | None, int]] | None:
-        """The tokenizer with stand-ins for its special tokens, which it takes for text; None of one that is not in Rust."""
+    def _twin(self) -> tuple[Tokenizer, dict[int | None, int]] | None:
+        """The tokenizer with stand-ins in place of its control tokens, and what its ids of added tokens are there.
+
+        None of a tokenizer that is not one of the library `tokenizers`.
+        """
         if not self.tokenizer.is_fast:
             return None
-        twin = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
-        twin.encode_special_tokens = True
-        stand_ins: dict[str, str] = {}
-        numbers: dict[int | None, int] = {}
-        for number, token in self._specials:
-            like = self.tokenizer.added_tokens_decoder.get(number) or AddedToken(token)
-            stand_in = f"{BEGIN}{number}{END}"
-            options = {name: getattr(like, name) for name in ("single_word", "lstrip", "rstrip")}
-            twin.add_tokens([AddedToken(stand_in, special=False, normalized=False, **options)])
-            stand_ins[token], numbers[twin.token_to_id(stand_in)] = stand_in, number
-        return twin, stand_ins, numbers
+        settings = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for added in settings["added_tokens"]:
+            if added["id"] in self._control_tokens:
+                added |= {"content": stand_in(added["id"]), "special": False, "normalized": False}
+        twin = Tokenizer.from_str(json.dumps(settings))
+        return twin, {twin.token_to_id(added["content"]): added["id"] for added in settings["added_tokens"]}
+
+
+def control_tokens(tokenizer: Any) -> dict[int, str]:
+    """The tokens that mean something to the model beside what they spell, by id; longest first, so that none is taken
+    for a part of another.
+
+    Those are a tokenizer's special tokens, and added ones that are not called special but that its chat template
+    writes, such as `<think>`.
+    """
+    template = str(tokenizer.chat_template)
+    controls = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    for number, token in tokenizer.added_tokens_decoder.items():
+        text = token.content
+        if token.special or (text in template and text.strip() and not text.strip().isalnum()):
+            controls[number] = text
+    return dict(sorted(controls.items(), key=lambda item: (-len(item[1]), item[1])))
+
+
+def stand_in(number: int) -> str:
+    return f"{BEGIN}{number}{END}"
 
 
 def between(text: str, literals: Sequence[str], contents: Sequence[str]) -> list[str] | None:
