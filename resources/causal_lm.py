@@ -26,6 +26,8 @@ some recurrent models; or not at all, so that every text is run whole."""
 
 PROBE_TOKENS, PROBE_BEGINNING = 40, 23
 "Of the text that is run whole and in parts; more than the convolutions of recurrent layers see, and no multiple of it."
+NO_MEMORY = (MemoryError, torch.OutOfMemoryError)
+"Says nothing of what a model can do."
 FORGETFUL = {torch.float32: 0.01, torch.float64: 0.01}
 FORGETFUL_IN_HALF_PRECISION = 0.25
 """A cache is right if it moves log-probabilities by less than this share of what forgetting the beginning does. Half
@@ -88,6 +90,8 @@ class CausalLM:
         other_end = [*ids[:-1], (ids[-1] + 1) % vocabulary]
         try:
             whole, changed = self.logits([ids, other_end]).log_softmax(-1)
+        except NO_MEMORY:
+            raise
         except Exception as error:
             raise UnusableInput(
                 f"{self.name}: {type(self.model).__name__} does not run on text alone ({first_line(error)}); "
@@ -123,6 +127,8 @@ class CausalLM:
         for continuation, way in ways if self._cache_argument and rest else ():
             try:
                 seen = way().log_softmax(-1)
+            except NO_MEMORY:
+                raise
             except Exception:  # noqa: S112 - families fail in ways of their own where a cache is not theirs
                 continue
             if not forgetful(seen, after, forgetting, self.model.dtype):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from resources.causal_lm import forgetful
+from resources.causal_lm import NO_MEMORY, forgetful
 from resources.hookpoints import place_of
 from resources.kept_prompts import run_and_keep
 from resources.latent_changes import Added
@@ -75,6 +75,8 @@ def measured(subject: SubjectModel) -> bool:
         kept = run_and_keep(subject, place, place, prompts, 24, len(written) + 1, 64)
         # The second ask of the first step lets the layers below stand as they are.
         pairs = [(kept._step(written[:n], none), whole._step(written[:n], none)) for n in (0, 0, 1, 2)]
+    except NO_MEMORY:
+        raise
     except Exception:
         return False
     log_probabilities = [[logits.log_softmax(-1) for logits in pair] for pair in pairs]

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from resources.causal_lm import CausalLM
+from resources.errors import UnusableInput
 from resources.forward_hooks import at
 from resources.hookpoints import place_of
 from resources.logit_scale import measured_logit_scale
 from resources.model_loading import DeviceMap, Quantization, fresh_language_model, load_language_model, pick_device
 from resources.model_structure import Norm, NoSuchHookpoint, Structure, weight_of
 from resources.sparse_autoencoders.controls import Neurons
+from resources.tokenizers import first_line
 
 
 class _AllSeen(Exception):
@@ -129,8 +131,17 @@ class SubjectModel:
 
         Args:
             tokens: ids [batch, length], two contexts at least, so that what is shared by all of them is told apart.
+
+        Raises:
+            UnusableInput: the model does not run on token ids alone.
         """
-        seen, found = self.activations(tokens, hookpoints), {}
+        try:
+            seen, found = self.activations(tokens, hookpoints), {}
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            kind = type(self.model).__name__
+            raise UnusableInput(
+                f"{kind} does not run on text alone ({first_line(error)}); name a decoder-only model"
+            ) from None
         for hookpoint in hookpoints:
             value = seen.get(hookpoint)
             if value is None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import torch
 import transformers
 
 from interp_assets.study import PROJECT
@@ -78,18 +80,16 @@ def row_of(family: str, folder: Path) -> Row:
     except UnusableInput as error:
         return Row(engine, REFUSED + reason(error, folder), NONE, NONE)
     layers = subject.structure.layers_path
-    if wrong := subject.unreadable(transformers_ids(), [f"{layers}.{i}" for i in range(LAYERS)]):
-        return Row(engine, REFUSED + reason(next(iter(wrong.values())), folder), NONE, NONE)
+    try:
+        unreadable = subject.unreadable(torch.arange(4, 36).reshape(2, 16), [f"{layers}.{i}" for i in range(LAYERS)])
+    except UnusableInput as error:
+        return Row(engine, REFUSED + reason(error, folder), NONE, NONE)
+    if unreadable:
+        return Row(engine, REFUSED + reason(next(iter(unreadable.values())), folder), NONE, NONE)
     scale = subject.logit_scale
     promoted = NONE if scale is None else "yes" if scale == 1 else f"yes, x {scale:.4g}"
     intervention = "from keys and values" if keeps_all_it_needs(subject) else "from whole prompts"
     return Row(engine, f"`{layers}.N`", promoted, intervention)
-
-
-def transformers_ids() -> Any:
-    import torch
-
-    return torch.arange(4, 36).reshape(2, 16)
 
 
 def reason(error: object, folder: Path) -> str:
@@ -146,7 +146,7 @@ def main() -> None:
     for family in FAMILIES:
         with tempfile.TemporaryDirectory() as folder:
             rows[family] = row_of(family, Path(folder))
-        print(family, *rows[family], sep=" | ", flush=True)
+        print(family, *rows[family], f"{time.process_time():.0f}", sep=" | ", flush=True)
     PAGE.write_text(text_of(rows))
 
 
