@@ -11,7 +11,7 @@ import copy
 import inspect
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,12 +26,22 @@ some recurrent models; or not at all, so that every text is run whole."""
 
 PROBE_TOKENS, PROBE_BEGINNING = 40, 23
 "Of the text that is run whole and in parts; more than the convolutions of recurrent layers see, and no multiple of it."
+PAD = 6
+"Tokens on the right of one row, where padding is tried."
 NO_MEMORY = (MemoryError, torch.OutOfMemoryError)
 "Says nothing of what a model can do."
-FORGETFUL = {torch.float32: 0.01, torch.float64: 0.01}
+FORGETFUL = {torch.float32: 0.002, torch.float64: 0.002}
 FORGETFUL_IN_HALF_PRECISION = 0.25
 """A cache is right if it moves log-probabilities by less than this share of what forgetting the beginning does. Half
 precision rounds by up to a tenth of that in small models; a cache that forgets reaches the whole of it."""
+
+
+class Abilities(NamedTuple):
+    """What was measured of a model."""
+
+    continuation: Continuation
+    padding: bool
+    "Whether rows of a batch may be padded on the right: it touches nothing before it."
 
 
 class CausalLM:
@@ -49,9 +59,8 @@ class CausalLM:
         self.positions = longest_text(model.config)
 
     @cached_property
-    def continuation(self) -> Continuation:
-        """How its cache can be continued.
-
+    def abilities(self) -> Abilities:
+        """
         Raises:
             UnusableInput: for text it has no distribution over the next token that only earlier tokens decide.
         """
@@ -65,7 +74,7 @@ class CausalLM:
         """Of the token after each position from `start` on, float32 [rows, length - start, vocabulary].
 
         Args:
-            ids: token ids [rows, length]; rows that are padded on the right are not touched by it.
+            ids: token ids [rows, length]; padded on the right only where `abilities.padding` allows it.
             start: a position in `ids`.
             cache: what stands before, one row for each; it grows by `ids`.
         """
@@ -81,59 +90,78 @@ class CausalLM:
     # --- what it can be continued from ---
 
     @torch.inference_mode()
-    def _measured(self) -> Continuation:
-        vocabulary = self.model.config.get_text_config().vocab_size
-        length = min(PROBE_TOKENS, self.positions or PROBE_TOKENS)
-        draw = torch.Generator().manual_seed(0)
-        ids: list[int] = torch.randint(vocabulary, (length,), generator=draw).tolist()
+    def _measured(self) -> Abilities:
+        ids = probe_ids(self.model.config, min(PROBE_TOKENS, self.positions or PROBE_TOKENS))
+        whole = self._log_probabilities_of(ids)
         beginning, rest = ids[:PROBE_BEGINNING], ids[PROBE_BEGINNING:]
-        other_end = [*ids[:-1], (ids[-1] + 1) % vocabulary]
-        try:
-            whole, changed = self.logits([ids, other_end]).log_softmax(-1)
-        except NO_MEMORY:
-            raise
-        except Exception as error:
-            raise UnusableInput(
-                f"{self.name}: {type(self.model).__name__} does not run on text alone ({first_line(error)}); "
-                "name a decoder-only language model"
-            ) from None
-        if whole.ndim != 2 or len(whole) != length:
-            raise UnusableInput(
-                f"{self.name}: {type(self.model).__name__} gives logits of shape {tuple(whole.shape)} for {length} tokens, "
-                "not one distribution for each; name a decoder-only language model"
-            )
         after = whole[len(beginning) :]
         forgetting = self.logits([rest])[0].log_softmax(-1) - after
-        if forgetful(changed[:-1], whole[:-1], forgetting, self.model.dtype):
+
+        def right(seen: Tensor, expected: Tensor) -> bool:
+            return not forgetful(seen.log_softmax(-1), expected, forgetting, self.model.dtype)
+
+        other_end = [*ids[:-1], ids[0]]
+        if not right(self.logits([other_end])[0, :-1], whole[:-1]):
             raise UnusableInput(
                 f"{self.name}: {type(self.model).__name__} predicts a token from those behind it too; "
                 "name a decoder-only language model"
             )
+        cut = len(ids) - PAD
+        padding = right(self.logits([ids, ids[:cut] + [0] * PAD])[1, :cut], whole[:cut])
 
-        def in_pieces() -> Tensor:
+        def in_pieces() -> bool:
             cache = self.empty_cache()
             self.logits([beginning[:7]], 6, cache)
             self.logits([beginning[7:]], len(beginning) - 8, cache)
-            both = self.logits([rest, rest[::-1]], 0, repeated(cache, 2))
+            other = rest[: len(rest) - PAD] + [0] * PAD if padding else rest[::-1]
+            rows = self.logits([rest, other], 0, repeated(cache, 2))
             again = self.logits([rest], 0, repeated(cache, 1))  # the first continuation has left the cache as it was
-            return torch.cat([both[:1], again])
+            same = len(rest) - PAD if padding else 0
+            return all((right(rows[0], after), right(again[0], after), right(rows[1, :same], after[:same])))
 
-        def by_tokens() -> Tensor:
+        def by_tokens() -> bool:
             cache = self.empty_cache()
             self.logits([beginning], len(beginning) - 1, cache)
-            return torch.cat([self.logits([[token]], 0, cache) for token in rest], dim=1)
+            return right(torch.cat([self.logits([[token]], 0, cache)[0] for token in rest]), after)
 
         ways: tuple[tuple[Continuation, Any], ...] = (("pieces", in_pieces), ("tokens", by_tokens))
-        for continuation, way in ways if self._cache_argument and rest else ():
+        for continuation, goes_on_rightly in ways if self._cache_argument and len(rest) > PAD else ():
             try:
-                seen = way().log_softmax(-1)
+                if goes_on_rightly():
+                    return Abilities(continuation, padding)
             except NO_MEMORY:
                 raise
             except Exception:  # noqa: S112 - families fail in ways of their own where a cache is not theirs
                 continue
-            if not forgetful(seen, after, forgetting, self.model.dtype):
-                return continuation
-        return "none"
+        return Abilities("none", padding)
+
+    def _log_probabilities_of(self, ids: list[int]) -> Tensor:
+        """Float32 [length, vocabulary], of a text that is run whole."""
+        kind = type(self.model).__name__
+        try:
+            whole = self.logits([ids])[0].log_softmax(-1)
+        except NO_MEMORY:
+            raise
+        except Exception as error:
+            raise UnusableInput(
+                f"{self.name}: {kind} does not run on text alone ({first_line(error)}); "
+                "name a decoder-only language model"
+            ) from None
+        if whole.ndim != 2 or len(whole) != len(ids):
+            raise UnusableInput(
+                f"{self.name}: {kind} gives logits of shape {tuple(whole.shape)} for {len(ids)} tokens, "
+                "not one distribution for each; name a decoder-only language model"
+            )
+        return whole
+
+
+def probe_ids(config: Any, length: int, seed: int = 0) -> list[int]:
+    """Token ids of a text to try a model on, no two alike in a row; none that its settings give a meaning of its own."""
+    text = config.get_text_config()
+    special = {getattr(text, f"{name}_token_id", None) for name in ("pad", "bos", "eos")}
+    order = torch.randperm(text.vocab_size, generator=torch.Generator().manual_seed(seed)).tolist()
+    ids = [number for number in order if number not in special]
+    return (ids * (length // len(ids) + 1))[:length]
 
 
 def forgetful(seen: Tensor, right: Tensor, forgetting: Tensor, dtype: torch.dtype) -> bool:
@@ -145,6 +173,8 @@ def forgetful(seen: Tensor, right: Tensor, forgetting: Tensor, dtype: torch.dtyp
         dtype: what the model computes in.
     """
     share = FORGETFUL.get(dtype, FORGETFUL_IN_HALF_PRECISION)
+    if not seen.numel():
+        return False
     return float((seen - right).abs().mean(-1).amax()) > share * float(forgetting.abs().mean())
 
 

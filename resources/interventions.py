@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from resources.causal_lm import NO_MEMORY, forgetful
+from resources.causal_lm import NO_MEMORY, forgetful, probe_ids
 from resources.hookpoints import place_of
 from resources.kept_prompts import run_and_keep
 from resources.latent_changes import Added
@@ -63,9 +63,7 @@ def keeps_all_it_needs(subject: SubjectModel) -> bool:
 
 @torch.inference_mode()
 def measured(subject: SubjectModel) -> bool:
-    draw = torch.Generator().manual_seed(0)
-    vocabulary = subject.structure.config.vocab_size
-    prompts = [torch.randint(vocabulary, (length,), generator=draw).tolist() for length in (9, 21)]
+    prompts = [probe_ids(subject.model.config, length, seed=length) for length in (9, 21)]
     place = f"{subject.structure.layers_path}.{len(subject.structure.layers) // 2}"
     none = Added(torch.zeros(2, device=subject.device), torch.zeros(2, subject.structure.width, device=subject.device))
     written = [torch.tensor([prompts[0][i], prompts[1][-i]], device=subject.device) for i in (1, 2)]

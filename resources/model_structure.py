@@ -106,12 +106,12 @@ class Structure:
             )
         return found[0]
 
-    def final_norm(self) -> Norm | None:
-        """What stands between the last decoder layer and the unembedding; None where nothing does."""
+    def final_norms(self) -> list[Norm]:
+        """The norms beside the decoder layers, the last one first: mostly the one before the unembedding."""
         above = self.layers_path.rpartition(".")[0]
         holder = self.modules[above] if above else self.model.base_model
         norms = [child for _, child in holder.named_children() if looks_like_norm(child, self.width)]
-        return Norm.of(norms[-1], self.width) if norms else None
+        return [Norm.of(norm, self.width) for norm in reversed(norms)]
 
     def in_residual_stream(self, module: str, side: str) -> bool:
         """Whether a vector at a hookpoint is one of the residual stream, or is added to it as it is.

@@ -15,9 +15,9 @@ from resources.causal_lm import CausalLM
 from resources.errors import UnusableInput
 from resources.forward_hooks import at
 from resources.hookpoints import place_of
-from resources.logit_scale import measured_logit_scale
 from resources.model_loading import DeviceMap, Quantization, fresh_language_model, load_language_model, pick_device
 from resources.model_structure import Norm, NoSuchHookpoint, Structure, weight_of
+from resources.readout import Readout, measured_readout
 from resources.sparse_autoencoders.controls import Neurons
 from resources.tokenizers import first_line
 
@@ -189,8 +189,7 @@ class SubjectModel:
         of logits, which is monotonic.
         """
         unembedding = weight_of(self.model.get_output_embeddings()).to(self.device)
-        norm = self.structure.final_norm()
-        scale = self.logit_scale or 1.0
+        norm, scale = self.readout or Readout(None, 1.0)
         # One buffer for all blocks: getting fresh memory of this size takes as long as the product itself.
         logits = torch.empty(min(256, len(directions)), len(unembedding), device=self.device)
         best: list[list[Tensor]] = [[], [], [], []]
@@ -204,20 +203,16 @@ class SubjectModel:
         return PromotedTokens(*(torch.cat(parts) for parts in best))
 
     @cached_property
-    def logit_scale(self) -> float | None:
-        """By what the model multiplies its unembedding of normed states; None where logits are something else.
-
-        Seen on a short text: logits beside the unembedding of what the last layer put out, as differences between
-        positions, in which a bias of the head falls out.
-        """
-        return measured_logit_scale(self)
+    def readout(self) -> Readout | None:
+        """How logits follow from the residual stream; None where they are something else."""
+        return measured_readout(self)
 
     def writes_to_residual_stream(self, hookpoint: str, width: int) -> bool:
         """Whether directions of `width` dimensions at a hookpoint lie in the residual stream, so that they promote tokens."""
         # Of a model that projects the stream before its unembedding, tokens cannot be read off directions in it.
         unembedding = weight_of(self.model.get_output_embeddings())
         plain = width == self.structure.width == unembedding.shape[1]
-        return plain and self.structure.in_residual_stream(*place_of(hookpoint)) and self.logit_scale is not None
+        return plain and self.structure.in_residual_stream(*place_of(hookpoint)) and self.readout is not None
 
 
 def top_of_many(values: Tensor, n: int, largest: bool, group: int = 64) -> tuple[Tensor, Tensor]:

@@ -72,7 +72,7 @@ def row_of(family: str, folder: Path) -> Row:
     except Exception as error:
         return Row(LEFT_OUT + reason(error, folder), NONE, NONE, NONE)
     try:
-        engine = CONTINUED[CausalLM(model, "cpu", family).continuation]
+        engine = CONTINUED[CausalLM(model, "cpu", family).abilities.continuation]
     except UnusableInput as error:
         engine = REFUSED + reason(error, folder)
     try:
@@ -86,7 +86,7 @@ def row_of(family: str, folder: Path) -> Row:
         return Row(engine, REFUSED + reason(error, folder), NONE, NONE)
     if unreadable:
         return Row(engine, REFUSED + reason(next(iter(unreadable.values())), folder), NONE, NONE)
-    scale = subject.logit_scale
+    scale = None if subject.readout is None else subject.readout.scale
     promoted = NONE if scale is None else "yes" if scale == 1 else f"yes, x {scale:.4g}"
     intervention = "from keys and values" if keeps_all_it_needs(subject) else "from whole prompts"
     return Row(engine, f"`{layers}.N`", promoted, intervention)

@@ -135,28 +135,34 @@ def hookpoints_hold_what_layers_put_out(subject: SubjectModel, plain: Plain) -> 
         torch.testing.assert_close(seen[name][:, : IDS.shape[1]], kept[name], atol=1e-3, rtol=1e-3)
 
 
+STEP = 0.2
+"Of a derivative in float32, in which logits are exact to some 1e-6."
+
+
 def promoted_tokens_are_those_that_move(subject: SubjectModel, plain: Plain) -> None:
     """Beside the slope of the model's own logits, where the final norm's scale stays as it is."""
     draw = torch.Generator().manual_seed(5)
     directions = torch.randn(3, WIDTH, generator=draw) + 0.5
     found = subject.promoted_tokens(directions, n=5)
-    model = plain.model.double()
+    model = plain.model
     last = dict(model.base_model.named_modules())[f"{subject.structure.layers_path}.{LAYERS - 1}"]
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    for row, direction in enumerate(directions.double()):
+    for row, direction in enumerate(directions):
         # A state that the direction does not make longer: behind the norm it moves by the direction over its scale.
-        basis, _ = torch.linalg.qr(torch.stack([torch.ones(WIDTH, dtype=torch.float64), direction], 1))
-        state = torch.randn(WIDTH, generator=draw, dtype=torch.float64)
-        state = state - basis @ (basis.T @ state)
+        basis, _ = torch.linalg.qr(torch.stack([torch.ones(WIDTH), direction], 1))
+        state = torch.randn(WIDTH, generator=draw)
+        state = 10 * (state - basis @ (basis.T @ state))
         size = float(state.square().mean().sqrt())
-        ahead, back = (behind(model, last, 10 * (state + step * direction)) for step in (1e-4, -1e-4))
-        slope = (ahead - back) / 2e-4 * size
+        ahead, back = (behind(model, last, state + step * direction) for step in (STEP, -STEP))
+        slope = (ahead - back) / (2 * STEP)
+        if torch.allclose(behind(model, last, 2 * state), behind(model, last, state), rtol=1e-3, atol=1e-3):
+            slope = slope * size  # there is a norm
         if cap:
             slope = slope / (1 - ((ahead + back) / 2 / cap).square())
         order = slope.argsort(descending=True)
         assert found.promoted[row].tolist() == order[:5].tolist()
         assert found.suppressed[row].tolist() == order.flip(0)[:5].tolist()
-        torch.testing.assert_close(found.promoted_logits[row].double(), slope[order[:5]], atol=2e-2, rtol=5e-3)
+        torch.testing.assert_close(found.promoted_logits[row], slope[order[:5]], atol=2e-2, rtol=5e-3)
 
 
 @torch.inference_mode()
@@ -169,7 +175,7 @@ def behind(model: Any, last: torch.nn.Module, state: Tensor) -> Tensor:
 
     handle = last.register_forward_hook(put)
     try:
-        return model(input_ids=torch.tensor([[5, 9]]), use_cache=False).logits[0, -1].double()
+        return model(input_ids=torch.tensor([[5, 9]]), use_cache=False).logits[0, -1]
     finally:
         handle.remove()
 
@@ -218,9 +224,9 @@ def test_a_recurrent_model_that_is_given_a_second_piece_forgets_the_first(tmp_pa
     """The engine would give these numbers if it did not measure what a cache can do."""
     plain = Plain(make_family("mamba", tmp_path))
     engine = TransformersEngine(tmp_path, dtype="float32", device="cpu", batch_size=3)
-    assert engine.forward.continuation == "tokens"
-    engine.forward.__dict__["continuation"] = "pieces"
+    assert engine.forward.abilities.continuation == "tokens"
+    engine.shares_beginnings = True
     prompt = engine.prompts.of_messages(ASKED[0].messages)
     right = plain.log_probability([*prompt, *engine.prompts.ids(CHOICES[0])], len(prompt))
     (reply,) = engine.choose(ASKED[:1])
-    assert abs(reply.log_probabilities[0] - right) > 10 * NATS
+    assert abs(reply.log_probabilities[0] - right) > 1e-4

@@ -78,7 +78,7 @@ class TransformersEngine:
             identity: what decides the replies, as plain JSON values; only the caller can tell.
 
         Raises:
-            UnusableInput: no causal language model lies there.
+            UnusableInput: no causal language model lies there, or none that predicts text from left to right.
         """
         self.name = Path(path).name
         self.identity = identity
@@ -88,6 +88,9 @@ class TransformersEngine:
         self.prompts = Prompts(self.tokenizer, chat_template)
         self.model: Any = load_language_model(path, revision, dtype, device)
         self.forward = CausalLM(self.model, self.device, self.name)
+        self.shares_beginnings = self.forward.abilities.continuation == "pieces"
+        "Whether the beginning that several prompts share is computed once: a matter of what the model's cache can do."
+        self._padded_to = PADDED_TO if self.forward.abilities.padding else 1
         self._stop = stop_tokens(self.model, self.tokenizer)
         self._token_forms = TokenForms(self.tokenizer, self._stop)
         self._instructions: tuple[Ids, DynamicCache] | None = None
@@ -160,7 +163,8 @@ class TransformersEngine:
             for i in members:
                 ids, own = self.prompts.of_likelihood(requests[i])
                 shared = self.prompts.shared_length(requests[i], ids[:own]) if self.shares_beginnings else 0
-                if (reason := self._too_long(len(ids) - 1)) is None:
+                reason = self._too_long(len(ids) - 1) if own else "no token stands before the continuation"
+                if reason is None:
                     asked.append((i, Row(ids[:-1], own, shared), ids[own:]))
                 else:
                     reply(i, Likelihood(-math.inf, 0, Usage(0, 0, 0), reason))
@@ -173,11 +177,6 @@ class TransformersEngine:
         return [replies[i] for i in range(len(requests))]
 
     # --- forward passes ---
-
-    @property
-    def shares_beginnings(self) -> bool:
-        """Whether the beginning that several prompts share is computed once: a matter of what the model's cache can do."""
-        return self.forward.continuation == "pieces"
 
     def _too_long(self, tokens: int) -> str | None:
         """Why a text of so many tokens cannot be run, where it cannot."""
@@ -217,7 +216,10 @@ class TransformersEngine:
             def form(place: int, done: int = done) -> tuple[int, int]:
                 """To what length a row is padded, and from where on logits are asked: by the row alone."""
                 row = rows[place]
-                width = min(padded_length(len(row.ids) - done), (self.forward.positions or math.inf) - done)
+                length = len(row.ids) - done
+                width = min(
+                    -(-length // self._padded_to) * self._padded_to, (self.forward.positions or math.inf) - done
+                )
                 return int(width), (row.prompt - done - 1) // PADDED_TO * PADDED_TO
 
             for (width, start), equal in alike(sharing, form):
@@ -265,7 +267,7 @@ class TransformersEngine:
 
     def _following(self, request: GenerateRequest, prompt: Ids) -> Generator[tuple[Tensor, int], int, None]:
         """Logits of the next token, [vocabulary], and how many tokens were computed before; is sent each token taken."""
-        if self.forward.continuation == "none":
+        if self.forward.abilities.continuation == "none":
             ids = [*prompt]
             while True:
                 ids.append((yield self._extend(None, [ids], len(ids) - 1)[0, -1], 0))
@@ -279,10 +281,6 @@ class TransformersEngine:
 
 def total(table: Tensor, continuation: Ids) -> float:
     return float(sum(table[step, token] for step, token in enumerate(continuation)))
-
-
-def padded_length(length: int) -> int:
-    return -(-length // PADDED_TO) * PADDED_TO
 
 
 def ways_in(choices: Sequence[Sequence[Ids]]) -> list[tuple[int, ...]]:
