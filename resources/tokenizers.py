@@ -12,6 +12,7 @@ from jinja2.exceptions import TemplateError
 
 from resources.errors import NotNow, UnusableInput
 from resources.language_models.protocol import LikelihoodRequest, without_system_role
+from resources.tokenizer_checks import checked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,12 +47,12 @@ def not_usable(path: str | Path, what: str, error: Exception) -> Exception:
 def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """
     Raises:
-        UnusableInput: there is no tokenizer at that place.
+        UnusableInput: there is no tokenizer at that place, or one that loses text (`resources.tokenizer_checks`).
     """
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+        return checked(AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False), path, revision)
     except Exception as error:
         raise not_usable(path, "tokenizer", error) from None
 
