@@ -81,7 +81,7 @@ def subjects(latents: int, method: str = "detection") -> list[Subject]:
         examples = examples_of(latent, token)
         trials = whole_texts(examples)
         if method == "fuzzing":
-            trials = fuzzing.trials(latent, examples, TRIALS_OF_A_KIND, 0.3, set(), seed=0)
+            trials = fuzzing.trials(latent, examples, TRIALS_OF_A_KIND, 0.3, seed=0)
         around = [text().rendering.text(each.tokens[:16]) for each in examples[:1]]
         explanation = f"the word{text().rendering.word(token)}; {around[0].strip()}"
         found.append(Subject(latent, "extractive", "none", explanation, trials))

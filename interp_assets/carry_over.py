@@ -31,7 +31,7 @@ def windows_by_latent(windows: pl.DataFrame) -> dict[int, bytes]:
     """For each latent a hash of its rows of the examples table, in the order in which they stand.
 
     Args:
-        windows: rows with `latent, example, kind, tokens, activations`, those of one latent together.
+        windows: rows with `latent, example, kind, start, tokens, activations`, those of one latent together.
     """
     if not len(windows):
         return {}
@@ -40,12 +40,14 @@ def windows_by_latent(windows: pl.DataFrame) -> dict[int, bytes]:
     tokens = windows["tokens"].explode().to_numpy().reshape(len(windows), -1)
     activations = windows["activations"].explode().to_numpy().reshape(len(windows), -1)
     example = windows["example"].to_numpy()
+    # Whether a token is the context's BOS, which is not shown, is told by its place.
+    begins = (windows["start"] == 0).to_numpy()
     kind = (windows["kind"] == "activating").to_numpy()
     found = {}
     for first, last in zip(firsts, np.append(firsts[1:], len(windows)), strict=True):
         part = slice(first, last)
         digest = hashlib.blake2b(digest_size=8)
-        for column in (tokens, activations, example, kind):
+        for column in (tokens, activations, example, kind, begins):
             digest.update(np.ascontiguousarray(column[part]).data)
         found[int(latent[first])] = digest.digest()
     return found

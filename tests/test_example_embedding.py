@@ -29,22 +29,24 @@ def test_cosines_are_the_plain_ones_and_the_query_shares_no_context(tmp_path: Pa
     examples, rendering = made["examples"].read("examples"), ExampleEmbedding(study).rendering
     model = SentenceTransformer(str(tmp_path / "embedder"), device="cpu")
 
-    def vector(tokens: list[int]) -> np.ndarray:
-        return model.encode([rendering.text(tokens)], normalize_embeddings=True, show_progress_bar=False)[0]
+    def vector(tokens: list[int], start: int) -> np.ndarray:
+        return model.encode(
+            [rendering.text(rendering.window(tokens, start))], normalize_embeddings=True, show_progress_bar=False
+        )[0]
 
     latent = int(trials["latent"][0])
     mine = examples.filter(latent=latent)
     explain = mine.filter(purpose="explain").sort("peak_activation", "example", descending=[True, False])
-    query = np.mean([vector(tokens) for tokens in spread(explain, 4)["tokens"]], axis=0)
+    query = np.mean([vector(*window) for window in spread(explain, 4).select("tokens", "start").rows()], axis=0)
     query /= np.linalg.norm(query)
     tests = {
-        (row["example"], row["kind"] == "activating"): row["tokens"]
+        (row["example"], row["kind"] == "activating"): (row["tokens"], row["start"])
         for row in mine.filter(purpose="test").iter_rows(named=True)
     }
     own = trials.filter(latent=latent, control="none")
     assert len(own) == 20
     for row in own.iter_rows(named=True):
-        plain = float(vector(tests[row["example"], row["expected"]]) @ query)
+        plain = float(vector(*tests[row["example"], row["expected"]]) @ query)
         assert row["probability"] == pytest.approx(plain, abs=1e-5)
     # Control: the query of another latent gives others.
     other = trials.filter(latent=latent, control="shuffled")

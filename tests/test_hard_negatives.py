@@ -116,7 +116,7 @@ def test_windows_of_cooccurring_neighbours_are_silent(cache: CacheReader, dense:
 # Texts as vectors: a window is embedded as the counts of its tokens.
 
 
-def counts_of(windows: Sequence[Sequence[int]]) -> np.ndarray:
+def counts_of(windows: Sequence[Sequence[int]], starts: Sequence[int] = ()) -> np.ndarray:
     counts = np.stack([np.bincount(window, minlength=500) for window in windows]).astype(np.float32)
     return counts / np.linalg.norm(counts, axis=1, keepdims=True)
 

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from interp_assets.dagster_assets import shown_metadata
+from interp_assets.examples.rendering import HIDDEN
 from interp_assets.scores.fuzzing import dealt_marks, trials
 from interp_assets.scores.judging import read_list
 from interp_assets.scores.trials import TestExample, shuffled
@@ -204,7 +205,7 @@ def example(number: int, *fires: int, length: int = 8) -> TestExample:
 def test_marks_that_fit_nowhere_are_left_out_with_their_right_trial() -> None:
     """Three texts share position 1; the fourth fires elsewhere. Only pairs that do not clash are asked."""
     examples = [example(0, 1), example(1, 1), example(2, 1), example(3, 5)]
-    found = trials(0, examples, 4, 0.3, set(), seed=0)
+    found = trials(0, examples, 4, 0.3, seed=0)
     asked = [trial for trial in found if trial.left_out is None]
     right = sorted(tuple(trial.marked) for trial in asked if trial.expected)
     wrong = sorted(tuple(trial.marked) for trial in asked if not trial.expected)
@@ -217,10 +218,10 @@ def test_marks_that_fit_nowhere_are_left_out_with_their_right_trial() -> None:
 
 def test_no_mark_falls_on_a_hidden_token() -> None:
     examples = [example(0, 0), example(1, 3)]
-    assert len(dealt_marks(0, examples, [[i == 0 for i in range(8)], [i == 3 for i in range(8)]], set(), 0)) == 2
+    assert len(dealt_marks(0, examples, [[i == 0 for i in range(8)], [i == 3 for i in range(8)]], 0)) == 2
     # Position 0 of the second text holds a token that is not shown: the first pattern cannot go there.
-    hidden = {examples[1].tokens[0]}
-    assert 1 not in dealt_marks(0, examples, [[i == 0 for i in range(8)], [i == 3 for i in range(8)]], hidden, 0)
+    examples[1].tokens[0] = HIDDEN
+    assert 1 not in dealt_marks(0, examples, [[i == 0 for i in range(8)], [i == 3 for i in range(8)]], 0)
 
 
 def test_shuffled_partners_are_others_and_change_little() -> None:

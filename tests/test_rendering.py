@@ -52,16 +52,16 @@ def test_marks_add_signs_and_lose_nothing(make) -> None:  # type: ignore[no-unty
 
 def test_spaces_stand_outside_the_marks() -> None:
     rendering = Rendering(metaspace())
-    assert rendering.with_marks([0, 3, 4, 5, 6, 7, 8], [False, False, True, False, True, False, False]) == (
-        "the <<sea>> was <<cal>>m."
-    )
+    window = rendering.window([0, 3, 4, 5, 6, 7, 8], start=0)
+    assert rendering.with_marks(window, [False, False, True, False, True, False, False]) == "the <<sea>> was <<cal>>m."
     assert [rendering.word(token) for token in (4, 7)] == [" sea", "m"]
 
 
 def test_bos_is_not_shown() -> None:
     rendering = Rendering(make_tokenizer(VOCABULARY))
-    assert rendering.text([0, 2, 3]) == f"{WORDS[0]} {WORDS[1]}"
-    assert "<s>" not in rendering.with_marks([0, 2, 3], [True, True, False])
+    window = rendering.window([0, 2, 3], start=0)
+    assert rendering.text(window) == f"{WORDS[0]} {WORDS[1]}"
+    assert "<s>" not in rendering.with_marks(window, [True, True, False])
 
 
 def test_marks_are_a_share_of_the_maximum() -> None:

@@ -15,6 +15,7 @@ from interp_assets.activations.plots import firing_rate_histogram
 from interp_assets.activations.statistics import latent_statistics as compute_statistics
 from interp_assets.carry_over import inputs_hash, still_hold, without
 from interp_assets.corpus.contexts import tokens_matrix
+from interp_assets.examples.rendering import Rendering
 from interp_assets.job import Inputs, Job, Metadata, computes
 from interp_assets.layer_sae import sae_of, subject_of
 from interp_assets.models import subject_model
@@ -27,7 +28,6 @@ from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 from resources.sparse_autoencoders.controls import Neurons, NeuronsOf, RandomSae
 from resources.sparse_autoencoders.read import read_sae
 from resources.subject_model import SubjectModel
-from resources.tokenizers import load_tokenizer
 
 assert sae_files  # imported for what it registers
 
@@ -162,13 +162,11 @@ def promoted_columns(job: Job, directions: torch.Tensor) -> dict[str, pl.Series]
     subject = subject_of(study, layer, job.models)
     if not subject.writes_to_residual_stream(layer.writes or layer.hookpoint, directions.shape[1]):
         return {}
-    tokenizer = load_tokenizer(*study.model_at(study.subject_model.path, study.subject_model.revision))
-    names = tokenizer.batch_decode([[i] for i in range(subject.model.get_output_embeddings().weight.shape[0])])
-    text = np.array(names, dtype=object)
-    found = subject.promoted_tokens(directions)
+    rendering, found = Rendering.of(study), subject.promoted_tokens(directions)
 
     def texts(indices: torch.Tensor) -> pl.Series:
-        return pl.Series(text[indices.numpy()].tolist(), dtype=pl.List(pl.String))
+        names = [[rendering.output_name(token) for token in row] for row in indices.tolist()]
+        return pl.Series(names, dtype=pl.List(pl.String))
 
     return {
         "promoted_tokens": texts(found.promoted),

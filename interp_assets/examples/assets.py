@@ -86,8 +86,8 @@ def similar_text_rows(job: Job, drawn: pl.DataFrame, cache: CacheReader, tokens:
     model = embedder(job.study, settings.similar_text, job.models)
     index = text_index.TextIndex.of(job.input("text_index"))
 
-    def embed(windows: Sequence[Sequence[int]]) -> np.ndarray:
-        texts = rendering.texts(windows)
+    def embed(windows: Sequence[Sequence[int]], starts: Sequence[int]) -> np.ndarray:
+        texts = rendering.texts([rendering.window(*each) for each in zip(windows, starts, strict=True)])
         with Progress(f"{job.label}: explain windows", model.new(texts), "texts") as progress:
             return model.embed(texts, progress.advance)
 
@@ -135,7 +135,7 @@ def strongest(table: pl.DataFrame, rendering: Rendering, latents: int = 8) -> li
         {
             "latent": row["latent"],
             "peak_activation": round(row["peak_activation"], 2),
-            "example": " ".join(rendering.marked(row["tokens"], row["activations"], 0.3).split()),
+            "example": rendering.marked(rendering.window(row["tokens"], row["start"]), row["activations"], 0.3),
         }
         for row in rows.iter_rows(named=True)
     ]

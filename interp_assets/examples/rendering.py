@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+import unicodedata
 from collections.abc import Sequence
-from functools import cached_property
-from itertools import pairwise
-from os.path import commonprefix
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
+from interp_assets.examples.characters import REPLACED, Cell, Characters
 from interp_assets.study import Study
 from resources.tokenizers import load_tokenizer
 
@@ -17,64 +17,174 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OPEN, CLOSE = "<<", ">>"
+HIDDEN = -1
+"Stands among a window's tokens for one that is no part of its text."
+SELECTORS = {chr(code) for code in range(0xFE00, 0xFE10)}
+"Say how the character before is drawn, and print as nothing."
+NAMES = {"\n": "line break", "\r": "carriage return", "\t": "tab", " ": "space"}
+
+
+class Named(NamedTuple):
+    """A stretch of a window's text, with the name under which it can be spoken of."""
+
+    text: str
+    name: str
+    "The text without white space around it; of what cannot be seen, and of bytes that are no character, what they are."
+    first: int
+    last: int
+    "Of its tokens, both included."
 
 
 class Rendering:
-    """Decodes windows of the subject model's tokens. A BOS token is part of the input, not of the text."""
+    """Decodes windows of the subject model's tokens.
+
+    The BOS that `corpus.bos` puts in front of a context is part of the input, not of the text. What else stands in a
+    context is text, separators too, though their token be the same.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, bos: bool = True) -> None:
-        self.tokenizer: Any = tokenizer
-        self.hidden = {tokenizer.bos_token_id} if bos else set()
+        self.tokenizer, self.bos = tokenizer, bos
+        self._characters = Characters(tokenizer)
 
     @classmethod
     def of(cls, study: Study) -> Rendering:
         tokenizer = load_tokenizer(*study.model_at(study.subject_model.path, study.subject_model.revision))
-        return cls(tokenizer, study.corpus.bos)
-
-    @cached_property
-    def pieces(self) -> np.ndarray:
-        """The text that each token adds behind another one, object [vocabulary].
-
-        Decoded by itself a token loses its leading space in some tokenizers, so each stands behind a common one.
-        """
-        anchor = self.tokenizer("a", add_special_tokens=False)["input_ids"][-1]
-        before = self.tokenizer.decode([anchor])
-        # One list per token: a flat list would be decoded as one text.
-        pairs = self.tokenizer.batch_decode([[anchor, token] for token in range(len(self.tokenizer))])
-        return np.array([pair.removeprefix(before) for pair in pairs], dtype=object)
+        return cls(tokenizer, bool(study.corpus.bos))
 
     def text(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode([token for token in tokens if token not in self.hidden])
+        return self._characters.decode(shown(tokens))
 
     def texts(self, windows: Sequence[Sequence[int]]) -> list[str]:
-        return self.tokenizer.batch_decode([[t for t in window if t not in self.hidden] for window in windows])
+        return self._characters.decode_many([shown(window) for window in windows])
 
     def word(self, token: int) -> str:
+        """The text that a token adds behind other text; a replacement sign where it is a part of a character."""
         # Many models have more rows of embeddings than their tokenizer has tokens.
-        return self.pieces[token] if token < len(self.pieces) else f"<token {token}>"
+        return self._characters.word(token) if token < len(self.tokenizer) else f"<token {token}>"
+
+    def output_name(self, token: int) -> str:
+        """What a token would add to any text; the bytes that it would where they are no whole character."""
+        word = self.word(token)
+        part = self._characters.part(token) if REPLACED in word else None
+        return word if part is None else f"<{hexadecimal(part)}>"
+
+    def named(self, tokens: Sequence[int]) -> list[Named]:
+        """What the tokens of a window stand for, in order; one that is not shown stands for nothing."""
+        places = [place for place, token in enumerate(tokens) if token >= 0]
+        ids = [tokens[place] for place in places]
+        return [
+            Named(cell.text, self._name(cell, ids), places[cell.first], places[cell.last])
+            for cell in self._characters.cells(ids)
+        ]
+
+    def _name(self, cell: Cell, ids: Sequence[int]) -> str:
+        text = cell.text.strip()
+        if text == REPLACED:
+            parts = [self._characters.part(token) for token in ids[cell.first : cell.last + 1]]
+            return hexadecimal(b"".join(part for part in parts if part)) if all(parts) else text
+        return name_of_blank(cell.text) if is_blank(cell.text) else text
+
+    def token_names(self, tokens: Sequence[int]) -> list[str]:
+        """A name for each token of a window: of a part of a character, which character; none for one that is not shown."""
+        found = [""] * len(tokens)
+        for each in self.named(tokens):
+            name = each.name
+            if each.first != each.last and REPLACED not in each.text:
+                name = f"part of {json.dumps(each.name, ensure_ascii=False)}"
+            for place in range(each.first, each.last + 1):
+                found[place] = found[place] or name
+        return found
 
     def with_marks(self, tokens: Sequence[int], marks: Sequence[bool]) -> str:
-        """The text with marked tokens <<like this>>; neighbouring marked tokens share one pair of signs."""
-        shown = [(token, bool(mark)) for token, mark in zip(tokens, marks, strict=True) if token not in self.hidden]
-        ids = [token for token, _ in shown]
-        changes = [i for i in range(1, len(shown)) if shown[i][1] != shown[i - 1][1]]
-        parts, before = [], ""
-        for first, last in pairwise([0, *changes, len(shown)]):
-            # What the run adds to the text so far: decoded alone it might lose its space or half a character.
-            text = self.tokenizer.decode(ids[:last])
-            text = text if last == len(ids) else text.rstrip("\ufffd")
-            same = len(commonprefix([before, text]))  # noqa: RUF071 - by character is what is wanted
-            run, before = text[same:], text
-            inner = run.lstrip(" ")
-            spaces = run[: len(run) - len(inner)]
-            parts.append(f"{spaces}{OPEN}{inner}{CLOSE}" if shown and shown[first][1] else run)
+        """The text with marked tokens <<like this>>; neighbouring marked tokens share one pair of signs.
+
+        Without the signs it is the text. Of a character that several tokens are, all of it is marked.
+        """
+        parts = []
+        for run, marked in self._stretches(tokens, marks):
+            inner = run.lstrip(" ") or run
+            parts.append(f"{run[: len(run) - len(inner)]}{OPEN}{inner}{CLOSE}" if marked else run)
         return "".join(parts)
 
+    def line(self, tokens: Sequence[int], marks: Sequence[bool]) -> str:
+        """The same on one line, for prompts: white space is one space, but marked line breaks and tabs are written \\n, \\t,
+        and where nothing else is marked, all of it stands as it is."""
+        inside, outside = [], [""]
+        for run, marked in self._stretches(tokens, marks):
+            if not marked:
+                outside[-1] += run
+                continue
+            inner = run.lstrip(" ") or run
+            outside[-1] += run[: len(run) - len(inner)]
+            inside.append(f"{OPEN}{escaped(inner)}{CLOSE}")
+            outside.append("")
+        between = [re.sub(r"\s+", " ", text) for text in outside]
+        return "".join(text + signs for text, signs in zip(between, [*inside, ""], strict=True)).strip()
+
+    def _stretches(self, tokens: Sequence[int], marks: Sequence[bool]) -> list[tuple[str, bool]]:
+        """The text, cut where marks begin and end."""
+        pairs = [(token, bool(mark)) for token, mark in zip(tokens, marks, strict=True) if token >= 0]
+        ids, on = [token for token, _ in pairs], [mark for _, mark in pairs]
+        text = self._characters.decode(ids)
+        if not any(on):
+            return [(text, False)]
+        cells = self._characters.cells(ids)
+        # Marks that two tokens have are two marks, unless the two stand together or for one character.
+        flags = [any(on[cell.first : cell.last + 1]) for cell in cells]
+        stretches = [[*group] for _, group in groupby(zip(cells, flags, strict=True), key=lambda each: each[1])]
+        begins = self._characters.cut(ids, text, [group[0][0] for group in stretches])
+        ends = [*begins[1:], len(text)]
+        return [(text[a:b], group[0][1]) for a, b, group in zip([0, *begins[1:]], ends, stretches, strict=True)]
+
     def marked(self, tokens: Sequence[int], activations: Sequence[float], threshold: float) -> str:
-        return self.with_marks(tokens, marks_of(activations, threshold))
+        return self.line(tokens, marks_of(activations, threshold))
+
+    def window(self, tokens: Sequence[int], start: int) -> list[int]:
+        """A window's tokens as they are shown.
+
+        Args:
+            start: where in its context it begins.
+        """
+        return as_shown(tokens, start, self.bos)
+
+
+def as_shown(tokens: Sequence[int], start: int, bos: bool) -> list[int]:
+    """A window's tokens, HIDDEN in place of the BOS where its context begins with one."""
+    return [HIDDEN, *tokens[1:]] if bos and start == 0 else [*tokens]
+
+
+def shown(tokens: Sequence[int]) -> list[int]:
+    return [token for token in tokens if token >= 0]
 
 
 def marks_of(activations: Sequence[float], threshold: float) -> list[bool]:
     """Tokens above a share of the window's maximum."""
     limit = threshold * max(activations)
     return [value > 0 and value >= limit for value in activations]
+
+
+def hexadecimal(data: bytes) -> str:
+    return f"bytes {data.hex(' ').upper()}"
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of it can be seen."""
+    return all(sign.isspace() or not sign.isprintable() or sign in SELECTORS for sign in text)
+
+
+def name_of_blank(text: str) -> str:
+    """What cannot be seen, quoted and named: `"\\n\\n" (2 line breaks)`."""
+    counted = []
+    for sign, group in groupby(text):
+        name = NAMES.get(sign) or unicodedata.name(sign, f"U+{ord(sign):04X}").lower()
+        count = len([*group])
+        counted.append(name if count == 1 else f"{count} {name}s")
+    return f"{json.dumps(text)} ({' and '.join(counted)})" if text else ""
+
+
+def escaped(text: str) -> str:
+    """Marked text on one line, line breaks and tabs as in JSON; other white space is one space, or all there is."""
+    if is_blank(text):
+        return json.dumps(text)[1:-1]
+    text = re.sub(r"[^\S\n\r\t]+", " ", text)
+    return re.sub(r"[\n\r\t]", lambda sign: json.dumps(sign[0])[1:-1], text)

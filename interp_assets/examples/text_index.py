@@ -22,8 +22,8 @@ from interp_assets.progress import Progress
 from interp_assets.tables import EXAMPLES, TEXT_INDEX, conform
 from resources.partition_files import Partition
 
-Embed = Callable[[Sequence[Sequence[int]]], np.ndarray]
-"Windows of token ids to unit vectors float32 [windows, d]."
+Embed = Callable[[Sequence[Sequence[int]], Sequence[int]], np.ndarray]
+"Windows of token ids, and where in its context each begins, to unit vectors float32 [windows, d]."
 LATENTS_AT_ONCE = 256
 "Bounds the memory for similarities; results do not depend on it."
 
@@ -35,7 +35,9 @@ def text_index(job: Job) -> Metadata:
     tokens = tokens_matrix(job.input("corpus").read("corpus", ["tokens"]))
     context, start = sampled_windows(tokens.shape, job.study.examples.window, settings.windows, job.study.examples.seed)
     windows = np.lib.stride_tricks.sliding_window_view(tokens, job.study.examples.window, axis=1)[context, start]
-    texts = Rendering.of(job.study).texts(windows.tolist())
+    rendering = Rendering.of(job.study)
+    shown = [rendering.window(*each) for each in zip(windows.tolist(), start.tolist(), strict=True)]
+    texts = rendering.texts(shown)
     model = embedder(job.study, settings, job.models)
     with Progress(job.label, model.new(texts), "texts") as progress:
         vectors = model.embed(texts, progress.advance)
@@ -94,7 +96,7 @@ def similar_negatives(
     window = len(explain["tokens"][0])
     shape = WindowShape(window, "aligned", *tokens.shape)
     group = np.searchsorted(latents, explain["latent"].to_numpy())
-    vectors = embed(explain["tokens"].to_list())
+    vectors = embed(explain["tokens"].to_list(), explain["start"].to_list())
     queries = np.zeros((len(latents), vectors.shape[1]), dtype=np.float32)
     np.add.at(queries, group, vectors)
     wanted = np.zeros(cache.n_latents, dtype=bool)

@@ -57,7 +57,7 @@ def explain_by_quoting(name: str, explainer: ExtractiveExplainer, todo: Pending,
         text = extractive.explain(words, explainer)
         row: Row = {"latent": latent, "explanation": text, "status": "ok", "model": "none"}
         if text is None:
-            row |= {"status": "failed", "reason": "the latent fires on no word, only on white space"}
+            row |= {"status": "failed", "reason": "the latent fires on no token that is shown"}
         yield row
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from interp_assets.examples.rendering import Rendering
+from interp_assets.examples.rendering import Rendering, is_blank
 from interp_assets.settings import ExtractiveExplainer
 
 WORDS_BEFORE, WORDS_AFTER = 8, 4
@@ -18,21 +18,26 @@ class Word(NamedTuple):
     text: str
     activation: float
     "Strongest activation of its tokens; 0 where the latent is silent."
+    blank: bool = False
+    "White space, by its name; told of only where the latent fires on it."
 
 
 def words_of(tokens: Sequence[int], activations: Sequence[float], rendering: Rendering) -> list[Word]:
-    """Tokens joined to words: a token that begins with a space or is not a letter or digit begins a new one."""
+    """Tokens joined to words: a token that begins with a space or is not a letter or digit begins a new one.
+
+    Args:
+        tokens: as they are shown.
+    """
     words: list[Word] = []
     open_word = False
-    for token, activation in zip(tokens, activations, strict=True):
-        piece = "" if token in rendering.hidden else rendering.word(token)
-        text = piece.strip()
-        joins = open_word and piece[:1].isalnum()
-        if joins:
-            words[-1] = Word(words[-1].text + text, max(words[-1].activation, activation))
-        elif text:
-            words.append(Word(text, activation))
-        open_word = bool(text) and piece[-1:].isalnum()
+    for each in rendering.named(tokens):
+        activation = max(activations[each.first : each.last + 1])
+        blank = is_blank(each.text)
+        if open_word and each.text[:1].isalnum():
+            words[-1] = Word(words[-1].text + each.name, max(words[-1].activation, activation))
+        elif each.name:
+            words.append(Word(each.name, activation, blank))
+        open_word = not blank and each.text[-1:].isalnum()
     return words
 
 
@@ -73,6 +78,7 @@ def explain(windows: Sequence[Sequence[Word]], settings: ExtractiveExplainer) ->
 
 def around_peak(window: Sequence[Word]) -> str:
     """A few words around the strongest one."""
+    window = [word for word in window if word.activation > 0 or not word.blank]
     if not window:
         return ""
     peak = max(range(len(window)), key=lambda i: window[i].activation)

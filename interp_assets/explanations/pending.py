@@ -11,7 +11,7 @@ import polars as pl
 
 from interp_assets.carry_over import inputs_hash, still_hold, windows_by_latent, without
 from interp_assets.examples.draws import first_latents
-from interp_assets.examples.rendering import Rendering
+from interp_assets.examples.rendering import Rendering, as_shown
 from interp_assets.explanations.prompts import form_of, prompt
 from interp_assets.explanations.wording import system_message
 from interp_assets.job import Inputs
@@ -20,7 +20,7 @@ from interp_assets.tables import EXPLANATIONS
 from resources.language_models.protocol import GenerateRequest
 
 Window = tuple[list[int], list[float]]
-"Tokens and activations."
+"Tokens as they are shown (`rendering.as_shown`) and activations."
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,18 @@ def pending(inputs: Inputs) -> Pending:
     study = inputs.study
     table = inputs.input("examples").read(
         "examples",
-        ["latent", "example", "purpose", "kind", "status", "reason", "tokens", "activations", "peak_activation"],
+        [
+            "latent",
+            "example",
+            "purpose",
+            "kind",
+            "status",
+            "reason",
+            "start",
+            "tokens",
+            "activations",
+            "peak_activation",
+        ],
     )
     explain = table.filter((pl.col("purpose") == "explain") & (pl.col("status") == "ok"))
     explain = explain.sort("latent", "peak_activation", "example", descending=[False, True, False])
@@ -64,7 +75,7 @@ def pending(inputs: Inputs) -> Pending:
     whole = [name for name, explainer in study.explainers.items() if getattr(explainer, "latents", None) is None]
     without_examples = table.filter(pl.col("status") != "ok").select("latent", "status", "reason")
     skipped = pl.DataFrame({"explainer": whole}).join(without_examples, how="cross")
-    return Pending(kept, new, skipped, windows_of(explain, new["latent"]))
+    return Pending(kept, new, skipped, windows_of(explain, new["latent"], bool(study.corpus.bos)))
 
 
 def explainer_basis(inputs: Inputs, explainer: Explainer) -> Any:
@@ -84,12 +95,17 @@ def promoted_tokens(inputs: Inputs) -> dict[int, list[str]]:
     return dict(table.drop_nulls().iter_rows())
 
 
-def windows_of(explain: pl.DataFrame, latents: pl.Series) -> dict[int, list[Window]]:
+def windows_of(explain: pl.DataFrame, latents: pl.Series, bos: bool) -> dict[int, list[Window]]:
+    """The windows of some latents, from rows of the examples table.
+
+    Args:
+        bos: contexts begin with a BOS.
+    """
+    found: dict[int, list[Window]] = {}
     mine = explain.filter(pl.col("latent").is_in(latents.unique().implode()))
-    return {
-        int(str(latent)): list(zip(group["tokens"].to_list(), group["activations"].to_list(), strict=True))
-        for (latent,), group in mine.group_by("latent", maintain_order=True)
-    }
+    for latent, tokens, start, activations in mine.select("latent", "tokens", "start", "activations").iter_rows():
+        found.setdefault(latent, []).append((as_shown(tokens, start, bos), activations))
+    return found
 
 
 def requests(

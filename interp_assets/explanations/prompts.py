@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from interp_assets.examples.rendering import Rendering, marks_of
+from interp_assets.examples.rendering import OPEN, Rendering, marks_of
 from interp_assets.explanations.wording import system_message
 from interp_assets.settings import LlmExplainer
 from resources.language_models.protocol import Constraint, Generated, Message
 from resources.language_models.structured import Unusable, json_form, json_object
 
 LONGEST_EXPLANATION = 600
+MARKED_BLANK = re.compile(rf"{OPEN}[^<>]*\\[nrtu]")
 
 
 def prompt(
@@ -26,17 +28,18 @@ def prompt(
     lines = []
     for number, (tokens, activations) in enumerate(windows, 1):
         marks = marks_of(activations, settings.mark_threshold)
-        lines.append(f"Excerpt {number}: {' '.join(rendering.with_marks(tokens, marks).split())}")
+        lines.append(f"Excerpt {number}: {rendering.line(tokens, marks)}")
         if settings.show_activations:
             strengths = [
-                f"{rendering.word(token).strip()} ({int(np.ceil(10 * activation / highest))})"
-                for token, activation, mark in zip(tokens, activations, marks, strict=True)
+                f"{name} ({int(np.ceil(10 * activation / highest))})"
+                for name, activation, mark in zip(rendering.token_names(tokens), activations, marks, strict=True)
                 if mark
             ]
             lines.append(f"Strengths: {', '.join(strengths)}")
     if settings.promoted_tokens and promoted is not None:
         lines.append(f"Output tokens: {', '.join(repr(token) for token in promoted)}")
-    return Message("system", system_message(settings)), Message("user", "\n".join(lines))
+    blanks = any(MARKED_BLANK.search(line) for line in lines)
+    return Message("system", system_message(settings, blanks)), Message("user", "\n".join(lines))
 
 
 def form_of(settings: LlmExplainer) -> Constraint:

@@ -25,10 +25,13 @@ Answer with a JSON object that holds the steps and the conclusion: {"steps": [".
 
 ACTIVATIONS_NOTE = "\n\nBelow each excerpt stand its marked tokens with their strength from 1 to 10."
 PROMOTED_NOTE = "\n\nThe output tokens are those that the unit makes more likely to come next."
+BLANKS_NOTE = "\n\nWhere white space itself is marked, a line break is written \\n and a tab \\t."
+"Only where that is so."
 
 
-def system_message(explainer: LlmExplainer) -> str:
+def system_message(explainer: LlmExplainer, blanks: bool = False) -> str:
     text = INSTRUCTIONS if explainer.instructions is None else explainer.instructions
     text += ACTIVATIONS_NOTE if explainer.show_activations else ""
     text += PROMOTED_NOTE if explainer.promoted_tokens else ""
+    text += BLANKS_NOTE if blanks else ""
     return text + (STEPS if explainer.chain_of_thought else SHORT_ANSWER)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 from markupsafe import Markup, escape
 
-from interp_assets.examples.rendering import Rendering
+from interp_assets.examples.rendering import Rendering, is_blank
 from interp_assets.report.correlations import disagreements
 from interp_assets.report.headline import HEADLINE, OF_A_CONTROL
 
@@ -74,30 +75,31 @@ def card(
     strongest = examples.filter((pl.col("latent") == latent) & (pl.col("kind") == "activating")).sort(
         "peak_activation", descending=True
     )
-    windows = strongest.head(SHOWN_EXAMPLES).select("tokens", "activations", "peak_activation").iter_rows()
+    windows = strongest.head(SHOWN_EXAMPLES).select("tokens", "start", "activations", "peak_activation").iter_rows()
     return {
         "layer": score["layer"],
         "latent": latent,
         **{name: score.get(name) for name in ("value", "low", "high")},
         "explanations": told,
         "examples": [
-            {"peak": peak, "text": highlighted(tokens, values, rendering)} for tokens, values, peak in windows
+            {"peak": peak, "text": highlighted(rendering.window(tokens, start), values, rendering)}
+            for tokens, start, values, peak in windows
         ],
     }
 
 
 def highlighted(tokens: Sequence[int], activations: Sequence[float], rendering: Rendering) -> Markup:
-    """A window with its tokens shaded by activation; the text itself is escaped."""
+    """A window with its tokens shaded by activation, white space among them in quotes; the text itself is escaped."""
     highest = max(activations) or 1.0
     parts = []
-    for token, activation in zip(tokens, activations, strict=True):
-        text = "" if token in rendering.hidden else escape(rendering.word(token))
-        if activation > 0 and text:
-            parts.append(
-                Markup('<mark style="--a:{:.2f}" title="{:.3g}">{}</mark>').format(
-                    activation / highest, activation, text
-                )
-            )
+    for each in rendering.named(tokens):
+        activation = max(activations[each.first : each.last + 1])
+        if activation > 0 and each.text:
+            # A line is ended behind the mark, as it is in the text.
+            ends = "\n" * each.text.count("\n") if is_blank(each.text) else ""
+            shown = json.dumps(each.text) if is_blank(each.text) else each.text
+            mark = Markup('<mark style="--a:{:.2f}" title="{:.3g}">{}</mark>{}')
+            parts.append(mark.format(activation / highest, activation, shown, ends))
         else:
-            parts.append(Markup(text))  # noqa: S704 - escaped above
+            parts.append(escape(each.text))
     return Markup("").join(parts)

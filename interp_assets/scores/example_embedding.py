@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from interp_assets.carry_over import windows_by_latent
+from interp_assets.examples.rendering import as_shown
 from interp_assets.scores.comparing import Comparing
 from interp_assets.scores.method import CONTEXTS, PLACED_EXAMPLES, WINDOWS
 from interp_assets.scores.trials import Key, Subject, Tested, shuffled
@@ -33,9 +34,11 @@ class ExampleEmbedding(Comparing[ExampleEmbeddingScorer]):
             "latent", "peak_activation", "example", descending=[False, True, False]
         )
         chosen = spread(explain, self.settings.examples)
-        hashes = windows_by_latent(chosen)
+        hashes, bos = windows_by_latent(chosen), bool(self.study.corpus.bos)
         windows = {
-            int(str(latent)): group["tokens"].to_list()
+            int(str(latent)): [
+                as_shown(tokens, start, bos) for tokens, start in group.select("tokens", "start").iter_rows()
+            ]
             for (latent,), group in chosen.group_by("latent", maintain_order=True)
         }
         partners = shuffled(list(windows), self.seed) if self.settings.shuffled_control else {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from interp_assets.examples.draws import PAIR_MARKS, keyed
-from interp_assets.examples.rendering import marks_of
+from interp_assets.examples.rendering import HIDDEN, marks_of
 from interp_assets.scores.judged import Judged
 from interp_assets.scores.trials import TestExample, Trial
 
@@ -24,23 +24,18 @@ class Fuzzing(Judged):
 
     def trials(self, latent: int, examples: list[TestExample]) -> list[Trial]:
         settings = self.settings
-        return trials(
-            latent, examples, settings.non_activating, settings.mark_threshold, self.rendering.hidden, self.seed
-        )
+        return trials(latent, examples, settings.non_activating, settings.mark_threshold, self.seed)
 
 
-def trials(
-    latent: int, examples: list[TestExample], wrong: int, threshold: float, hidden: set[int], seed: int
-) -> list[Trial]:
+def trials(latent: int, examples: list[TestExample], wrong: int, threshold: float, seed: int) -> list[Trial]:
     """Right and wrong trials of one latent from its activating test examples.
 
     Args:
         wrong: how many wrong trials at most.
-        hidden: token ids that are not shown, on which no mark may stand.
     """
     positives = [each for each in examples if each.activating]
     patterns = [marks_of(each.activations, threshold) for each in positives]
-    donor = dealt_marks(latent, positives, patterns, hidden, seed)
+    donor = dealt_marks(latent, positives, patterns, seed)
     donors = set(donor.values())
     found = []
     for i, (each, marks) in enumerate(zip(positives, patterns, strict=True)):
@@ -53,16 +48,17 @@ def trials(
     return found
 
 
-def dealt_marks(
-    latent: int, positives: list[TestExample], patterns: list[list[bool]], hidden: set[int], seed: int
-) -> dict[int, int]:
-    """Which example's marks each example gets: as many pairs as there can be, each pattern used at most once."""
+def dealt_marks(latent: int, positives: list[TestExample], patterns: list[list[bool]], seed: int) -> dict[int, int]:
+    """Which example's marks each example gets: as many pairs as there can be, each pattern used at most once.
+
+    No mark stands on what is not shown, or on a token on which the latent fires.
+    """
     if not positives:
         return {}
     from scipy.optimize import linear_sum_assignment  # loading it takes longer than what else a plan imports
 
     taken = np.array([each.activations for each in positives]) > 0
-    taken |= np.isin(np.array([each.tokens for each in positives]), list(hidden))
+    taken |= np.array([each.tokens for each in positives]) == HIDDEN
     marks = np.array(patterns)
     clash = (taken[:, None, :] & marks[None, :, :]).any(2)  # [text, pattern]
     number = np.array([each.example for each in positives])

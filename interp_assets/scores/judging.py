@@ -55,8 +55,9 @@ def record_left_out(subjects: list[Subject]) -> None:
 
 
 def shown(trial: Trial, rendering: Rendering) -> str:
-    text = rendering.text(trial.tokens) if trial.marked is None else rendering.with_marks(trial.tokens, trial.marked)
-    return " ".join(text.split())
+    if trial.marked is None:
+        return " ".join(rendering.text(trial.tokens).split())
+    return rendering.line(trial.tokens, trial.marked)
 
 
 def asked(subject: Subject) -> list[Trial]:

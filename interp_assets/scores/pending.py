@@ -84,7 +84,8 @@ def subjects_of(
         examples: rows of the examples table that it is tested on.
     """
     latents = pl.Series([key[0] for key in keys], dtype=pl.UInt32).unique()
-    of_latent = test_examples(examples.filter(pl.col("latent").is_in(latents.implode())))
+    bos = bool(method.study.corpus.bos)
+    of_latent = test_examples(examples.filter(pl.col("latent").is_in(latents.implode())), bos)
     made: dict[int, list[Trial]] = {}
     subjects = []
     for latent, explainer, control in keys:

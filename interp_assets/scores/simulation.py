@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from interp_assets.examples.characters import REPLACED
+from interp_assets.examples.rendering import HIDDEN
 from interp_assets.scores.judging import max_tokens_of
 from interp_assets.scores.method import EXAMPLES, EXPLANATIONS, AskingMethod, Most
 from interp_assets.scores.statistics import score_table
@@ -87,7 +89,7 @@ class Simulation(AskingMethod[SimulationScorer]):
         found: list[Trial] = []
         for each in examples:
             pairs = zip(each.tokens, each.activations, strict=True)
-            tokens, activations = zip(*(p for p in pairs if p[0] not in self.rendering.hidden), strict=True)
+            tokens, activations = zip(*(p for p in pairs if p[0] != HIDDEN), strict=True)
             found.append(Simulated(each.example, each.activating, list(tokens), activations=activations))
         return found
 
@@ -98,8 +100,8 @@ class Simulation(AskingMethod[SimulationScorer]):
 
     def of_trial(self, subject: Subject, trial: Trial) -> Iterator[Request]:
         """One request for a window, or one for each of its tokens."""
-        words = [json.dumps(self.rendering.word(token), ensure_ascii=False) for token in trial.tokens]
         if self.at_once:
+            words = self.quoted(trial.tokens)
             tokens = "\n".join(f"{number}. {word}" for number, word in enumerate(words, 1))
             question = SIMULATION_LIST_QUESTION.format(explanation=subject.explanation, tokens=tokens, count=len(words))
             messages = (Message("system", SIMULATION_LIST), Message("user", question))
@@ -107,11 +109,20 @@ class Simulation(AskingMethod[SimulationScorer]):
             return
         before, _ = SIMULATION_LAST_QUESTION.split("{text}")
         shared = len(before.format(explanation=subject.explanation))
-        for place, word in enumerate(words, 1):
-            text = " ".join(self.rendering.text(trial.tokens[:place]).split())
-            question = SIMULATION_LAST_QUESTION.format(explanation=subject.explanation, text=text, token=word)
+        for place in range(1, len(trial.tokens) + 1):
+            read = trial.tokens[:place]
+            text, last = " ".join(self.rendering.text(read).split()), self.quoted(read)[-1]
+            question = SIMULATION_LAST_QUESTION.format(explanation=subject.explanation, text=text, token=last)
             messages = (Message("system", SIMULATION_LAST), Message("user", question))
             yield ChooseRequest(messages, NUMBERS, subject.group, shared)
+
+    def quoted(self, tokens: Sequence[int]) -> list[str]:
+        """Each token in quotes; one that is no whole character by the character that it is a part of, or by its bytes."""
+        words, names = map(self.rendering.word, tokens), self.rendering.token_names(tokens)
+        return [
+            name if REPLACED in word and name != word.strip() else json.dumps(word, ensure_ascii=False)
+            for word, name in zip(words, names, strict=True)
+        ]
 
     def ask(self, subjects: list[Subject], model: LanguageModel, advance: Callable[[int], None]) -> None:
         for part in in_parts(subjects):

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from interp_assets.examples.draws import SHUFFLE, keyed
+from interp_assets.examples.rendering import as_shown
 
 if TYPE_CHECKING:
     from interp_assets.job import Inputs
@@ -27,6 +28,7 @@ class TestExample:
 
     example: int
     tokens: list[int]
+    "As they are shown: `rendering.as_shown`."
     activations: list[float]
     activating: bool
 
@@ -85,12 +87,17 @@ class Subject:
         )
 
 
-def test_examples(tests: pl.DataFrame) -> dict[int, list[TestExample]]:
-    """Rows of the examples table, by latent, in their order."""
+def test_examples(tests: pl.DataFrame, bos: bool) -> dict[int, list[TestExample]]:
+    """Rows of the examples table, by latent, in their order.
+
+    Args:
+        bos: contexts begin with a BOS.
+    """
     found: dict[int, list[TestExample]] = {}
-    columns = ["latent", "example", "tokens", "activations", "kind"]
-    for latent, example, tokens, activations, kind in tests.select(columns).iter_rows():
-        found.setdefault(latent, []).append(TestExample(example, tokens, activations, kind == "activating"))
+    columns = ["latent", "example", "tokens", "start", "activations", "kind"]
+    for latent, example, tokens, start, activations, kind in tests.select(columns).iter_rows():
+        shown = as_shown(tokens, start, bos)
+        found.setdefault(latent, []).append(TestExample(example, shown, activations, kind == "activating"))
     return found
 
 

@@ -15,8 +15,8 @@ def request(effect: Effect, settings: InterventionScorer, rendering: Rendering) 
     texts = [
         TEXT.format(
             number=number,
-            text=" ".join(rendering.text(prompt).split()),
-            tokens=", ".join(f"{rendering.word(token)!r} (+{increase:.2f})" for token, increase in raised),
+            text=" ".join(rendering.text(rendering.window(prompt, 0)).split()),
+            tokens=", ".join(f"{rendering.output_name(token)!r} (+{increase:.2f})" for token, increase in raised),
         )
         for number, (prompt, raised) in enumerate(effect.shown, 1)
     ]

@@ -91,7 +91,7 @@ def token_ids(tokens: np.ndarray, place: Place, bos: int | None, with_firing: bo
         with_firing: the prompt ends with the token on which the latent fires: before it there is nothing to take away.
     """
     text = tokens[place.context, place.start : place.first + with_firing].tolist()
-    return text if bos is None or text[0] == bos else [bos, *text]
+    return text if bos is None or place.start == 0 else [bos, *text]
 
 
 def writing_seed(seed: int, latent: int, place: Place) -> int:

@@ -90,7 +90,7 @@ def all_effects(job: Job, settings: InterventionScorer) -> tuple[pl.DataFrame, p
             layer.hookpoint,
             layer.writes,
             tokens,
-            next(iter(rendering.hidden), None),
+            int(tokens[0, 0]) if study.corpus.bos else None,
             settings,
             study.examples.seed,
             study.subject_model.batch_tokens,
@@ -148,12 +148,13 @@ def passage_rows(effects: Sequence[Effect], rendering: Rendering) -> list[Row]:
             "latent": effect.latent,
             "condition": effect.condition,
             "example": example,
-            "prompt": rendering.text(written.prompt),
-            "clean": rendering.text(written.prompt + written.clean),
-            "changed": rendering.text(written.prompt + written.changed),
+            "prompt": rendering.text(shown),
+            "clean": rendering.text(shown + written.clean),
+            "changed": rendering.text(shown + written.changed),
         }
         for effect in effects
         for example, written in enumerate(effect.written)
+        for shown in [rendering.window(written.prompt, 0)]
     ]
 
 
