@@ -43,13 +43,16 @@ class Characters:
         self._parts: dict[int, bytes | None] = {}
 
     @cached_property
-    def _anchor(self) -> list[int]:
-        return self.tokenizer("a", add_special_tokens=False)["input_ids"][-1:] or [0]
+    def _anchor(self) -> tuple[list[int], str]:
+        """A common token, as ids and as text."""
+        ids = self.tokenizer("a", add_special_tokens=False)["input_ids"][-1:] or [0]
+        return ids, self._decoded(ids)
 
     def word(self, token: int) -> str:
         """The text that a token adds behind other text. By itself it loses its leading space in some vocabularies."""
         if token not in self._words:
-            self._words[token] = self._decoded([*self._anchor, token]).removeprefix(self._decoded(self._anchor))
+            ids, before = self._anchor
+            self._words[token] = self._decoded([*ids, token]).removeprefix(before)
         return self._words[token]
 
     def part(self, token: int) -> bytes | None:
@@ -63,13 +66,17 @@ class Characters:
         return self._parts[token]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.mended(ids, self._decoded(ids))
+        text = self._decoded(ids)
+        return self.mended(ids, text) if REPLACED in text else text
 
     def decode_many(self, windows: Sequence[Sequence[int]]) -> list[str]:
         if not windows:
             return []
         texts = self.tokenizer.batch_decode(windows, clean_up_tokenization_spaces=False)
-        return [self.mended(ids, text) for ids, text in zip(windows, texts, strict=True)]
+        for place, text in enumerate(texts):
+            if REPLACED in text:
+                texts[place] = self.mended(windows[place], text)
+        return list(texts)
 
     def _decoded(self, ids: Sequence[int]) -> str:
         # What cleaning up takes away are spaces of the text.
@@ -77,8 +84,6 @@ class Characters:
 
     def mended(self, ids: Sequence[int], decoded: str) -> str:
         """Decoded text with all whole characters in it: beside a cut one, byte-fallback vocabularies lose the others."""
-        if REPLACED not in decoded:
-            return decoded
         text, behind = "", 0
         for first, last in self._runs(ids):
             before, run = self._decoded(ids[:first]), b"".join(self.part(token) or b"" for token in ids[first:last])
@@ -109,12 +114,21 @@ class Characters:
             behind = last
         return found
 
-    def cut(self, ids: Sequence[int], text: str, cells: Sequence[Cell]) -> list[int]:
-        """Where in the text of some ids cells of theirs begin, in characters."""
-        runs = sorted({cell.run for cell in cells})
-        before = dict(zip(runs, self.decode_many([ids[:run] for run in runs]), strict=True))
-        at = {run: len(commonprefix([prefix, text])) for run, prefix in before.items()}  # noqa: RUF071 - by character
-        return [*accumulate((min(at[cell.run] + cell.offset, len(text)) for cell in cells), max)]
+    def begins(self, ids: Sequence[int], text: str, cells: Sequence[Cell], which: Sequence[int]) -> list[int]:
+        """Where in the decoded text of some ids certain cells of theirs begin, in characters, ascending."""
+        joined = "".join(cell.text for cell in cells)
+        stripped = len(joined) - len(text)
+        if stripped in (0, 1) and joined.endswith(text):
+            # A text may be decoded without the space at its beginning, and is else what its tokens add.
+            ends = [*accumulate((len(cell.text) for cell in cells), initial=-stripped)]
+            return [max(0, ends[place]) for place in which]
+        found = [self._decoded_before(ids, text, cells[place]) for place in which]
+        return [*accumulate(found, max)]
+
+    def _decoded_before(self, ids: Sequence[int], text: str, cell: Cell) -> int:
+        before = self.decode(ids[: cell.run])
+        shared = len(before) if text.startswith(before) else len(commonprefix([before, text]))  # noqa: RUF071
+        return min(shared + cell.offset, len(text))
 
 
 def shared(parts: Sequence[bytes], first: int) -> list[Cell]:

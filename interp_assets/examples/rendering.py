@@ -100,41 +100,42 @@ class Rendering:
 
         Without the signs it is the text. Of a character that several tokens are, all of it is marked.
         """
-        parts = []
-        for run, marked in self._stretches(tokens, marks):
-            inner = run.lstrip(" ") or run
-            parts.append(f"{run[: len(run) - len(inner)]}{OPEN}{inner}{CLOSE}" if marked else run)
-        return "".join(parts)
+        return with_signs(*self._cut(tokens, marks))
 
-    def line(self, tokens: Sequence[int], marks: Sequence[bool]) -> str:
-        """The same on one line, for prompts: white space is one space, but marked line breaks and tabs are written \\n, \\t,
-        and where nothing else is marked, all of it stands as it is."""
-        inside, outside = [], [""]
-        for run, marked in self._stretches(tokens, marks):
-            if not marked:
-                outside[-1] += run
-                continue
-            inner = run.lstrip(" ") or run
-            outside[-1] += run[: len(run) - len(inner)]
-            inside.append(f"{OPEN}{escaped(inner)}{CLOSE}")
-            outside.append("")
-        between = [re.sub(r"\s+", " ", text) for text in outside]
-        return "".join(text + signs for text, signs in zip(between, [*inside, ""], strict=True)).strip()
+    def line(self, tokens: Sequence[int], marks: Sequence[bool] | None = None, blanks: bool = False) -> str:
+        """The same on one line, for prompts. White space is one space, but line breaks and tabs that are marked are written
+        as \\n and \\t, and where nothing else is marked, all of it stands there.
 
-    def _stretches(self, tokens: Sequence[int], marks: Sequence[bool]) -> list[tuple[str, bool]]:
-        """The text, cut where marks begin and end."""
+        Args:
+            blanks: white space that is not marked is written out too.
+        """
+        outside, inside = self._cut(tokens, marks or [False] * len(tokens))
+        outside = [SIGNS.sub(in_json, text) if blanks else re.sub(r"\s+", " ", text) for text in outside]
+        return with_signs(outside, [escaped(text) for text in inside]).strip()
+
+    def _cut(self, tokens: Sequence[int], marks: Sequence[bool]) -> tuple[list[str], list[str]]:
+        """The text, cut where marks begin and end: what stands before, between and behind them, and what is marked.
+
+        Spaces at the beginning of a mark stand before it.
+        """
         pairs = [(token, bool(mark)) for token, mark in zip(tokens, marks, strict=True) if token >= 0]
         ids, on = [token for token, _ in pairs], [mark for _, mark in pairs]
         text = self._characters.decode(ids)
+        outside, inside = [""], list[str]()
         if not any(on):
-            return [(text, False)]
+            return [text], inside
         cells = self._characters.cells(ids)
-        # Marks that two tokens have are two marks, unless the two stand together or for one character.
         flags = [any(on[cell.first : cell.last + 1]) for cell in cells]
-        stretches = [[*group] for _, group in groupby(zip(cells, flags, strict=True), key=lambda each: each[1])]
-        begins = self._characters.cut(ids, text, [group[0][0] for group in stretches])
-        ends = [*begins[1:], len(text)]
-        return [(text[a:b], group[0][1]) for a, b, group in zip([0, *begins[1:]], ends, stretches, strict=True)]
+        firsts = [place for place, flag in enumerate(flags) if place == 0 or flag != flags[place - 1]]
+        begins = self._characters.begins(ids, text, cells, firsts)
+        for place, begin, end in zip(firsts, [0, *begins[1:]], [*begins[1:], len(text)], strict=True):
+            run = text[begin:end]
+            inner = run.lstrip(" ") or run
+            outside[-1] += run[: len(run) - len(inner)] if flags[place] else run
+            if flags[place]:
+                inside.append(inner)
+                outside.append("")
+        return outside, inside
 
     def marked(self, tokens: Sequence[int], activations: Sequence[float], threshold: float) -> str:
         return self.line(tokens, marks_of(activations, threshold))
@@ -146,6 +147,10 @@ class Rendering:
             start: where in its context it begins.
         """
         return as_shown(tokens, start, self.bos)
+
+
+def with_signs(outside: Sequence[str], inside: Sequence[str]) -> str:
+    return "".join(f"{before}{OPEN}{text}{CLOSE}" for before, text in zip(outside, inside, strict=False)) + outside[-1]
 
 
 def as_shown(tokens: Sequence[int], start: int, bos: bool) -> list[int]:
@@ -186,5 +191,11 @@ def escaped(text: str) -> str:
     """Marked text on one line, line breaks and tabs as in JSON; other white space is one space, or all there is."""
     if is_blank(text):
         return json.dumps(text)[1:-1]
-    text = re.sub(r"[^\S\n\r\t]+", " ", text)
-    return re.sub(r"[\n\r\t]", lambda sign: json.dumps(sign[0])[1:-1], text)
+    return SIGNS.sub(in_json, re.sub(r"[^\S\n\r\t]+", " ", text))
+
+
+SIGNS = re.compile(r"[\n\r\t]")
+
+
+def in_json(sign: re.Match[str]) -> str:
+    return json.dumps(sign[0])[1:-1]

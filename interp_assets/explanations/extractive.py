@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,8 +19,8 @@ class Word(NamedTuple):
     text: str
     activation: float
     "Strongest activation of its tokens; 0 where the latent is silent."
-    blank: bool = False
-    "White space, by its name; told of only where the latent fires on it."
+    blank: str = ""
+    "Of white space, which stands in quotes, its name. It is told of only where the latent fires on it."
 
 
 def words_of(tokens: Sequence[int], activations: Sequence[float], rendering: Rendering) -> list[Word]:
@@ -32,12 +33,13 @@ def words_of(tokens: Sequence[int], activations: Sequence[float], rendering: Ren
     open_word = False
     for each in rendering.named(tokens):
         activation = max(activations[each.first : each.last + 1])
-        blank = is_blank(each.text)
         if open_word and each.text[:1].isalnum():
             words[-1] = Word(words[-1].text + each.name, max(words[-1].activation, activation))
-        elif each.name:
-            words.append(Word(each.name, activation, blank))
-        open_word = not blank and each.text[-1:].isalnum()
+        elif is_blank(each.text) and each.text:
+            words.append(Word(json.dumps(each.text), activation, each.name))
+        elif each.text:
+            words.append(Word(each.name, activation))
+        open_word = each.text[-1:].isalnum()
     return words
 
 
@@ -55,7 +57,7 @@ def explain(windows: Sequence[Sequence[Word]], settings: ExtractiveExplainer) ->
     seen: dict[str, int] = defaultdict(int)
     for window in windows:
         for word in window:
-            key = word.text.lower()
+            key = (word.blank or word.text).lower()
             seen[key] += 1
             if word.activation > 0:
                 activation[key] += word.activation

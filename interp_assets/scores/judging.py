@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -54,10 +55,13 @@ def record_left_out(subjects: list[Subject]) -> None:
                 subject.record(trial, status="left_out", reason=trial.left_out)
 
 
-def shown(trial: Trial, rendering: Rendering) -> str:
-    if trial.marked is None:
-        return " ".join(rendering.text(trial.tokens).split())
-    return rendering.line(trial.tokens, trial.marked)
+NAMES_BLANKS = re.compile(r'\\[nrt]|" +" \(')
+"Of an explanation: it quotes white space."
+
+
+def shown(trial: Trial, rendering: Rendering, explanation: str = "") -> str:
+    """A trial's text on one line; white space is written out for an explanation that quotes some."""
+    return rendering.line(trial.tokens, trial.marked, blanks=NAMES_BLANKS.search(explanation) is not None)
 
 
 def asked(subject: Subject) -> list[Trial]:
@@ -70,7 +74,7 @@ def single_requests(
     for subject in subjects:
         before, after = (part.format(explanation=subject.explanation) for part in wording.question.split("{text}"))
         for trial in asked(subject):
-            question = f"{before}{shown(trial, rendering)}{after}"
+            question = f"{before}{shown(trial, rendering, subject.explanation)}{after}"
             messages = (Message("system", wording.instructions), Message("user", question))
             yield subject, trial, ChooseRequest(messages, ("Yes", "No"), subject.group, shared=len(before))
 
@@ -82,7 +86,8 @@ def list_requests(
         trials = in_keyed_order(subject, seed)
         for start in range(0, len(trials), per_prompt):
             part = trials[start : start + per_prompt]
-            texts = "\n".join(f"Text {i}: {shown(trial, rendering)}" for i, trial in enumerate(part, 1))
+            lines = [shown(trial, rendering, subject.explanation) for trial in part]
+            texts = "\n".join(f"Text {number}: {line}" for number, line in enumerate(lines, 1))
             question = wording.list_question.format(explanation=subject.explanation, texts=texts, count=len(part))
             messages = (Message("system", wording.list_instructions), Message("user", question))
             yield subject, part, GenerateRequest(messages, max_tokens_of(per_prompt), constraint=list_form(len(part)))
