@@ -46,7 +46,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="corpus",
             group="corpus",
-            code_version="1",
+            code_version="2",
             description="The text as token ids, packed into contexts of equal length.",
             settings={
                 "corpus": study.corpus.identity(),
@@ -77,7 +77,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="latent_statistics",
             group="activations",
-            code_version="2",
+            code_version="3",
             description="Firing rates, quantiles, promoted tokens, positional and unigram measures; dead or not.",
             reads=(
                 Read("activation_cache", "activations"),
@@ -97,7 +97,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="examples",
             group="examples",
-            code_version="1",
+            code_version="2" if by_text else "1",
             description="For each latent: windows to explain it from and others to test the explanation on.",
             reads=(
                 Read("activation_cache", "activations"),
@@ -114,7 +114,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="explanations",
             group="explanations",
-            code_version="2",
+            code_version="3",
             description="What each latent stands for, in words, by each explainer of the study.",
             reads=(
                 Read("examples", "examples", EXAMPLE_COLUMNS),
@@ -151,7 +151,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="score_report",
             group="report",
-            code_version="7",
+            code_version="8",
             description="Scores of all layers and methods beside their controls: one page, and the tables behind it.",
             reads=tuple(
                 [
@@ -223,7 +223,7 @@ def text_index_asset(study: Study) -> list[Asset]:
         Asset(
             name="text_index",
             group="examples",
-            code_version="1",
+            code_version="2",
             description="Embeddings of windows of the corpus, in which negatives that read alike are looked up.",
             reads=(Read("corpus", "corpus", ("tokens",)),),
             settings={

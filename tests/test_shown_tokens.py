@@ -26,7 +26,10 @@ from interp_assets.scores.simulation import Simulation
 from interp_assets.scores.trials import Subject, Trial, test_examples
 from interp_assets.scores.wording import DETECTION
 from interp_assets.settings import ExtractiveExplainer, LlmExplainer
+from interp_assets.study import load_study
 from resources.tokenizers import load_tokenizer
+from tests.conftest import make_all
+from tests.oracle import OracleEngine, OracleModels
 from tests.refusals import make
 from tests.tiny import VOCABULARY, WORDS, make_study
 from tests.vocabularies import loaded
@@ -258,3 +261,33 @@ def test_promoted_tokens_keep_their_spaces(tmp_path: Path) -> None:
             assert table[column][latent].to_list() == [added[token] for token in best]
     # Control: by itself a token has lost its space.
     assert tokenizer.batch_decode([[5]]) == [VOCABULARY[5]]
+
+
+class NamesAWord(OracleEngine):
+    """Judges explanations of any form: what it says is of no interest here."""
+
+    def fits(self, explanation: str, text: str) -> bool:
+        return True
+
+
+def test_whole_studies_show_borders_of_documents_and_no_bos(tmp_path: Path) -> None:
+    """The tiny study with its BOS token between documents: what the judge is asked, against the tables by place."""
+    file = make_study(
+        tmp_path,
+        corpus={"path": "corpus.parquet", "tokens": 8192, "context_length": 64, "separator": " <s> "},
+        explainers={"quotes": {"kind": "extractive"}},
+        scorers={"detection": {"engine": "oracle", "activating": 10, "non_activating": 10}},
+    )
+    oracle = NamesAWord()
+    made = make_all(load_study(file), OracleModels(oracle))
+    tests = made["examples"].read("examples").filter(purpose="test", status="ok")
+    expected, borders, begun = set(), 0, 0
+    for tokens, start in tests.select("tokens", "start").iter_rows():
+        text = tokens[1:] if start == 0 else tokens
+        expected.add(" ".join(VOCABULARY[token] for token in text))
+        borders, begun = borders + (0 in text), begun + (start == 0)
+    assert min(borders, begun) > 20
+    asked = {prompt.partition("\nText: ")[2].partition("\n")[0] for prompt in oracle.prompts if "\nText: " in prompt}
+    assert asked == expected
+    # Control: hidden by id, the borders would be gone.
+    assert any("<s>" in text for text in asked)

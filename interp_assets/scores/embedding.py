@@ -10,7 +10,7 @@ from interp_assets.settings import EmbeddingScorer
 class Embedding(Comparing[EmbeddingScorer]):
     name = "embedding"
     description = "How well a sentence embedder finds a latent's examples from its explanation. No LLM."
-    code_version = "3"
+    code_version = "4"
 
     def standing_for(self, subject: Subject) -> list[str]:
         return [self.settings.instruction + subject.explanation]

@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 class Generation(AskingMethod[GenerationScorer]):
     name = "generation"
-    code_version = "2"
+    code_version = "3"
     description = "On how many of the texts that an LLM writes from the explanation the latent fires, and how strongly."
     reads = (EXPLANATIONS, SAE, Read("latent_statistics", "statistics", ("latent", "max_activation")))
     schema = GENERATION_TRIALS

@@ -43,6 +43,7 @@ class OddOneOut(Trial):
 class Intruder(AskingMethod[IntruderScorer]):
     name = "intruder"
     description = "Whether an LLM finds, among a latent's examples, the one on which it is silent. No explanation."
+    code_version = "2"
     reads = (EXAMPLES,)
     schema = INTRUDER_TRIALS
     verbs = ("choose",)

@@ -70,7 +70,7 @@ class Simulation(AskingMethod[SimulationScorer]):
     description = "Whether an LLM that reads the explanation foresees how active each token is. The costly classic."
     reads = (EXPLANATIONS, EXAMPLES)
     schema = SIMULATION_TRIALS
-    code_version = "2"
+    code_version = "3"
 
     @property
     def at_once(self) -> bool:

@@ -25,7 +25,7 @@ BLANK = "the text is nothing but white space"
 class Surprisal(AskingMethod[SurprisalScorer]):
     name = "surprisal"
     description = "How much an explanation raises the probability of a latent's examples. For base models."
-    code_version = "2"
+    code_version = "3"
     schema = SURPRISAL_TRIALS
     verbs = ("log_likelihood",)
 
