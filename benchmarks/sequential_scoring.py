@@ -57,7 +57,7 @@ class KnownJudge:
 class Numbers:
     """Shows the numbers of a window in place of words."""
 
-    def text(self, tokens: Sequence[int]) -> str:
+    def line(self, tokens: Sequence[int], marks: object, blanks: bool) -> str:
         return " ".join(map(str, tokens))
 
 

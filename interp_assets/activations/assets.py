@@ -165,8 +165,8 @@ def promoted_columns(job: Job, directions: torch.Tensor) -> dict[str, pl.Series]
     rendering, found = Rendering.of(study), subject.promoted_tokens(directions)
 
     def texts(indices: torch.Tensor) -> pl.Series:
-        names = [[rendering.output_name(token) for token in row] for row in indices.tolist()]
-        return pl.Series(names, dtype=pl.List(pl.String))
+        names = {token: rendering.output_name(token) for token in indices.unique().tolist()}
+        return pl.Series([[names[token] for token in row] for row in indices.tolist()], dtype=pl.List(pl.String))
 
     return {
         "promoted_tokens": texts(found.promoted),

@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -60,7 +61,11 @@ class Rendering:
     def word(self, token: int) -> str:
         """The text that a token adds behind other text; a replacement sign where it is a part of a character."""
         # Many models have more rows of embeddings than their tokenizer has tokens.
-        return self._characters.word(token) if token < len(self.tokenizer) else f"<token {token}>"
+        return self._characters.word(token) if token < self._size else f"<token {token}>"
+
+    @cached_property
+    def _size(self) -> int:
+        return len(self.tokenizer)  # which takes milliseconds in vocabularies with many added tokens
 
     def output_name(self, token: int) -> str:
         """What a token would add to any text; the bytes that it would where they are no whole character."""
