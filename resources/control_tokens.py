@@ -1,0 +1,75 @@
+"""Control tokens, such as `<s>` or `<|im_end|>`: which ids they are, and how to read texts in which they are only spelt.
+
+A control token means something to a model because of who put it there: the separator of a corpus, the template of a
+chat. What stands in a document or in a reply is content, whatever it spells.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@lru_cache(maxsize=8)
+def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The ids of all tokens that the tokenizer calls special."""
+    special = (token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset(special) | frozenset(tokenizer.all_special_ids)
+
+
+def spells_control_token(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> bool:
+    """Whether a text's ids hold a control token; the one for what is unknown counts only where the text spells it."""
+    there = control_ids(tokenizer).intersection(ids)
+    if there == {tokenizer.unk_token_id}:
+        return str(tokenizer.unk_token) in text
+    return bool(there)
+
+
+def ids_as_content(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts, read as if there were no control tokens."""
+    if tokenizer.is_fast:
+        return [encoding.ids for encoding in without_control_tokens(tokenizer).encode_batch(list(texts))]
+    return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+@lru_cache(maxsize=2)
+def without_control_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A tokenizer of the same ids in which control tokens have spellings that no text has.
+
+    `split_special_tokens=True` is not enough: it lets a Unigram or word vocabulary find `</s>` among its own pieces, and
+    is a switch on the one Rust tokenizer that all callers share, so that two threads change each other's ids.
+    """
+    described: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = described["model"]
+    by_name = isinstance(model["vocab"], dict)
+    pieces = set(model["vocab"] if by_name else (piece for piece, _ in model["vocab"]))
+    merged = {"".join(pair) for pair in model.get("merges", ())}
+    spelt = [str(tokenizer.convert_ids_to_tokens(token_id)) for token_id in control_ids(tokenizer)]
+    # A character, or what merges make, is text that somebody calls special: "!" stands for padding in some vocabularies.
+    text = {spelling for spelling in spelt if spelling in merged or (len(spelling) == 1 and spelling in pieces)}
+    hidden = {spelling: secrets.token_hex(16) for spelling in spelt if spelling not in text}
+
+    def respelt(spelling: str) -> str:
+        return hidden.get(spelling, spelling)
+
+    described["added_tokens"] = [
+        token | {"content": respelt(token["content"])}
+        for token in described["added_tokens"]
+        if token["content"] not in text
+    ]
+    if by_name:
+        model["vocab"] = {respelt(piece): token_id for piece, token_id in model["vocab"].items()}
+    else:
+        model["vocab"] = [(respelt(piece), score) for piece, score in model["vocab"]]
+    if model.get("unk_token"):
+        model["unk_token"] = respelt(model["unk_token"])
+    described |= {"post_processor": None, "truncation": None, "padding": None}
+    return Tokenizer.from_str(json.dumps(described))
