@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from interp_assets.asset import Asset
 from interp_assets.budget import Purse
+from interp_assets.corpus.files import suffix_of
 from interp_assets.differences import differences
 from interp_assets.graph import assets_of
 from interp_assets.layers import MissingSae
@@ -194,7 +195,7 @@ class Freshness:
         paths = tuple(map(str, files))
         if paths not in self._files:
             # Of a single file only the suffix tells how it is read; among several each name has its meaning.
-            names = [file.name for file in files] if len(files) > 1 else [files[0].suffix]
+            names = [file.name for file in files] if len(files) > 1 else [suffix_of(files[0])]
             hashes = [self.file_hashes.sha256(file) for file in files]
             self._files[paths] = combined_hash(list(zip(names, hashes, strict=True)))
         return self._files[paths]

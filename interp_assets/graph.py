@@ -11,6 +11,7 @@ from typing import Any
 
 from interp_assets.alignment.graph import alignment_assets
 from interp_assets.asset import EXAMPLE_COLUMNS, TRIAL_COLUMNS, Asset, Read
+from interp_assets.corpus.files import corpus_files
 from interp_assets.explanations.wording import system_message
 from interp_assets.models_read import (
     engine_files,
@@ -32,7 +33,6 @@ def assets_of(study: Study) -> dict[str, Asset]:
     """The assets of a study by name, in topological order."""
     subject, by_text = subject_files(study), similar_text_of(study)
     asked = sorted({e.engine for e in study.explainers.values() if isinstance(e, LlmExplainer)})
-    corpus_file = study.path(study.corpus.path)
     found = [
         Asset(
             name="sae_weights",
@@ -53,7 +53,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 "hub": hub_name(study, study.corpus.path),
                 "tokenizer": tokenizer_read(study),
             },
-            files={"corpus": corpus_file, "tokenizer": tokenizer_files(study)},
+            files={"corpus": corpus_files(study.path(study.corpus.path)), "tokenizer": tokenizer_files(study)},
             scope="corpus",
         ),
         Asset(

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from interp_assets.corpus.files import kind_of, why_not_read
 from interp_assets.layers import names_control
 from interp_assets.setting_errors import StudyError, first_twice, listed
 from interp_assets.settings import (
@@ -20,8 +21,6 @@ from interp_assets.settings import (
 
 if TYPE_CHECKING:
     from interp_assets.study import Study
-
-CORPUS_FILES = (".parquet", ".jsonl", ".txt")
 
 
 def check_settings(study: Study) -> None:
@@ -171,10 +170,9 @@ def check_files(study: Study) -> None:
             raise StudyError(f"{key}: {value}: no such folder ({folder}), and not a hub name like owner/model")
     corpus = study.corpus.path
     file = study.path(corpus)
-    if file.exists() and not (file.is_file() and file.suffix in CORPUS_FILES):
-        found = "a folder" if file.is_dir() else f"a {file.suffix} file" if file.suffix else "a file without suffix"
-        raise StudyError(f"corpus.path: {corpus}: is {found}; what is read: {', '.join(CORPUS_FILES)}")
-    if not file.exists() and (file.suffix in CORPUS_FILES or looks_local(corpus)):
+    if file.exists() and (why := why_not_read(file)) is not None:
+        raise StudyError(f"corpus.path: {corpus}: {why}")
+    if not file.exists() and (kind_of(file) is not None or looks_local(corpus)):
         raise StudyError(f"corpus.path: {corpus}: no such file ({file})")
 
 

@@ -25,12 +25,12 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset(special) | frozenset(tokenizer.all_special_ids)
 
 
-def spells_control_token(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> bool:
-    """Whether a text's ids hold a control token; the one for what is unknown counts only where the text spells it."""
-    there = control_ids(tokenizer).intersection(ids)
-    if there == {tokenizer.unk_token_id}:
-        return str(tokenizer.unk_token) in text
-    return bool(there)
+def controls_spelt(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> list[int]:
+    """The control tokens among a text's ids; the one for what is unknown counts only where the text spells it."""
+    control = control_ids(tokenizer)
+    if tokenizer.unk_token_id is not None and str(tokenizer.unk_token) not in text:
+        control -= {tokenizer.unk_token_id}
+    return [token_id for token_id in ids if token_id in control]
 
 
 def ids_as_content(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
-from resources.control_tokens import ids_as_content, spells_control_token
+from resources.control_tokens import controls_spelt, ids_as_content
 from resources.errors import NotNow, UnusableInput
 from resources.language_models.protocol import LikelihoodRequest, without_system_role
 from resources.tokenizer_checks import checked
@@ -146,7 +146,7 @@ def token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 def text_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts as content: special tokens spelt in them stay text."""
     found = token_ids(tokenizer, list(texts))
-    spelt = [n for n, ids in enumerate(found) if spells_control_token(tokenizer, texts[n], ids)]
+    spelt = [n for n, ids in enumerate(found) if controls_spelt(tokenizer, texts[n], ids)]
     if spelt:
         for n, ids in zip(spelt, ids_as_content(tokenizer, [texts[n] for n in spelt]), strict=True):
             found[n] = ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -225,3 +226,44 @@ def test_all_formats_give_the_same_contexts(world: Path) -> None:
     changed(world / "study.yaml", {"corpus.path": "corpus.txt"}, "study.yaml")
     assert make(world, "corpus").content_hash not in hashes  # control
     assert pq.read_metadata(world / "corpus.parquet").num_rows == len(texts)
+
+
+def test_shards_and_packed_files_are_known_by_their_content(world: Path) -> None:
+    texts = pl.read_parquet(world / "corpus.parquet")["text"].to_list()
+    hashes = {make(world, "corpus").content_hash}
+
+    def state(path: str) -> str:
+        changed(world / "study.yaml", {"corpus.path": path}, "study.yaml")
+        freshness = Freshness(load_study(world / "study.yaml"))
+        return freshness.own_state(freshness.assets["corpus"], None)[0]
+
+    shards = world / "shards"
+    shards.mkdir()
+    third = len(texts) // 3
+    for number in range(3):
+        part = texts[number * third : (number + 1) * third if number < 2 else None]
+        content = "".join(row(text) + "\n" for text in part).encode()
+        (shards / f"part-{number}.jsonl.gz").write_bytes(gzip.compress(content))
+    assert state("shards") == "stale"
+    hashes.add(make(world, "corpus").content_hash)
+    assert len(hashes) == 1
+    assert state("shards") == "fresh"
+    shards.rename(world / "renamed")
+    assert state("renamed") == "fresh"
+    (world / "renamed" / "README.md").write_text("not text of the corpus")
+    assert state("renamed") == "fresh"
+    shard = world / "renamed" / "part-1.jsonl.gz"
+    sound = shard.read_bytes()
+    shard.write_bytes(gzip.compress(gzip.decompress(sound).replace(b"kaba", b"lode", 1)))
+    assert state("renamed") == "stale"
+    shard.write_bytes(sound)
+    assert state("renamed") == "fresh"
+    (world / "renamed" / "part-3.jsonl.gz").write_bytes(gzip.compress(row("kaba").encode()))
+    assert state("renamed") == "stale"
+    # Of a single packed file the name says what is in it.
+    shutil.copy(shard, world / "c.jsonl.gz")
+    shutil.copy(shard, world / "c.txt.gz")
+    changed(world / "study.yaml", {"corpus.path": "c.jsonl.gz", "corpus.tokens": 1024}, "study.yaml")
+    make(world, "corpus")
+    assert state("c.jsonl.gz") == "fresh"
+    assert state("c.txt.gz") == "stale"

@@ -15,8 +15,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE, Unigram, WordLevel
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from interp_assets.corpus.contexts import document_ids
 from resources.control_tokens import control_ids
-from resources.tokenizers import text_ids
+from resources.tokenizers import text_ids, token_ids
 
 PLAIN = ["a  b\n\nsee  the   sea", "the sea", "", " ", "i < s > / s", "the      sea [tool]x"]
 SPELT = ["was <s>40</s> the sea", "<s>", "</s></s>", "a [tool] b</s>c      d", "the  sea</s>\n\n", "is!!</s>!"]
@@ -26,7 +27,7 @@ LETTERS = "abcdehilnorstwx4056<>/!\n[]"
 def byte_level(ignore_merges: bool = False) -> PreTrainedTokenizerFast:
     """Like GPT-2's family: control tokens beside the vocabulary, runs of white space and a tool's name among the added."""
     vocabulary = {sign: i for i, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("!", "!")]
+    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("!", "!"), ("Ċ", "Ċ")]
     for pair in merges:
         vocabulary["".join(pair)] = len(vocabulary)
     if ignore_merges:  # as Llama 3 has it: a word that the vocabulary holds is taken whole
@@ -169,3 +170,39 @@ def test_threads_do_not_change_what_others_read() -> None:
 def test_control_ids_are_the_special_ones_alone() -> None:
     tokenizer = byte_level()
     assert {tokenizer.convert_ids_to_tokens(i) for i in control_ids(tokenizer)} == {"<s>", "</s>", "<mask>"}
+
+
+WITH_CONTROL = ["</s>", "\n\n</s>\n", "<s></s>"]
+
+
+@pytest.mark.parametrize("separator", ["\n\n", "", "\n", "s>", *WITH_CONTROL])
+@pytest.mark.parametrize("make", FAMILIES[:5], ids=NAMES[:5])
+def test_documents_and_separator_have_the_ids_of_one_text(
+    make: Callable[[], PreTrainedTokenizerBase], separator: str
+) -> None:
+    tokenizer = make()
+    documents = [*PLAIN, "the sea\n"]
+    today = tokenizer([text + separator for text in documents], add_special_tokens=False)["input_ids"]
+    assert document_ids(tokenizer, documents, separator) == today
+    if separator == "\n" and make is byte_level:  # control: the two make one token
+        apart = text_ids(tokenizer, [documents[-1]])[0] + text_ids(tokenizer, [separator])[0]
+        assert today[-1] != apart
+
+
+@pytest.mark.parametrize("separator", ["\n\n", *WITH_CONTROL])
+@pytest.mark.parametrize("make", FAMILIES[:5], ids=NAMES[:5])
+def test_only_the_separator_makes_control_tokens(make: Callable[[], PreTrainedTokenizerBase], separator: str) -> None:
+    tokenizer = make()
+    control = {tokenizer.eos_token_id, tokenizer.bos_token_id}
+    expected = [token for token in token_ids(tokenizer, [separator])[0] if token in control]
+    assert len(expected) == separator.count("s>")
+    found = document_ids(tokenizer, [*SPELT, "lid </"], separator)
+    assert all([token for token in ids if token in control] == expected for ids in found)
+    whole = [text + separator for text in [*SPELT, "lid </"]]
+    assert tokenizer.batch_decode(found, clean_up_tokenization_spaces=False) == whole
+
+
+def test_a_document_and_a_plain_separator_do_not_make_a_control_token_together() -> None:
+    tokenizer = byte_level()
+    assert tokenizer.eos_token_id in tokenizer("lid </s>", add_special_tokens=False)["input_ids"]  # control
+    assert tokenizer.eos_token_id not in document_ids(tokenizer, ["lid </"], "s>")[0]

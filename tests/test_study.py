@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from interp_assets.commands import find_study
+from interp_assets.corpus.files import WHAT_IS_READ
 from interp_assets.setting_errors import StudyError
 from interp_assets.settings import SaeSource
 from interp_assets.study import load_study
@@ -140,8 +141,8 @@ def test_control_the_unchanged_study_is_fine(complete_file: Path) -> None:
         ("scorers.embedding.model", "../nowhere", "no such folder ({there}), and not a hub name like owner/model"),
         ("corpus.path", "nowhere.parquet", "no such file ({there})"),
         ("corpus.path", "./nowhere", "no such file ({there})"),
-        ("corpus.path", "model", "is a folder; what is read: .parquet, .jsonl, .txt"),
-        ("corpus.path", "model/config.json", "is a .json file; what is read: .parquet, .jsonl, .txt"),
+        ("corpus.path", "model", f"is a folder that holds no shards of text; what is read: {WHAT_IS_READ}"),
+        ("corpus.path", "model/model.safetensors", f"is a .safetensors file; what is read: {WHAT_IS_READ}"),
         ("saes.0.path", "nowhere", "no such folder ({there}), and not a hub name like owner/name"),
         ("saes.0.path", "model", f"{{there}}: no SAE here or below; an SAE is {what_makes_one()}"),
     ],

@@ -3,103 +3,38 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
+from interp_assets.corpus.files import corpus_files
+from interp_assets.corpus.readers import hub_texts, texts_of
 from interp_assets.progress import Progress
 from interp_assets.settings import Corpus
-from resources.errors import NotNow, UnusableInput, install_command
-from resources.tokenizers import first_line
+from resources.control_tokens import controls_spelt
+from resources.errors import UnusableInput
+from resources.tokenizers import text_ids, token_ids
 
 DOCUMENTS_PER_BATCH = 256
+CHARACTERS_PER_BATCH = 1 << 22
 
 
 def documents(corpus: Corpus, path: Path) -> Iterator[str]:
     """The texts of a corpus in their order; empty ones are passed over.
 
+    Args:
+        path: a file, a folder of shards, or what is neither where the corpus is a data set of the hub.
+
     Raises:
         UnusableInput: unreadable, or without the named column.
     """
-    read = {".parquet": parquet_texts, ".jsonl": jsonl_texts, ".txt": plain_texts}.get(path.suffix)
-    texts = read(path, corpus.column) if read is not None and path.is_file() else hub_texts(corpus)
+    files = corpus_files(path)
+    from_files = (texts_of(file, corpus.column) for file in files)
+    texts = itertools.chain.from_iterable(from_files) if files else hub_texts(corpus)
     return (text for text in texts if text and text.strip())
-
-
-def parquet_texts(path: Path, column: str) -> Iterator[str | None]:
-    try:
-        with pq.ParquetFile(path) as file:
-            if column not in file.schema_arrow.names:
-                raise UnusableInput(f"{path}: no column {column!r}; there are: {', '.join(file.schema_arrow.names)}")
-            kind = file.schema_arrow.field(column).type
-            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-                raise UnusableInput(f"{path}: column {column!r} holds {kind}, not text")
-            for batch in file.iter_batches(columns=[column]):
-                yield from batch.column(0).to_pylist()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        # pyarrow says OSError of damaged files too; those of the operating system carry a number.
-        if getattr(error, "errno", None):
-            raise
-        raise UnusableInput(f"{path}: not a readable Parquet file ({error})") from None
-
-
-def jsonl_texts(path: Path, column: str) -> Iterator[str | None]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except ValueError as error:
-                raise UnusableInput(f"{path}: line {number} is not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise UnusableInput(f"{path}: line {number} is not an object with a text under {column!r}")
-            if column not in row:
-                raise UnusableInput(f"{path}: line {number} has no {column!r}; there are: {', '.join(row) or 'none'}")
-            yield text_or_none(row[column], f"{path}: line {number}: {column!r}")
-
-
-def text_or_none(value: Any, where: str) -> str | None:
-    if not isinstance(value, str | None):
-        raise UnusableInput(f"{where} is {type(value).__name__}, not text")
-    return value
-
-
-def plain_texts(path: Path, column: str) -> Iterator[str]:
-    """Documents of a text file are what empty lines separate."""
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for blank, group in itertools.groupby(lines, key=lambda line: not line.strip()):
-            if not blank:
-                yield "".join(group).rstrip("\n")
-
-
-def hub_texts(corpus: Corpus) -> Iterator[str | None]:
-    """
-    Raises:
-        UnusableInput: the data set has no such column, or the column holds no text.
-        NotNow: the hub was not reached, or has no such data set: it may tomorrow.
-    """
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise NotNow(f"corpus {corpus.path}: reading a hub data set needs: {install_command('datasets')}") from None
-    name, _, configuration = corpus.path.partition(":")
-    try:
-        rows = load_dataset(name, configuration or None, split=corpus.split, streaming=True)
-        for number, row in enumerate(rows, 1):
-            if corpus.column not in row:
-                raise UnusableInput(f"corpus {corpus.path}: no column {corpus.column!r}; there are: {', '.join(row)}")
-            yield text_or_none(row[corpus.column], f"corpus {corpus.path}: row {number}: {corpus.column!r}")
-    except (OSError, ValueError) as error:
-        raise NotNow(f"corpus {corpus.path}: cannot be read from the hub ({first_line(error)})") from None
 
 
 def pack(
@@ -120,10 +55,9 @@ def pack(
     starts: list[int] = []
     filled = 0
     texts = iter(texts)
-    while filled < len(ids) and (batch := list(itertools.islice(texts, DOCUMENTS_PER_BATCH))):
-        encoded = tokenizer([text + corpus.separator for text in batch], add_special_tokens=False)["input_ids"]
+    while filled < len(ids) and (batch := next_batch(texts)):
         before = filled
-        for piece in encoded:
+        for piece in document_ids(tokenizer, batch, corpus.separator):
             if filled >= len(ids):
                 break
             part = piece[: len(ids) - filled]
@@ -143,6 +77,36 @@ def pack(
             f"{vocabulary - 1:,}; subject_model.path needs the tokenizer that the model was trained with"
         )
     return as_table(ids.reshape(wanted, room), np.array(starts), head)
+
+
+def next_batch(texts: Iterator[str]) -> list[str]:
+    batch: list[str] = []
+    characters = 0
+    for text in itertools.islice(texts, DOCUMENTS_PER_BATCH):
+        batch.append(text)
+        characters += len(text)
+        if characters >= CHARACTERS_PER_BATCH:
+            break
+    return batch
+
+
+def document_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], separator: str) -> list[list[int]]:
+    """The token ids of documents, each with the separator behind it.
+
+    A document and a separator of plain text are one text: "\n\n" may make one token with what it follows. Control tokens
+    are those alone that the separator spells, such as <|endoftext|>; what a document spells stays text.
+    """
+    end = token_ids(tokenizer, [separator])[0]
+    control = controls_spelt(tokenizer, separator, end)
+    if not control:
+        return text_ids(tokenizer, [text + separator for text in texts])
+    first = end.index(control[0])
+    plain = separator[: max(0, separator.find(str(tokenizer.convert_ids_to_tokens(end[first]))))]
+    found = token_ids(tokenizer, [text + separator for text in texts])
+    for n, ids in enumerate(found):
+        if controls_spelt(tokenizer, texts[n] + separator, ids) != control:
+            found[n] = text_ids(tokenizer, [texts[n] + plain])[0] + end[first:]
+    return found
 
 
 def as_table(rows: np.ndarray, starts: np.ndarray, head: list[int]) -> pl.DataFrame:
