@@ -58,15 +58,24 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
         raise not_usable(path, "tokenizer", error) from None
 
 
-def vocabulary_size(path: str | Path, revision: str | None = None) -> int:
-    """How many token ids the model knows, from its configuration alone."""
+def text_config(path: str | Path, revision: str | None = None) -> Any:
+    """The configuration of a model, of its text model where it reads more than text.
+
+    Raises:
+        UnusableInput: there is none at that place.
+    """
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise not_usable(path, "model configuration", error) from None
-    return int(config.get_text_config().vocab_size)
+    return config.get_text_config()
+
+
+def vocabulary_size(path: str | Path, revision: str | None = None) -> int:
+    """How many token ids the model knows, from its configuration alone."""
+    return int(text_config(path, revision).vocab_size)
 
 
 def prompt_texts(

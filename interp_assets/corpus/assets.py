@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from interp_assets.corpus.contexts import documents, pack
+from interp_assets.corpus.positions import beyond_positions
 from interp_assets.job import Job, Metadata, computes
 from interp_assets.progress import Progress
 from interp_assets.tables import CORPUS, conform
-from resources.tokenizers import load_tokenizer, vocabulary_size
+from resources.tokenizers import load_tokenizer, text_config, vocabulary_size
 
 
 @computes("corpus")
 def corpus(job: Job) -> Metadata:
     study = job.study
     subject = study.model_at(study.subject_model.path, study.subject_model.revision)
+    warning = beyond_positions(text_config(*subject), study.corpus.context_length)
     tokenizer = load_tokenizer(*subject)
     texts = documents(study.corpus, study.path(study.corpus.path))
     with Progress(job.label, study.corpus.tokens, "tokens") as progress:
         table = pack(texts, tokenizer, study.corpus, vocabulary_size(*subject), progress)
     job.draft.write("corpus", conform(table, CORPUS))
-    return {
+    return ({"warning": warning} if warning else {}) | {
         "contexts": len(table),
         "tokens": len(table) * study.corpus.context_length,
         "documents": int(table["documents"].list.len().sum()),
