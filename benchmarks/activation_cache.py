@@ -133,7 +133,7 @@ def compare_with_forward() -> None:
             with TableStore(Path(folder) / "tables").draft("activation_cache", None, "synthetic") as draft:
                 layer = LayerPass("", hookpoint, None, lambda: sae, lambda n_latents: CacheWriter(draft, n_latents))
                 progress = Progress("", tokens.size, "tokens")
-                harvest(subject, tokens, [layer], bos=True, batch_tokens=batch_tokens, limits=limits, progress=progress)
+                harvest(subject, tokens, [layer], skip=1, batch_tokens=batch_tokens, limits=limits, progress=progress)
                 if layer.failure is not None:
                     raise layer.failure
                 draft.commit({}, {})

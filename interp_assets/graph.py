@@ -59,15 +59,16 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="activation_cache",
             group="activations",
-            code_version="2",
+            # Up to 2, activations that had left float16's range were lost without a word; other types have room.
+            code_version="3" if study.subject_model.dtype == "float16" else "2",
             description="Every activation of every latent on the corpus, sparse, ordered by latent. Begins with the "
             "proof of load, which stops a layer whose SAE does not fit the place it reads.",
             reads=(Read("sae_weights", "files", ("sha256",)), Read("corpus", "corpus", ("tokens",))),
             settings={
                 "subject_model": subject_read(study),
                 "proof_of_load": study.proof_of_load.identity(),
-                "bos": study.corpus.bos,
-            },
+            }
+            | study.corpus.positions_read(),
             files={"subject_model": subject},
             kinds=("torch", "parquet"),
             pool="gpu",
@@ -84,10 +85,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 Read("sae_weights", "files", ("sha256",)),
                 Read("corpus", "corpus", ("tokens",)),
             ),
-            settings={
-                "subject_model": subject_read(study),
-                "bos": study.corpus.bos,
-            },
+            settings={"subject_model": subject_read(study)} | study.corpus.positions_read(),
             files={"subject_model": subject},
             kinds=("torch", "polars"),
             pool="gpu",

@@ -145,6 +145,9 @@ class Runner:
         self.counts["recorded" if lies_ready else "made"] += 1
         said = f"recorded {label}: {why}" if lies_ready else f"made     {label} in {time.monotonic() - before:.1f} s"
         print(said, flush=True)
+        made = self._look.current(asset.name, key)
+        if made is not None and (warning := made.metadata.get("warning")):
+            print(f"{'warning':8} {label}: {warning}", flush=True)
 
     def count_partial(self, label: str, reason: str) -> None:
         """What a budget ended: what is there is kept and read by others, the run as a whole is not complete."""

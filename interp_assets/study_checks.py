@@ -92,6 +92,9 @@ def check_bounds(study: Study) -> None:
             "as in {model: owner/model, windows: 20000}"
         )
     length = study.corpus.context_length
+    if study.corpus.left_out >= length:
+        skipped = study.corpus.skip_first
+        raise StudyError(f"corpus.skip_first: {skipped} leaves nothing of corpus.context_length, {length}")
     if study.examples.window > length:
         raise StudyError(f"examples.window: {study.examples.window} is more than corpus.context_length, {length}")
     intervention = study.scorers.intervention

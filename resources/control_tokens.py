@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
+from resources.errors import UnusableInput
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -23,6 +25,30 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The ids of all tokens that the tokenizer calls special."""
     special = (token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
     return frozenset(special) | frozenset(tokenizer.all_special_ids)
+
+
+def bos_id(tokenizer: Any, bos: bool | str) -> int | None:
+    """The id that contexts begin with; None where they begin with none.
+
+    Args:
+        bos: whether with the tokenizer's BOS token, or the text of the token.
+
+    Raises:
+        UnusableInput: there is no such token.
+    """
+    if not isinstance(bos, str):
+        if bos and tokenizer.bos_token_id is None:
+            end = tokenizer.eos_token
+            named = f", or name the token that documents began with in training, such as {end}" if end else ""
+            raise UnusableInput(f"corpus.bos: the tokenizer has no BOS token; set bos: false{named}")
+        return tokenizer.bos_token_id if bos else None
+    ids = tokenizer(bos, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+    if len(ids) != 1 or (ids[0] == tokenizer.unk_token_id and bos != tokenizer.unk_token):
+        special = sorted(map(str, tokenizer.convert_ids_to_tokens(sorted(control_ids(tokenizer))[:20])))
+        raise UnusableInput(
+            f"corpus.bos: {bos!r} is no token of the tokenizer; its special tokens are: {', '.join(special) or 'none'}"
+        )
+    return ids[0]
 
 
 def controls_spelt(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> list[int]:

@@ -100,6 +100,7 @@ IDENTITY: dict[str, Any] = {
     "corpus.tokens": 4096,
     "corpus.context_length": 32,
     "corpus.bos": False,
+    "corpus.skip_first": 2,
     "corpus.separator": "\n",
     "proof_of_load.tokens": 512,
     "proof_of_load.compare_layers": False,

@@ -37,7 +37,9 @@ def test_activations_are_those_of_one_text_at_a_time(study: Study) -> None:
     texts = {" ".join(VOCABULARY[2 + (i * j) % 48] for j in range(1, 3 + 2 * i)): [2, 3 + i, 9] for i in range(6)}
     texts |= {"": [2], VOCABULARY[2]: [2]}
     for batch_tokens in (1, 64):
-        found = strongest_on(texts, tokenizer, True, 12, subject, sae, "embed_tokens", batch_tokens, lambda count: None)
+        found = strongest_on(
+            texts, tokenizer, [0], 1, 12, subject, sae, "embed_tokens", batch_tokens, lambda count: None
+        )
         assert len(found) == 20
         for (text, latent), value in found.items():
             ids = [0, *tokenizer(text, add_special_tokens=False)["input_ids"][:11]]

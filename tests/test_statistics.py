@@ -20,7 +20,7 @@ from tests.synthetic_cache import CONTEXTS, LENGTH, firings, tokens, write_cache
 def table(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache_file, "ENTRIES_PER_FILE", 3_000)
-        return latent_statistics(write_cache(tmp_path_factory.mktemp("cache"), firings()), tokens(), bos=True)
+        return latent_statistics(write_cache(tmp_path_factory.mktemp("cache"), firings()), tokens(), skip=1)
 
 
 def test_rates_and_quantiles_equal_numpy(table: pl.DataFrame) -> None:
@@ -54,7 +54,7 @@ def test_a_latent_bound_to_one_position_stands_out(tmp_path: Path) -> None:
     dense[:, 9, 0] = 1.0
     draw = np.random.default_rng(0)
     dense[np.arange(CONTEXTS), draw.integers(1, LENGTH, CONTEXTS), 1] = 1.0
-    information = latent_statistics(write_cache(tmp_path, dense), tokens(), bos=True)["position_information"]
+    information = latent_statistics(write_cache(tmp_path, dense), tokens(), skip=1)["position_information"]
     # Fires always at one of T positions and never elsewhere: I = H(1/T).
     share = 1 / (LENGTH - 1)
     assert information[0] == pytest.approx(-share * np.log(share) - (1 - share) * np.log(1 - share))

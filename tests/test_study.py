@@ -29,7 +29,7 @@ def refusal(file: Path) -> str:
 
 
 KEYS = "name, storage, subject_model, saes, controls, corpus, proof_of_load, examples, engines, explainers, scorers, alignment, budget, automation"
-CORPUS_KEYS = "path, split, column, tokens, context_length, bos, separator"
+CORPUS_KEYS = "path, split, column, tokens, context_length, bos, skip_first, separator"
 SAE_LIST = "it must be a list of mappings with the keys path, revision, format, hookpoints, label, not empty"
 LATENTS = "it must be a whole number, at least 1, or a list of whole numbers, at least 0, not empty, or 'all'"
 LABEL = "it must be letters, digits and any of _ . -, without three dots in a row"
@@ -79,7 +79,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"name": "a study"}, "name: 'a study': it must be letters, digits and underscores"),
     # wrong types
     ({"corpus.tokens": "1e6"}, "corpus.tokens: '1e6': it must be a whole number, at least 1"),
-    ({"corpus.bos": "perhaps"}, "corpus.bos: 'perhaps': it must be true or false"),
+    ({"corpus.bos": "perhaps"}, "corpus.bos: 'perhaps': it must be true, false, or a token such as <|endoftext|>"),
+    ({"corpus.bos": ""}, "corpus.bos: '': it must be true, false, or a token such as <|endoftext|>"),
+    ({"corpus.skip_first": -1}, "corpus.skip_first: -1: it must be a whole number, at least 0"),
+    ({"corpus.skip_first": 63}, "corpus.skip_first: 63 leaves nothing of corpus.context_length, 64"),
     ({"corpus": 5}, f"corpus: 5: it must be a mapping with the keys {CORPUS_KEYS}"),
     ({"storage": None}, "storage: empty: it must be text"),
     ({"saes": {"path": "saes"}}, f"saes: {{'path': 'saes'}}: {SAE_LIST}"),

@@ -9,6 +9,7 @@ import polars as pl
 import torch
 
 from interp_assets.activations import sae_files
+from interp_assets.activations.attention_sinks import warning_of
 from interp_assets.activations.cache_file import CacheReader, CacheWriter
 from interp_assets.activations.harvest import LayerPass, activations_at, harvest
 from interp_assets.activations.plots import firing_rate_histogram
@@ -46,7 +47,8 @@ def activation_cache(jobs: list[Job]) -> dict[str | None, Metadata | UnusableInp
         except UnusableInput as error:
             found |= {one.key: error for one in passes}
         else:
-            found |= {one.key: one.failure or cache_metadata(one, tokens) for one in passes}
+            skip_first = study.corpus.skip_first
+            found |= {one.key: one.failure or cache_metadata(one, tokens, skip_first) for one in passes}
     return found
 
 
@@ -59,7 +61,7 @@ def harvest_all(study: Study, subject: SubjectModel, tokens: np.ndarray, passes:
                 subject,
                 tokens,
                 passes,
-                bos=study.corpus.bos,
+                skip=study.corpus.left_out,
                 batch_tokens=study.subject_model.batch_tokens,
                 limits=study.proof_of_load,
                 progress=progress,
@@ -95,19 +97,20 @@ def layer_pass(job: Job, tokens: np.ndarray) -> LayerPass:
 def mean_l0_of(study: Study, random: RandomSae, hookpoint: str, subject: SubjectModel, tokens: np.ndarray) -> int:
     """How many latents of the real SAE fire on a token, on the tokens of the proof of load; at least 1."""
     few = tokens[: max(1, study.proof_of_load.tokens // tokens.shape[1])]
-    skip, batch_tokens = 1 if study.corpus.bos else 0, study.subject_model.batch_tokens
+    skip, batch_tokens = study.corpus.left_out, study.subject_model.batch_tokens
     x = activations_at(subject, few, [hookpoint], skip, batch_tokens)[hookpoint]
     firing = read_sae(random.real, subject.device).encode(x).activations > 0
     return max(1, round(float(firing.sum(1).float().mean())))
 
 
-def cache_metadata(one: LayerPass, tokens: np.ndarray) -> Metadata:
+def cache_metadata(one: LayerPass, tokens: np.ndarray, skip_first: int) -> Metadata:
     assert one.writer is not None and one.proof is not None
     counts = one.writer.counts
     size = sum(
         (one.writer.draft.folder / name).stat().st_size for name in one.writer.draft.tables["activations"]["files"]
     )
-    return {
+    sink = one.proof.get("attention_sink") if one.blocking else None
+    return ({"warning": warning_of(sink, skip_first)} if sink else {}) | {
         "tokens_used": int(tokens.size),
         "activations": int(counts.sum()),
         "bytes_per_activation": round(size / max(1, int(counts.sum())), 3),
@@ -131,7 +134,7 @@ def latent_statistics(job: Job) -> Metadata:
     drawn = pl.DataFrame(schema=LATENT_STATISTICS)
     if len(new):
         again = np.isin(np.arange(cache.n_latents), new["latent"].to_numpy())
-        found = compute_statistics(cache, tokens, study.corpus.bos, again)
+        found = compute_statistics(cache, tokens, study.corpus.left_out, again)
         found = found.with_columns(**promoted_columns(job, sae.W_dec[torch.from_numpy(again)]))
         drawn = conform(found.with_columns(new["inputs_hash"]), LATENT_STATISTICS)
     table = pl.concat([kept, drawn]).sort("latent")

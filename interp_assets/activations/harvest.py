@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp_assets.activations.cache_file import CacheWriter, Entries
 from interp_assets.activations.misreadings import TOKENS_TO_COMPARE
-from interp_assets.activations.proof_of_load import ProofFailed, compare_layers, prove
+from interp_assets.activations.proof_of_load import ProofFailed, compare_layers, out_of_range, prove
 from interp_assets.progress import Progress
 from interp_assets.settings import ProofOfLoad
 from resources.errors import UnusableInput
@@ -49,7 +49,7 @@ def harvest(
     tokens: np.ndarray,
     layers: list[LayerPass],
     *,
-    bos: bool,
+    skip: int,
     batch_tokens: int,
     limits: ProofOfLoad,
     progress: Progress,
@@ -58,9 +58,8 @@ def harvest(
 
     Args:
         tokens: uint32 [contexts, context_length].
-        bos: the first token of each context is BOS; what latents do on it is dropped.
+        skip: positions at the beginning of each context, BOS among them; what latents do there is dropped.
     """
-    skip = 1 if bos else 0
     for layer in layers:
         with failing_alone(layer):
             if layer.of_neurons:
@@ -79,7 +78,9 @@ def harvest(
             with failing_alone(layer):
                 assert layer.sae is not None and layer.writer is not None
                 x = seen[layer.hookpoint][:, skip:].flatten(0, 1)
-                layer.writer.append(entries_of(layer.sae.encode(x), batch.start, tokens.shape[1] - skip, skip))
+                top = layer.sae.encode(x)
+                check_finite(layer.hookpoint, x, top, batch.start, tokens.shape[1] - skip, skip)
+                layer.writer.append(entries_of(top, batch.start, tokens.shape[1] - skip, skip))
         progress.advance(tokens[batch].size)
     for layer in layers:
         if layer.failure is None and layer.writer is not None:
@@ -190,6 +191,32 @@ def activations_at(
 
 def as_ids(tokens: np.ndarray) -> Tensor:
     return torch.from_numpy(tokens.astype(np.int64))
+
+
+class NotFinite(UnusableInput):
+    """The subject model, or the SAE on what it holds, leaves the range of its numbers on some tokens."""
+
+
+def check_finite(
+    hookpoint: str, x: Tensor, top: TopActivations, first_context: int, tokens_per_context: int, skip: int
+) -> None:
+    """
+    Args:
+        x: what stands at the hookpoint, [tokens, d_in] of a batch of whole contexts.
+
+    Raises:
+        NotFinite: some of it, or what fires on it, is NaN or infinite; it would be lost as if nothing fired there.
+    """
+    finite = torch.isfinite(x).all(1) & torch.isfinite(top.activations).all(1)
+    if finite.all():
+        return
+    bad = torch.nonzero(~finite).squeeze(1)
+    context, position = divmod(int(bad[0]), tokens_per_context)
+    raise NotFinite(
+        f"{hookpoint} holds values that are NaN or infinite on {len(bad):,} of the {len(x):,} tokens from context "
+        f"{first_context:,} on, first on token {position + skip} of context {first_context + context:,}; "
+        f"no such token was among those of the proof of load{out_of_range(x)}"
+    )
 
 
 def entries_of(top: TopActivations, first_context: int, tokens_per_context: int, skip: int) -> Entries:

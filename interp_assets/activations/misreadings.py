@@ -42,7 +42,7 @@ def likely_cause(
         if without < MUCH_BETTER * fvu:
             return (
                 f"without the first token of each context it leaves {without:.3g}: what latents do on BOS is to be dropped "
-                "(corpus.bos: true)"
+                "(corpus.bos: true; corpus.skip_first: 1 where contexts begin without BOS)"
             )
     if isinstance(sae, Neurons):
         return None

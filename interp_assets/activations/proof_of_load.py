@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp_assets.activations.attention_sinks import attention_sink
 from interp_assets.activations.misreadings import likely_cause
 from interp_assets.activations.variance import typical, unexplained
 from interp_assets.proof_limits import beyond_limits, explained_better_elsewhere
@@ -61,10 +62,7 @@ def prove(
         if values.shape[1] != width:
             raise ProofFailed(f"{place} holds {values.shape[1]} dimensions, the SAE {does} {width}", proof)
         if not torch.isfinite(values).all():
-            # Massive activations of some models leave the range of float16, which no later float32 brings back.
-            half = values.dtype == torch.float16
-            why = "; float16 ends at 65,504: set subject_model.dtype: bfloat16" if half else ""
-            raise ProofFailed(f"{place} holds values that are NaN or infinite{why}", proof)
+            raise ProofFailed(f"{place} holds values that are NaN or infinite{out_of_range(values)}", proof)
     proof |= {"dtype": str(x.dtype).removeprefix("torch."), "largest_activation": float(x.float().abs().max())}
     x, target = x.float(), target.float()
     usual = typical(x) & typical(target)
@@ -83,11 +81,20 @@ def prove(
         "published_l0": published_l0,
         "silent_share": round(1 - float(alive.float().mean()), 6),
     }
+    if tokens_per_context and (sink := attention_sink(top.activations, tokens_per_context)):
+        proof["attention_sink"] = sink
     if beyond_limits(proof, limits) and (cause := likely_cause(sae, x, target, proof, tokens_per_context)):
         proof["likely_cause"] = cause
     if problem := beyond_limits(proof, limits):
         raise ProofFailed(problem, proof)
     return proof
+
+
+def out_of_range(values: Tensor) -> str:
+    """What to do about values that are not finite, where their type may be the reason."""
+    # Massive activations of some models leave the range of float16, which no later float32 brings back.
+    half = values.dtype == torch.float16
+    return "; float16 ends at 65,504: set subject_model.dtype: bfloat16" if half else ""
 
 
 def compare_layers(

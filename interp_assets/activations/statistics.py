@@ -15,19 +15,19 @@ TOP_SHARE = 0.8
 
 
 def latent_statistics(
-    cache: CacheReader, tokens: np.ndarray, bos: bool, wanted: np.ndarray | None = None, threads: int = 2
+    cache: CacheReader, tokens: np.ndarray, skip: int, wanted: np.ndarray | None = None, threads: int = 2
 ) -> pl.DataFrame:
     """Columns of `tables.LATENT_STATISTICS` that come from activations; one row a wanted latent.
 
     Args:
         tokens: uint32 [contexts, context_length], the corpus of the cache.
-        bos: the first position holds no activations and is left out of rates.
+        skip: positions at the beginning of each context that hold no activations and are left out of rates.
         wanted: bool [n_latents], at least one; all when left out.
     """
     wanted = np.ones(cache.n_latents, dtype=bool) if wanted is None else wanted
 
     def of_block(number: int) -> pl.DataFrame:
-        return block_statistics(*cache.part(number, wanted), tokens, 1 if bos else 0)
+        return block_statistics(*cache.part(number, wanted), tokens, skip)
 
     with ThreadPoolExecutor(threads) as pool:
         return pl.concat(pool.map(of_block, cache.blocks_of(wanted)))

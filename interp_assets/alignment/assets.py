@@ -113,7 +113,7 @@ def by_activations(job: Job, settings: Alignment, pair: tuple[str, str]) -> tupl
     firing, sides = [], []
     for layer in pair:
         cache = CacheReader(job.input("activation_cache", layer))
-        found = Firing.of(cache, np.arange(cache.n_latents), contexts, length, int(job.study.corpus.bos))
+        found = Firing.of(cache, np.arange(cache.n_latents), contexts, length, job.study.corpus.left_out)
         side = side_of(job, layer, cache.n_latents, "its activation is always the same", ~found.varies)
         firing.append(found.subset(side.latents))
         sides.append(side)

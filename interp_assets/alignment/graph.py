@@ -25,7 +25,7 @@ def alignment_assets(study: Study) -> list[Asset]:
             code_version="4",
             description="Latents of two layers matched one to one, so that their similarities add up to most.",
             reads=(*compared, *dead),
-            settings={"alignment": settings.identity()} | ({"bos": study.corpus.bos} if by_activations else {}),
+            settings={"alignment": settings.identity()} | (study.corpus.positions_read() if by_activations else {}),
             scope="pair",
             kinds=("torch", "polars"),
             pool="gpu",

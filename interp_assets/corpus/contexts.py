@@ -14,7 +14,7 @@ from interp_assets.corpus.files import corpus_files
 from interp_assets.corpus.readers import hub_texts, texts_of
 from interp_assets.progress import Progress
 from interp_assets.settings import Corpus
-from resources.control_tokens import controls_spelt
+from resources.control_tokens import bos_id, controls_spelt
 from resources.errors import UnusableInput
 from resources.tokenizers import text_ids, token_ids
 
@@ -45,10 +45,8 @@ def pack(
     Raises:
         UnusableInput: fewer tokens than the study asks for, no BOS token, or token ids that the model does not know.
     """
-    bos = tokenizer.bos_token_id
-    if corpus.bos and bos is None:
-        raise UnusableInput("corpus.bos: the tokenizer has no BOS token; set bos: false")
-    head = [bos] if corpus.bos else []
+    bos = bos_id(tokenizer, corpus.bos)
+    head = [] if bos is None else [bos]
     room = corpus.context_length - len(head)
     wanted = corpus.tokens // corpus.context_length
     ids = np.empty(wanted * room, dtype=np.uint32)

@@ -28,6 +28,7 @@ from interp_assets.scores.simulation import Simulation
 from interp_assets.scores.surprisal import Surprisal
 from interp_assets.scores.trials import KEYS
 from interp_assets.tables import SCORES, calls_behind, conform
+from resources.control_tokens import bos_id
 from resources.language_models.logged import LoggedEngine
 from resources.language_models.protocol import require
 
@@ -71,10 +72,11 @@ def generation_scores(job: Job) -> Metadata:
         # Only now, so that neither model waits in memory for the other.
         subject, sae = subject_of(study, layer, job.models), sae_of(study, layer, job.models)
         tokenizer, length = method.rendering.tokenizer, study.corpus.context_length
-        batch = study.subject_model.batch_tokens
+        batch, bos, skip = study.subject_model.batch_tokens, bos_id(tokenizer, study.corpus.bos), study.corpus.left_out
+        head = [] if bos is None else [bos]
         with Progress(f"{job.label} read", len(texts), "texts") as progress:
             found = strongest_on(
-                texts, tokenizer, study.corpus.bos, length, subject, sae, layer.hookpoint, batch, progress.advance
+                texts, tokenizer, head, skip, length, subject, sae, layer.hookpoint, batch, progress.advance
             )
         add_activations(todo.subjects, found, strongest_of(job))
     return finish(job, todo, method) | cacheable_share(study, method.engine, method.requests(todo.subjects))

@@ -53,6 +53,7 @@ def of_method(study: Study, method: Method[Any]) -> Asset:
         settings["subject_model"] = subject_read(study)
         # No text is read further than the corpus's contexts are long.
         settings["context_length"] = study.corpus.context_length
+        settings |= study.corpus.positions_read()
         files["subject_model"] = subject_files(study)
     return Asset(
         name=f"scores/{method.name}",

@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 
+from interp_assets.activations.proof_of_load import out_of_range
+from resources.errors import UnusableInput
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 from resources.sparse_autoencoders.controls import Neurons
 from resources.subject_model import SubjectModel
+from resources.tokenizers import text_ids
 
 Ids = list[int]
 
@@ -17,7 +20,8 @@ Ids = list[int]
 def strongest_on(
     texts: Mapping[str, Sequence[int]],
     tokenizer: Any,
-    bos: bool,
+    head: Ids,
+    skip: int,
     longest: int,
     subject: SubjectModel,
     sae: SparseAutoencoder | Neurons,
@@ -29,14 +33,17 @@ def strongest_on(
 
     Args:
         texts: with the latents that are looked at on each.
-        bos: whether texts begin with BOS, whose activations do not count.
+        head: what each text begins with: BOS, or nothing.
+        skip: positions at the beginning, those of `head` among them, whose activations do not count.
         longest: tokens of a text; what comes after them is not read.
         batch_tokens: read at once.
         advance: told how many texts were read.
+
+    Raises:
+        UnusableInput: the model leaves the range of its numbers, where it would seem that nothing fires.
     """
-    skip = 1 if bos else 0
-    head = [tokenizer.bos_token_id] if bos else []
-    ids = {text: head + tokenizer(text, add_special_tokens=False)["input_ids"][: longest - skip] for text in texts}
+    found_ids = zip(texts, text_ids(tokenizer, list(texts)), strict=True)
+    ids = {text: head + found[: longest - len(head)] for text, found in found_ids}
     found = {(text, latent): 0.0 for text, latents in texts.items() for latent in latents}
     for part in batches(ids, skip, batch_tokens):
         width = len(ids[part[-1]])
@@ -44,6 +51,10 @@ def strongest_on(
         rows = torch.tensor([ids[text] + [0] * (width - len(ids[text])) for text in part])
         x = subject.activations(rows, [hookpoint])[hookpoint]
         for text, row in zip(part, x, strict=True):
+            if not torch.isfinite(row[: len(ids[text])]).all():
+                raise UnusableInput(
+                    f"{hookpoint} holds values that are NaN or infinite on a text that was written{out_of_range(row)}"
+                )
             top = sae.encode(row[skip : len(ids[text])])
             for latent in texts[text]:
                 own = torch.where(top.indices == latent, top.activations, 0.0)

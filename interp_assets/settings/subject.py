@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import StringConstraints
 
 from interp_assets.settings.base import Dtype, Settings, device, identity, operational
 
@@ -64,18 +66,34 @@ class Corpus(Settings):
     """The text on which activations are collected."""
 
     path: str = operational()
-    "A .parquet, .jsonl or .txt file, or a Hugging Face data set as name or name:configuration."
+    """A file of text or a folder of such files, read in the order of their names: `corpus/files.py` has the kinds. Or a
+    Hugging Face data set as name or name:configuration."""
     split: str = identity("train")
     "For a Hugging Face data set."
     column: str = identity("text")
-    "For Parquet, JSONL and data sets: the column that holds the text."
+    "For all but plain text: the column that holds the text."
     tokens: int = identity(10_000_000, ge=1)
     "How many tokens are used, BOS included; rounded down to whole contexts."
     context_length: int = identity(256, ge=8, le=65_535)
-    bos: bool = identity(True)
-    "Begin every context with the tokenizer's BOS token; what latents do on it is dropped."
+    bos: bool | Annotated[str, StringConstraints(pattern=r"[^\w\s]")] = identity(
+        True, allowed="true, false, or a token such as <|endoftext|>"
+    )
+    """Begin every context with the tokenizer's BOS token, or with a token that is named, for models that were trained with
+    one which their tokenizers do not call BOS. What latents do on it is dropped."""
+    skip_first: int = identity(0, where_set=True, ge=0)
+    """Tokens at the beginning of each context, counted behind BOS where there is one, on which what latents do is dropped
+    too. Without BOS the first token is an attention sink in most models: its activations are far from all others."""
     separator: str = identity("\n\n")
     "Stands after every document; documents are packed into contexts without padding."
+
+    @property
+    def left_out(self) -> int:
+        """Positions at the beginning of each context on which no latent's activation counts."""
+        return bool(self.bos) + self.skip_first
+
+    def positions_read(self) -> dict[str, Any]:
+        """The settings that decide this, for the fingerprints of whoever reads it."""
+        return {"bos": self.bos} | ({"skip_first": self.skip_first} if self.skip_first else {})
 
 
 class ProofOfLoad(Settings):
