@@ -14,9 +14,9 @@ from interp_assets.asset import EXAMPLE_COLUMNS, TRIAL_COLUMNS, Asset, Read
 from interp_assets.corpus.files import corpus_files
 from interp_assets.explanations.wording import system_message
 from interp_assets.models_read import (
+    embedder_read,
     engine_files,
     engines_read,
-    hub_model,
     hub_name,
     model_files,
     subject_files,
@@ -103,7 +103,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 *((Read("sae_weights", "files", ("sha256",)),) if reads_directions(study) else ()),
                 *((Read("text_index", "windows"),) if by_text else ()),
             ),
-            settings={"examples": study.examples.identity()} | embedder_read(study, by_text),
+            settings={"examples": study.examples.identity()} | similar_text_read(study, by_text),
             files=embedder_files(study, by_text),
             interprets=True,
             # Neurons have their directions in the subject model.
@@ -200,11 +200,11 @@ def similar_text_of(study: Study) -> SimilarText | None:
     return study.examples.similar_text if "similar_text" in study.examples.test.kinds else None
 
 
-def embedder_read(study: Study, settings: SimilarText | None) -> dict[str, Any]:
-    """How texts become vectors, but for the embedder's files."""
+def similar_text_read(study: Study, settings: SimilarText | None) -> dict[str, Any]:
+    """How windows become vectors, but for the embedder's files."""
     if settings is None:
         return {}
-    return {"embedder": hub_model(study, settings.model), "tokenizer": tokenizer_read(study), "bos": study.corpus.bos}
+    return embedder_read(study, settings.model) | {"tokenizer": tokenizer_read(study), "bos": study.corpus.bos}
 
 
 def embedder_files(study: Study, settings: SimilarText | None) -> dict[str, list[Path]]:
@@ -229,7 +229,7 @@ def text_index_asset(study: Study) -> list[Asset]:
                 "window": study.examples.window,
                 "seed": study.examples.seed,
             }
-            | embedder_read(study, settings),
+            | similar_text_read(study, settings),
             files=embedder_files(study, settings),
             scope="corpus",
             kinds=("torch", "parquet"),

@@ -9,6 +9,8 @@ from typing import Any
 from interp_assets.layers import Layer
 from interp_assets.settings import EmbedderSettings, InterventionScorer, LocalModel, Scorer
 from interp_assets.study import Study
+from resources.embedder_prompts import treats_roles_apart
+from resources.hub import cached
 from resources.language_models.protocol import CODE_VERSIONS
 from resources.sparse_autoencoders.controls import NeuronsOf
 from resources.tokenizers import load_tokenizer
@@ -110,9 +112,17 @@ def engines_asked(scorer: Scorer) -> tuple[str, ...]:
     return () if isinstance(scorer, EmbedderSettings) else (scorer.engine,)
 
 
+def embedder_read(study: Study, path: str) -> dict[str, Any]:
+    """What decides an embedder's vectors, but for its files."""
+    found = {"embedder": hub_model(study, path)}
+    here = study.local_folder(path) or (hub.folder if path.count("/") == 1 and (hub := cached(path)) else None)
+    # Up to now one prompt stood before all texts, whatever they were.
+    return found | ({"embedder_prompts": "by role"} if here is not None and treats_roles_apart(here) else {})
+
+
 def model_read(study: Study, scorer: Scorer) -> dict[str, Any]:
     if isinstance(scorer, EmbedderSettings):
-        return {"embedder": hub_model(study, scorer.model)}
+        return embedder_read(study, scorer.model)
     return engines_read(study, engines_asked(scorer))
 
 

@@ -84,8 +84,8 @@ def semantic_overlap(job: Job) -> Metadata:
     model = embedder(job.study, settings, job.models)
 
     def embed(texts: list[str]) -> np.ndarray:
-        with Progress(f"{job.label}: explanations", model.new(texts), "texts") as progress:
-            return model.embed(texts, progress.advance)
+        with Progress(f"{job.label}: explanations", model.new({"query": texts}), "texts") as progress:
+            return model.embed(texts, progress.advance, "query")
 
     overlap, pairs = explained_alike(matchings, sides[0], sides[1], embed, job.study.examples.seed)
     job.draft.write("overlap", overlap)

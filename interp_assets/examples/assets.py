@@ -88,7 +88,7 @@ def similar_text_rows(job: Job, drawn: pl.DataFrame, cache: CacheReader, tokens:
 
     def embed(windows: Sequence[Sequence[int]], starts: Sequence[int]) -> np.ndarray:
         texts = rendering.texts([rendering.window(*each) for each in zip(windows, starts, strict=True)])
-        with Progress(f"{job.label}: explain windows", model.new(texts), "texts") as progress:
+        with Progress(f"{job.label}: explain windows", model.new({"document": texts}), "texts") as progress:
             return model.embed(texts, progress.advance)
 
     found = text_index.similar_negatives(drawn, len(numbers), index, embed, cache, tokens, settings.seed)

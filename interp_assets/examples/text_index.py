@@ -39,7 +39,7 @@ def text_index(job: Job) -> Metadata:
     shown = [rendering.window(*each) for each in zip(windows.tolist(), start.tolist(), strict=True)]
     texts = rendering.texts(shown)
     model = embedder(job.study, settings, job.models)
-    with Progress(job.label, model.new(texts), "texts") as progress:
+    with Progress(job.label, model.new({"document": texts}), "texts") as progress:
         vectors = model.embed(texts, progress.advance)
     columns = {"context": context, "start": start, "vector": pl.Series(vectors).arr.to_list()}
     job.draft.write("windows", conform(pl.DataFrame(columns), TEXT_INDEX))

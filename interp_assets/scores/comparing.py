@@ -13,7 +13,7 @@ from interp_assets.scores.trials import Subject, TestExample, Trial, whole_texts
 from interp_assets.settings import EmbeddingScorer, ExampleEmbeddingScorer
 
 if TYPE_CHECKING:
-    from resources.text_embedder import TextEmbedder
+    from resources.text_embedder import Role, TextEmbedder
 
 S = TypeVar("S", EmbeddingScorer, ExampleEmbeddingScorer)
 
@@ -26,11 +26,17 @@ class Comparing(Method[S]):
     def standing_for(self, subject: Subject) -> list[str]:
         """The texts whose mean embedding the windows are compared with."""
 
-    def texts(self, subjects: list[Subject]) -> list[str]:
+    @property
+    @abstractmethod
+    def role(self) -> Role:
+        """What these texts are to an embedder; windows are documents."""
+
+    def texts(self, subjects: list[Subject]) -> dict[Role, set[str]]:
         """What has to be embedded: each distinct text, once."""
         windows = list({tuple(trial.tokens) for subject in subjects for trial in subject.trials})
-        found = {text for subject in subjects for text in self.standing_for(subject)}
-        return sorted(found | set(self.rendering.texts(windows)))
+        found: dict[Role, set[str]] = {"document": set(self.rendering.texts(windows))}
+        found.setdefault(self.role, set()).update(text for each in subjects for text in self.standing_for(each))
+        return found
 
     def compare(self, subjects: list[Subject], embedder: TextEmbedder, advance: Callable[[int], None]) -> None:
         """Record the cosine of each trial as its `probability`; nothing is predicted, AUROC needs no threshold.
@@ -38,9 +44,9 @@ class Comparing(Method[S]):
         Args:
             advance: told how many texts were embedded.
         """
-        embedder.embed(self.texts(subjects), advance)
+        embedder.prepare(self.texts(subjects), advance)
         for subject in subjects:
-            query = direction(embedder.embed(self.standing_for(subject)))
+            query = direction(embedder.embed(self.standing_for(subject), role=self.role))
             texts = self.rendering.texts([trial.tokens for trial in subject.trials])
             cosines = embedder.embed(texts) @ query
             for trial, cosine in zip(subject.trials, cosines.astype(np.float64), strict=True):

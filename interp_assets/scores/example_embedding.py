@@ -19,6 +19,7 @@ from interp_assets.settings import NO_EXPLAINER, ExampleEmbeddingScorer
 
 if TYPE_CHECKING:
     from interp_assets.job import Inputs
+    from resources.text_embedder import Role
 
 
 class ExampleEmbedding(Comparing[ExampleEmbeddingScorer]):
@@ -48,6 +49,10 @@ class ExampleEmbedding(Comparing[ExampleEmbeddingScorer]):
             if (partner := partners.get(latent)) is not None:
                 found[latent, NO_EXPLAINER, "shuffled"] = Tested(query=windows[partner], also=(hashes[partner],))
         return found
+
+    @property
+    def role(self) -> Role:
+        return "document"
 
     def standing_for(self, subject: Subject) -> list[str]:
         return self.rendering.texts(subject.query)

@@ -47,7 +47,8 @@ class EmbeddingScorer(EmbedderSettings):
     "Which of the negatives drawn are asked about; when left out random ones, or all where none are random."
     shuffled_control: bool = identity(True)
     instruction: str = identity("")
-    "Stands before each explanation; for embedders that were trained with a retrieval instruction."
+    """Stands before each explanation in place of the embedder's own prompt for queries; for embedders that were trained
+    with a retrieval instruction."""
 
 
 class ExampleEmbeddingScorer(EmbedderSettings):
