@@ -9,9 +9,11 @@ from typing import Any
 
 import yaml
 
+from interp_assets.context_survey import choose_contexts
 from interp_assets.layers import names_control
 from interp_assets.sae_survey import CHANGE, DEMO_EMBEDDER, HUB_EMBEDDER, UNKNOWN_PLACE, Found, file_for, look, relative
 from interp_assets.setting_errors import StudyError
+from interp_assets.settings import Examples
 from interp_assets.study import Study, load_study, studies_folder
 from resources.errors import one_line
 from resources.sparse_autoencoders.location import SaeLocation
@@ -30,6 +32,7 @@ def write_study(path: str, output: str | None, model: str | None, corpus: str | 
     file = file_for(path, output)
     root = file.parent.parent if file.parent.name == "studies" else file.parent
     found = look(path, root, model, corpus)
+    choose_contexts(found, root)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("x", encoding="utf-8") as opened:
         opened.write(text_of(found, root))
@@ -83,6 +86,12 @@ def text_of(found: Found, root: Path) -> str:
         f"  - {in_one_line(entry)}" + ("" if sae.hookpoint else f"  # {CHANGE}: what it reads, the files do not say")
         for sae, entry in zip(found.saes, sources_of(found), strict=False)
     )
+    whole = found.tokens == Found.tokens
+    tokens = "to begin with; ten million show rare latents too" if whole else "all that the text holds"
+    # Whether it is one, the proof of load shows.
+    skipped = "" if found.bos else "  # skip_first: 1  # where the first token of each context is an attention sink\n"
+    usual = Examples().window
+    window = "" if found.context_length >= usual else f"  window: {found.context_length}\n"
     embedder = relative(DEMO_EMBEDDER, root) if DEMO_EMBEDDER.exists() else HUB_EMBEDDER
     return f"""\
 # Written by `interp init {one_line(found.path)}`. Every key is explained in interp_assets/settings.
@@ -99,12 +108,12 @@ saes:
 
 corpus:
   path: {scalar(found.corpus)}{why("corpus.path")}
-  tokens: 262144  # to begin with; ten million show rare latents too
+  tokens: {found.tokens}  # {tokens}
   context_length: {found.context_length}{why("corpus.context_length")}
   bos: {scalar(found.bos)}{why("corpus.bos")}
-
+{skipped}
 examples:
-  latents: 100  # of each layer, chosen at random; leave it out for all
+{window}  latents: 100  # of each layer, chosen at random; leave it out for all
 
 # What explains and judges in words: a server with OpenAI's interface, or a model on this machine.
 # engines:

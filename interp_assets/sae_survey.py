@@ -21,7 +21,7 @@ from interp_assets.setting_errors import StudyError
 from interp_assets.study import PROJECT, studies_folder
 from resources.errors import UnusableInput
 from resources.hookpoints import FAMILIES
-from resources.hub import cached, repository_of
+from resources.hub import repository_of
 from resources.sparse_autoencoders.config import read_config
 from resources.sparse_autoencoders.locate import locate
 from resources.sparse_autoencoders.location import SaeLocation, describe, in_order
@@ -31,7 +31,6 @@ PLACEHOLDER = "owner/model"
 DEMO_CORPUS = PROJECT / "demo" / "corpus.parquet"
 DEMO_EMBEDDER = PROJECT / "demo" / "weights" / "all-MiniLM-L6-v2"
 HUB_CORPUS, HUB_EMBEDDER = "monology/pile-uncopyrighted", "sentence-transformers/all-MiniLM-L6-v2"
-CONTEXT_LENGTH = 256
 UNKNOWN_PLACE = "layers.0"
 
 
@@ -46,8 +45,9 @@ class Found:
     unreadable: dict[Path, str]
     model: str
     corpus: str
-    bos: bool
-    context_length: int
+    bos: bool | str = True
+    context_length: int = 256
+    tokens: int = 262_144
     assumed: dict[str, str] = field(default_factory=dict)
     "By setting, why it is what it is; where somebody has to change it, this begins with CHANGE."
 
@@ -91,7 +91,7 @@ def look(path: str, root: Path, model: str | None, corpus: str | None) -> Found:
     shown = relative(folder, root) if local.exists() else path.strip("/")
     problems: dict[Path, str] = {}
     saes = readable(folder, problems)
-    found = Found(shown, folder, saes, problems, PLACEHOLDER, "", True, CONTEXT_LENGTH)
+    found = Found(shown, folder, saes, problems, PLACEHOLDER, "")
     choose_model(found, model, root)
     # Now that the model is known, so is what names of hooks mean in it.
     found.saes = readable(folder, problems, settings_of(found.model, root))
@@ -191,7 +191,8 @@ def settings_of(model: str, root: Path) -> Mapping[str, Any] | None:
 
 
 def choose_text(found: Found, named: str | None, root: Path) -> None:
-    dataset, length = said_by(found, "dataset"), said_by(found, "context")
+    """The text: what is asked for, what the SAEs were trained on, or the demo's."""
+    dataset = said_by(found, "dataset")
     if named is not None:
         found.corpus = relative(Path(named), root) if Path(named).expanduser().exists() else named
     elif dataset is not None and repository_of(dataset) is not None:
@@ -203,32 +204,6 @@ def choose_text(found: Found, named: str | None, root: Path) -> None:
     else:
         found.corpus = HUB_CORPUS
         found.assumed["corpus.path"] = "the SAEs' settings name no text"
-    if length is not None and length.isdigit() and 8 <= int(length) < CONTEXT_LENGTH:
-        found.context_length = int(length)
-        found.assumed["corpus.context_length"] = "that of the SAEs' training"
-    said = said_by(found, "bos")
-    if said is not None:
-        found.bos = said == "true"
-        found.assumed["corpus.bos"] = "as the SAEs were trained"
-        return
-    folder = root / Path(found.model).expanduser()
-    if not folder.is_dir() and (here := cached(found.model)) is not None:
-        folder = here.folder
-    has_bos = bos_of(folder)
-    found.bos = has_bos is not False
-    found.assumed["corpus.bos"] = {
-        True: "the tokenizer has a BOS token; the SAEs' settings do not say",
-        False: "the tokenizer has no BOS token",
-        None: "the SAEs' settings do not say, and no tokenizer is here to ask",
-    }[has_bos]
-
-
-def bos_of(folder: Path) -> bool | None:
-    """Whether a tokenizer has a BOS token, from its settings alone; None where it has none of these."""
-    try:
-        return read_config(folder / "tokenizer_config.json").get("bos_token") is not None
-    except (UnusableInput, OSError):
-        return None
 
 
 SAYS: dict[str, Sequence[str]] = {

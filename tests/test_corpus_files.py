@@ -111,6 +111,7 @@ def test_what_was_read_before_was_not_the_text(tmp_path: Path) -> None:
             assert next(iter(lines)) not in ("café", "the sea")
 
 
+# huggingface/datasets #8241 and wbolster/jsonlines #68 report JSONL that begins with a byte order mark.
 def test_a_mark_in_the_midst_of_files_put_together_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_bytes("one\n\n".encode("utf-8-sig") + "two\n".encode("utf-8-sig"))
     assert read(tmp_path / "c.txt") == ["one", "two"]
