@@ -49,7 +49,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
             code_version="2",
             description="The text as token ids, packed into contexts of equal length.",
             settings={
-                "corpus": study.corpus.identity(),
+                "corpus": study.corpus.text_read(),
                 "hub": hub_name(study, study.corpus.path),
                 "tokenizer": tokenizer_read(study),
             },

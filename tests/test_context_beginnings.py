@@ -86,11 +86,14 @@ def cache(root: Path, **changes: object) -> tuple[Partition, pl.DataFrame]:
     return made, made.read("activations").sort("latent", "context", "position")
 
 
+# decoderesearch/SAELens #333: what SAEs do on the first token is none of what they were trained for.
 def test_what_latents_do_on_the_first_tokens_is_dropped_where_it_is_asked_for(world: Path) -> None:
     whole, entries = cache(world)
     assert set(entries["position"].to_list()) == set(range(LENGTH))
     made, kept = cache(world, skip_first=2)
     assert kept.equals(entries.filter(pl.col("position") >= 2))
+    corpus = Freshness(load_study(world / "study.yaml"))
+    assert corpus.own_state(corpus.assets["corpus"], None)[0] == "fresh"  # the text is what it was
     # Rates by hand: firings over the positions that count.
     tokens = tokens_matrix(make(world, "corpus").read("corpus", ["tokens"]))
     statistics = make(world, "latent_statistics", PLACE).read("statistics")
@@ -180,6 +183,7 @@ def test_skipped_tokens_count_behind_bos() -> None:
     assert of == [1, 3, 2]
 
 
+# Blaizzy/mlx-vlm #293: Gemma 3 leaves the range of float16.
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_token_that_leaves_the_range_of_float16_behind_the_proof_of_load(
     world: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
@@ -228,6 +232,7 @@ def test_a_token_that_leaves_the_range_of_float16_behind_the_proof_of_load(
     assert len(found.filter(on_it)) < 0.2 * len(found.filter(pl.col("context") == context - 1)) / (LENGTH - 1)
 
 
+# shap/shap #2930 and huggingface/transformers #530: an IndexError, on a GPU a failed assertion of the device.
 def test_contexts_longer_than_the_table_of_positions_are_refused_before_anything_is_tokenized(world: Path) -> None:
     said = refused_with(world, context_length=64)
     changed(world / "study.yaml", {"corpus.context_length": LENGTH}, "study.yaml")

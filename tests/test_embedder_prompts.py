@@ -41,6 +41,7 @@ def encoded(model: SentenceTransformer, texts: list[str]) -> np.ndarray:
     return model.encode(texts, prompt="", normalize_embeddings=True, show_progress_bar=False)
 
 
+# embeddings-benchmark/mteb #2871 asks for the same.
 def test_a_default_prompt_of_queries_does_not_stand_before_windows(plain: Path, tmp_path: Path) -> None:
     # As embedders have it that are told what to look for, and read what they look in as it is.
     folder = with_prompts(

@@ -225,3 +225,27 @@ def test_a_bad_schedule_is_a_clear_error(tmp_path: Path) -> None:
     )
     with pytest.raises(StudyError, match="watch_seconds: 0: it must be a whole number, at least 1"):
         load_study(changed(study.file, {"automation.watch_seconds": 0}))
+
+
+def test_the_shards_of_a_corpus_are_watched(ticks: Ticks) -> None:
+    folder = ticks.study.root / "shards"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"part-{number}.jsonl").write_text('{"text": "kaba"}\n')
+    ticks.study = load_study(changed(ticks.study.file, {"corpus.path": "shards"}, ticks.study.file.name))
+
+    def read() -> set[str]:
+        known = map(Path, Freshness(ticks.study).file_hashes.known)
+        return {file.name for file in known if file.parent == folder}
+
+    assert [ticks.tick(), ticks.tick()] == [[], LAYERS]
+    assert read() == {"part-0.jsonl", "part-1.jsonl"}
+    before = Freshness(ticks.study).content(sorted(folder.iterdir()))
+    (folder / "part-1.jsonl").write_text('{"text": "another text"}\n')
+    assert ticks.tick() == []
+    assert any(note.endswith("part-1.jsonl has changed; it is read once it holds still") for note in ticks.notes)
+    ticks.tick()
+    assert Freshness(ticks.study).content(sorted(folder.iterdir())) != before
+    (folder / "part-2.jsonl").write_text('{"text": "one more"}\n')
+    assert [ticks.tick(), ticks.tick()] == [[], []]
+    assert "part-2.jsonl" in read()

@@ -91,8 +91,12 @@ class Corpus(Settings):
         """Positions at the beginning of each context on which no latent's activation counts."""
         return bool(self.bos) + self.skip_first
 
+    def text_read(self) -> dict[str, Any]:
+        """The settings that decide what the contexts hold."""
+        return {name: value for name, value in self.identity().items() if name != "skip_first"}
+
     def positions_read(self) -> dict[str, Any]:
-        """The settings that decide this, for the fingerprints of whoever reads it."""
+        """The settings that decide which positions count, for the fingerprints of whoever reads that."""
         return {"bos": self.bos} | ({"skip_first": self.skip_first} if self.skip_first else {})
 
 
