@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 @lru_cache(maxsize=8)
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The ids of all tokens that the tokenizer calls special."""
-    special = (token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
-    return frozenset(special) | frozenset(tokenizer.all_special_ids)
+    found = set(tokenizer.all_special_ids)
+    with suppress(NotImplementedError):  # that of mistral-common has no such list, and makes no control tokens of text
+        found.update(token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset(found)
 
 
 def bos_id(tokenizer: Any, bos: bool | str) -> int | None:

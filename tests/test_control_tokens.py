@@ -206,3 +206,21 @@ def test_a_document_and_a_plain_separator_do_not_make_a_control_token_together()
     tokenizer = byte_level()
     assert tokenizer.eos_token_id in tokenizer("lid </s>", add_special_tokens=False)["input_ids"]  # control
     assert tokenizer.eos_token_id not in document_ids(tokenizer, ["lid </"], "s>")[0]
+
+
+class OfMistral(PreTrainedTokenizerFast):
+    """Its own class, so that it can be changed below."""
+
+
+def test_a_tokenizer_that_does_not_list_its_added_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the one that transformers builds on mistral-common."""
+    words = Tokenizer(WordLevel({"<s>": 0, "<unk>": 1, "the": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = OfMistral(tokenizer_object=words, bos_token="<s>", unk_token="<unk>")
+
+    def lists_none(_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(OfMistral, "added_tokens_decoder", property(lists_none))
+    assert control_ids(tokenizer) == {0, 1}
+    assert text_ids(tokenizer, ["the the", "the lake"]) == [[2, 2], [2, 1]]
