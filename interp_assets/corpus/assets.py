@@ -14,8 +14,8 @@ from resources.tokenizers import load_tokenizer, text_config, vocabulary_size
 def corpus(job: Job) -> Metadata:
     study = job.study
     subject = study.model_at(study.subject_model.path, study.subject_model.revision)
-    warning = beyond_positions(text_config(*subject), study.corpus.context_length)
     tokenizer = load_tokenizer(*subject)
+    warning = beyond_positions(text_config(*subject), study.corpus.context_length)
     texts = documents(study.corpus, study.path(study.corpus.path))
     with Progress(job.label, study.corpus.tokens, "tokens") as progress:
         table = pack(texts, tokenizer, study.corpus, vocabulary_size(*subject), progress)
