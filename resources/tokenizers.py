@@ -142,11 +142,6 @@ def request_texts(
     return found
 
 
-def text_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts as content: special tokens spelt in them stay text."""
-    return tokenizer([*texts], add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
-
-
 def token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """Of texts in which special tokens, where there are any, are written out."""
     return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
