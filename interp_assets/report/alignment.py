@@ -90,7 +90,7 @@ def section(pairs: Sequence[Pair], tables: dict[str, pl.DataFrame], environment:
             overlap=overlap.to_dicts(),
             overlaps=overlap_picture(overlap) if len(overlap) else None,
             nothing_explained=nothing.select(names).to_dicts(),
-            persistence=persistence(tables["chains"]),
+            persistence=persistence(tables["chains"]) if len(tables["chains"]) else None,
             flows=flows,
             strongest=STRONGEST,
         )

@@ -8,15 +8,23 @@ import polars as pl
 
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import partition_label
-from interp_assets.job import Job, Metadata, computes
+from interp_assets.job import Inputs, Job, Metadata, computes
 from interp_assets.partitions import layer_pairs, pair_key
 from interp_assets.report.alignment import tables_of_pairs
 from interp_assets.report.chains import Pair
-from interp_assets.report.evidence import EFFECTS_READ, OF_TRIALS, TRIALS_READ, Evidence, of_methods, tables_of
+from interp_assets.report.evidence import (
+    EFFECTS_READ,
+    OF_TRIALS,
+    TRIALS_READ,
+    Evidence,
+    Tables,
+    of_methods,
+    scores_of,
+    tables_of,
+)
 from interp_assets.report.page import render
 from interp_assets.report.summary import counts
 from interp_assets.study import Study
-from interp_assets.tables import SCORES
 from resources.partition_files import Partition
 
 
@@ -28,16 +36,21 @@ def score_report(job: Job) -> Metadata:
     for name, frame in (tables.frames() | evidence.of_pairs).items():
         job.draft.write(name, frame)
     page = job.draft.folder / job.draft.tables["page"]["files"][0]
-    sentences = [difference.sentence() for difference in tables.differences]
     return {
         "page": {"path": str(page)},
-        "in_words": {"markdown": "\n".join(f"- {sentence}" for sentence in sentences) or "no scores"},
-        "layers_with_scores": len(set(evidence.scores["layer"])),
+        "in_words": {"markdown": in_words(tables)},
+        "layers_with_scores": evidence.scores.filter(pl.col("value").is_not_null())["layer"].n_unique(),
         "problems": len(evidence.problems),
     }
 
 
-def gathered(job: Job) -> Evidence:
+def in_words(tables: Tables) -> str:
+    """A line for each score: how far it lies above its control, or why that cannot be told."""
+    sentences = [each.sentence() for each in tables.differences] + [each.sentence() for each in tables.gaps]
+    return "\n".join(f"- {sentence}" for sentence in sentences) or "no scores"
+
+
+def gathered(job: Inputs) -> Evidence:
     """What there is: whatever failed or is missing is told, not waited for."""
     study, layers = job.study, [layer.key for layer in job.study.layers]
     problems = {
@@ -78,7 +91,7 @@ def gathered(job: Job) -> Evidence:
         for layer in layers
     }
     pairs, of_pairs = gathered_pairs(study, partition)
-    all_scores, all_trials = of_methods(scores, SCORES), of_methods(trials, TRIALS_READ)
+    all_scores, all_trials = scores_of(scores), of_methods(trials, TRIALS_READ)
     return Evidence(
         study.name,
         layers,
@@ -88,6 +101,7 @@ def gathered(job: Job) -> Evidence:
         examples,
         layer_counts,
         problems,
+        list(scores),
         calibrations,
         effects,
         pairs,

@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import polars as pl
+import polars.selectors as cs
 
 from interp_assets.asset import TRIAL_COLUMNS
 from interp_assets.report.chains import Pair
 from interp_assets.report.correlations import correlations
 from interp_assets.report.costs import TOKENS, costs, outcomes
 from interp_assets.report.deciles import by_decile
+from interp_assets.report.gaps import Gap, gaps
 from interp_assets.report.summary import Difference, against_control, against_layers, summarise
 from interp_assets.study import Study
-from interp_assets.tables import DIFFERENCES, EFFECTS, EXAMPLES, EXPLANATIONS, TRIALS, Schema
+from interp_assets.tables import DIFFERENCES, EFFECTS, EXAMPLES, EXPLANATIONS, SCORES, TRIALS, Schema
 
 OF_TRIALS = (*TRIAL_COLUMNS, "prompt_hash", "prompt_tokens", "cached_tokens", "completion_tokens")
 "What the report reads of trials."
@@ -27,7 +29,7 @@ class Evidence:
     "of the study"
     layers: Sequence[str]
     scores: pl.DataFrame
-    "`tables.SCORES` with layer and method"
+    "`tables.SCORES` with layer and method; values are finite or null"
     trials: pl.DataFrame
     "OF_TRIALS with layer and method"
     explanations: dict[str, pl.DataFrame] = field(default_factory=dict)
@@ -38,6 +40,8 @@ class Evidence:
     "for each layer how many latents came how far"
     problems: dict[str, str] = field(default_factory=dict)
     "partitions that are missing or failed, and why"
+    score_tables: Sequence[tuple[str, str]] = ()
+    "method and layer of every table of scores, of empty ones too"
     calibrations: Sequence[dict[str, Any]] = ()
     "method, layer and rows of `tables.CALIBRATION`, where prompt sizes were tried"
     effects: dict[str, pl.DataFrame] = field(default_factory=dict)
@@ -55,10 +59,12 @@ class Tables(NamedTuple):
     costs: pl.DataFrame
     by_decile: pl.DataFrame
     outcomes: pl.DataFrame
+    gaps: list[Gap]
 
     def frames(self) -> dict[str, pl.DataFrame]:
         """By name."""
-        return self._asdict() | {
+        frames = {name: each for name, each in self._asdict().items() if isinstance(each, pl.DataFrame)}
+        return frames | {
             "differences": pl.DataFrame(self.differences, schema=DIFFERENCES, orient="row").with_columns(
                 pl.col("low", "high").fill_nan(None)
             )
@@ -67,9 +73,10 @@ class Tables(NamedTuple):
 
 def tables_of(evidence: Evidence, study: Study) -> Tables:
     scores, trials = evidence.scores, evidence.trials
+    differences = against_control(scores) + against_layers(scores)
     return Tables(
         summarise(scores),
-        against_control(scores) + against_layers(scores),
+        differences,
         correlations(scores),
         costs(
             study,
@@ -79,6 +86,7 @@ def tables_of(evidence: Evidence, study: Study) -> Tables:
         ),
         by_decile(trials, by_layer(evidence.examples, EXAMPLES)),
         outcomes(trials),
+        gaps(scores, differences, evidence.score_tables),
     )
 
 
@@ -100,6 +108,12 @@ def of_methods(parts: dict[tuple[str, str], pl.DataFrame], schema: Schema) -> pl
         for (method, layer), part in parts.items()
     )
     return pl.concat([empty, *named])
+
+
+def scores_of(parts: dict[tuple[str, str], pl.DataFrame]) -> pl.DataFrame:
+    """`tables.SCORES` of all methods and layers, as `of_methods`; a number that is not finite is no score: null."""
+    numbers = cs.float()
+    return of_methods(parts, SCORES).with_columns(pl.when(numbers.is_finite()).then(numbers))
 
 
 EFFECTS_READ: Schema = {name: EFFECTS[name] for name in ("latent", "condition", "prompt_hash", *TOKENS)}

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from interp_assets.examples.rendering import Rendering, is_blank
 from interp_assets.report.correlations import disagreements
 from interp_assets.report.headline import HEADLINE, OF_A_CONTROL
+from interp_assets.report.summary import scored
 
 SHOWN_LATENTS, SHOWN_EXAMPLES = 6, 4
 
@@ -22,28 +23,43 @@ def best_and_worst(
     """The latents of highest and lowest score by the study's broadest method, with their strongest examples."""
     # Intervention tests explanations of its own, which are not those that are shown here.
     shown_here = (pl.col("method") != "intervention") & (pl.col("control") == "none") & ~OF_A_CONTROL
-    real = scores.filter(shown_here & pl.col("value").is_not_null())
+    headline = pl.col("statistic") == pl.col("method").replace_strict(HEADLINE, default="auroc", return_dtype=pl.String)
+    there = pl.col("layer").is_in(list(examples))
+    real = scores.filter(shown_here & headline & there & pl.col("value").is_not_null())
     if real.is_empty():
         return []
-    headline = pl.col("statistic") == pl.col("method").replace_strict(HEADLINE, default="auroc")
-    real = real.filter(headline)
-    broadest = real.group_by("method", "explainer").len().sort("len", "method", descending=[True, False]).row(0)
+    broadest = (
+        real.group_by("method", "explainer")
+        .len()
+        .sort("len", "method", "explainer", descending=[True, False, False])
+        .row(0)
+    )
     ranked = real.filter((pl.col("method") == broadest[0]) & (pl.col("explainer") == broadest[1]))
     ranked = ranked.sort("value", "layer", "latent", descending=[True, False, False])
-    shown = [("best", ranked.head(SHOWN_LATENTS)), ("worst", ranked.tail(SHOWN_LATENTS).reverse())]
-    found = []
-    for title, rows in shown:
-        cards = [
-            card(row, explanations[row["layer"]], examples[row["layer"]], rendering)
-            for row in rows.iter_rows(named=True)
+    by = f"by {scored(*broadest[:2])}"
+    if len(ranked) == 1:
+        shown = [(f"The one latent scored {by}", ranked)]
+    else:
+        # No latent stands among both.
+        best, worst = (min(SHOWN_LATENTS, half) for half in ((len(ranked) + 1) // 2, len(ranked) // 2))
+        shown = [
+            (f"The best {counted(best)} {by}", ranked.head(best)),
+            (f"The worst {counted(worst)} {by}", ranked.tail(worst).reverse()),
         ]
-        found.append(
-            {
-                "title": f"The {title} {len(cards)} latents by {broadest[0]} of {broadest[1]} explanations",
-                "cards": cards,
-            }
-        )
-    return found
+    return [
+        {
+            "title": title,
+            "cards": [
+                card(row, explanations.get(row["layer"]), examples[row["layer"]], rendering)
+                for row in rows.iter_rows(named=True)
+            ],
+        }
+        for title, rows in shown
+    ]
+
+
+def counted(latents: int) -> str:
+    return "latent" if latents == 1 else f"{latents} latents"
 
 
 def failures(

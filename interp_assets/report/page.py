@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import polars as pl
@@ -16,6 +16,7 @@ from interp_assets.report.costs import PER, per_latent
 from interp_assets.report.evidence import Evidence, Tables
 from interp_assets.report.figures import decile_curves, scatter, score_distributions
 from interp_assets.report.gallery import best_and_worst, failures
+from interp_assets.report.gaps import Gap
 from interp_assets.report.headline import HEADLINE, STATISTICS, explained, headlines
 from interp_assets.report.summary import Difference, scored
 
@@ -36,6 +37,7 @@ def render(evidence: Evidence, tables: Tables, rendering: Rendering) -> str:
         short=in_short(tables.differences),
         control_kinds=[kind for kind in CONTROLS if any(control_in(d.control) == kind for d in tables.differences)],
         sections=sections(evidence, tables),
+        nothing_scored=[each.sentence() for each in tables.gaps if each.explainer is None],
         deciles=decile_sections(tables.by_decile),
         correlations=matrix(tables.correlations),
         effects=against_fuzzing(scores),
@@ -54,16 +56,25 @@ def render(evidence: Evidence, tables: Tables, rendering: Rendering) -> str:
 
 def sections(evidence: Evidence, tables: Tables) -> Rows:
     found = []
-    for (method, explainer), group in headlines(evidence.scores).group_by("method", "explainer", maintain_order=True):
+    for (method, explainer), rows in evidence.scores.group_by("method", "explainer", maintain_order=True):
         statistic = STATISTICS[HEADLINE.get(str(method), "auroc")]
+        shown = headlines(rows)
         found.append(
             {
                 "title": scored(str(method), str(explainer)),
                 "statistic": statistic.title,
-                "picture": score_distributions(group, evidence.layers, statistic),
+                "picture": score_distributions(shown, evidence.layers, statistic) if len(shown) else None,
                 "differences": [d for d in tables.differences if (d.method, d.explainer) == (method, explainer)],
+                "gaps": layers_by_reason(g for g in tables.gaps if (g.method, g.explainer) == (method, explainer)),
             }
         )
+    return found
+
+
+def layers_by_reason(gaps: Iterable[Gap]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for each in gaps:
+        found.setdefault(each.reason, []).append(each.layer)
     return found
 
 
@@ -80,6 +91,8 @@ def in_short(differences: Sequence[Difference]) -> Rows:
 
 
 def tally(differences: Sequence[Difference]) -> str:
+    if not any(each.comparable for each in differences):
+        return "too few latents"
     above = sum(each.above_control for each in differences)
     if above == len(differences):
         return "above" if above == 1 else f"above in all {above}"

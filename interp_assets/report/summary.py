@@ -78,13 +78,18 @@ class Difference(NamedTuple):
     high: float
 
     @property
+    def comparable(self) -> bool:
+        """Whether it has an interval."""
+        return self.n_latents > 1
+
+    @property
     def above_control(self) -> bool:
         return self.low > 0
 
     @property
     def verdict(self) -> str:
         """In few words."""
-        if self.n_latents < 2:
+        if not self.comparable:
             return "too few latents to compare"
         if self.above_control:
             return "above it"
@@ -99,7 +104,7 @@ class Difference(NamedTuple):
         name = f"{scored(self.method, self.explainer)} on {self.layer}{at_condition(self.condition)}"
         numbers = f"{self.mean:+.3f} (95 % interval {self.low:+.3f} to {self.high:+.3f}, {self.n_latents} latents)"
         control = "shuffled control" if self.control == "shuffled" else f"control {self.control}"
-        if self.n_latents < 2:
+        if not self.comparable:
             return f"{name}: too few latents to compare with the {control}."
         if self.above_control:
             return f"{name}: above the {control} by {numbers}."

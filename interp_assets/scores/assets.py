@@ -162,7 +162,7 @@ def finish(job: Job, todo: Pending, method: Method[Any]) -> Metadata:
     job.draft.write("scores", table)
     means = (
         table.group_by("statistic", "explainer", "control")
-        .agg(mean=pl.col("value").mean().round(4), latents=pl.len())
+        .agg(mean=pl.col("value").mean().round(4), latents=pl.col("value").count())
         .sort(pl.all())
     )
     statuses = dict(trials["status"].value_counts().iter_rows())
