@@ -7,7 +7,8 @@ A hookpoint is a path of modules below the model's base model, without its head:
     layers.10.pre_feedforward_layernorm:normed   of a norm: what goes into it, over its scale, before gain and bias
 
 The last is a tensor that no module puts out, yet one that transcoders are trained on. TransformerLens names are mapped
-by the family that the model's settings name; one table, FAMILIES, says what each family calls its parts.
+by the family that the model's settings name. One table, FAMILIES, says what the parts of a layer are called; of all other
+families LAYER_PATHS says where their layers lie, so what stands before and behind each.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from resources.errors import UnusableInput
+from resources.layer_paths import LAYER_PATHS, WITHOUT_PATHS
 
 Side = Literal["out", "in", "normed"]
 PATH = r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*"
@@ -128,6 +130,9 @@ FAMILIES: dict[str, Family] = {
     "gemma3": GEMMA_2._replace(text="language_model."),
 }
 "By `model_type`. Models of other types are read by module paths; only TransformerLens names need this table."
+BASES = {family.base for family in FAMILIES.values()}
+AROUND_A_LAYER = {"hook_resid_pre": ":in", "hook_resid_post": ""}
+"What TransformerLens calls the two ends of a block, in a model of any family."
 
 
 def place_of(hookpoint: str) -> Place:
@@ -159,33 +164,36 @@ def hookpoint_of(name: str, config: Mapping[str, Any] | None = None) -> str:
     """
     if re.fullmatch(r"blocks\.\d+\..+|hook_embed|hook_pos_embed|ln_final\..+", name):
         return of_transformer_lens(name, config)
-    family = FAMILIES.get(model_type(config), LLAMA)
     path = re.sub(rf"^({PATH})\.(input|output)$", lambda found: found[1] + {"input": ":in"}.get(found[2], ""), name)
-    known = model_type(config) in FAMILIES and config is not None
-    bases = {family.base} if known else {each.base for each in FAMILIES.values()}
-    first, _, rest = path.partition(".")
-    if first in bases and rest:
-        path = rest
-    if family.text and path.partition(".")[0].partition(":")[0] in (family.layers, family.embedding, family.final_norm):
-        path = family.text + path
     place_of(path)
+    kind = model_type(config)
+    known = config is not None and kind in LAYER_PATHS
+    base, layers = LAYER_PATHS[kind] if known else ("", LLAMA.layers)
+    first, _, rest = path.partition(".")
+    if rest and first in ({base} if known else BASES):
+        path = rest
+    # Of a model with other parts than text, what is named without them is the text's.
+    text, _, stack = layers.rpartition(".")
+    family = FAMILIES.get(kind)
+    of_text = {stack, family.embedding, family.final_norm} if family else {stack}
+    if text and re.split("[.:]", path)[0] in of_text:
+        path = f"{text}.{path}"
     return path
 
 
 def of_transformer_lens(name: str, config: Mapping[str, Any] | None) -> str:
     kind = model_type(config)
     family = FAMILIES.get(kind)
+    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     if family is None:
-        raise UnknownHook(
-            f"{name}: what it means in a model of type {kind!r} is not known, only in {', '.join(FAMILIES)}; "
-            "name the module path instead, as in hookpoints: [layers.10]"
-        )
+        if found and found[2] in AROUND_A_LAYER and kind in LAYER_PATHS:
+            return f"{LAYER_PATHS[kind][1]}.{found[1]}{AROUND_A_LAYER[found[2]]}"
+        raise UnknownHook(not_known(name, kind))
     if kind == "gpt_neox" and config is not None:
         family = family._replace(parallel=bool(config.get("use_parallel_residual", True)))
     outside = {"hook_embed": family.embedding, "ln_final.hook_normalized": family.final_norm + normed(family)}
     if name in outside:
         return family.text + outside[name]
-    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     inside = in_layer(family)
     if found is None or found[2] not in inside:
         known = ", ".join([*(f"blocks.L.{each}" for each in inside), *outside])
@@ -196,6 +204,18 @@ def of_transformer_lens(name: str, config: Mapping[str, Any] | None) -> str:
             "them; blocks.L.hook_resid_pre and blocks.L.hook_resid_post are what stands before and behind both"
         )
     return f"{family.text}{family.layers}.{found[1]}{inside[found[2]]}"
+
+
+def not_known(name: str, kind: str) -> str:
+    """Why a TransformerLens name stands for nothing in a model whose layers' parts are in no table."""
+    if kind in LAYER_PATHS:
+        ends = " and ".join(f"blocks.L.{each}" for each in AROUND_A_LAYER)
+        why = f"is not known, only {ends} are"
+    elif kind in WITHOUT_PATHS:
+        why = f"is not known: {WITHOUT_PATHS[kind]}"
+    else:
+        why = "is not known: the installed tables have no such type"
+    return f"{name}: what it means in a model of type {kind!r} {why}; name the module path instead, as in hookpoints: [layers.10]"
 
 
 def in_layer(family: Family) -> dict[str, str | None]:

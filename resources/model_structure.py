@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from resources.errors import UnusableInput
 from resources.hookpoints import FAMILIES, Family
+from resources.mlp_neurons import experts_in, last_maps
 
 LARGE = 1000.0
 "So much larger than a norm's epsilon that it does not count."
@@ -80,31 +81,36 @@ class Structure:
     def down_projection(self, layer: str) -> str:
         """The path of the MLP's last linear map in a decoder layer such as layers.10.
 
-        In a model of an unknown family it is the one map onto the residual stream that reads neither that nor heads.
+        In a model of an unknown family it is the last map of the widest block that has the form of an MLP.
 
         Raises:
-            NoSuchHookpoint: there is no one such map.
+            NoSuchHookpoint: there is none, or the MLP is a mixture of experts.
         """
+        module = self.modules.get(layer)
+        if module is None:
+            raise NoSuchHookpoint(f"the subject model has no layer {layer!r}")
+        if experts := experts_in(module, self.width):
+            raise NoSuchHookpoint(
+                f"{layer} is a mixture of {experts} experts, of which each token runs others: it has no one MLP whose neurons "
+                "can be read; leave out controls.neurons, or name layers with a dense MLP"
+            )
         if self.family is not None and (known := f"{layer}.{self.family.mlp_out}") in self.modules:
             return known
+        found = last_maps(module, self.width, self._widths_of_heads(module))
+        if not found:
+            raise NoSuchHookpoint(
+                f"{layer} has no MLP whose neurons can be read: no block of maps from {self.width} to neurons and back"
+            )
+        return f"{layer}.{found[0].name}"
+
+    def _widths_of_heads(self, layer: nn.Module) -> list[int]:
+        """How many dimensions the heads of a layer have together: as its own modules say, whose sizes may differ from
+        layer to layer, and as the settings say of all."""
         heads = getattr(self.config, "num_attention_heads", None)
         if not isinstance(heads, int):
-            raise NoSuchHookpoint(f"{layer} has no one MLP whose neurons can be read: the model has no attention heads")
-        head_width = getattr(self.config, "head_dim", None) or self.width // heads
-        found = [
-            name
-            for name, module in self.modules.items()
-            if name.startswith(f"{layer}.")
-            and (sizes := widths(module)) is not None
-            and sizes[1] == self.width
-            and sizes[0] not in (self.width, heads * head_width)
-        ]
-        if len(found) != 1:
-            maps = ", ".join(found) or "none"
-            raise NoSuchHookpoint(
-                f"{layer} has no one MLP whose neurons can be read; its maps onto {self.width}: {maps}"
-            )
-        return found[0]
+            return []
+        own = [size for module in layer.modules() if isinstance(size := getattr(module, "head_dim", None), int)]
+        return [heads * size for size in (*own, self.width // heads)]
 
     def final_norms(self) -> list[Norm]:
         """The norms beside the decoder layers, the last one first: mostly the one before the unembedding."""
@@ -216,10 +222,3 @@ def weight_of(module: nn.Module) -> Tensor:
         weight: Tensor = held.detach().float()
     # torch's Linear holds [out, in], the Conv1D of GPT-2 [in, out].
     return weight.T if isinstance(module, Conv1D) else weight
-
-
-def widths(module: nn.Module) -> tuple[int, int] | None:
-    """(in, out) of a linear map; None of anything else."""
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    return (module.nx, module.nf) if isinstance(module, Conv1D) else None

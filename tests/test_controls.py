@@ -112,7 +112,9 @@ def test_down_projections_of_other_families(tmp_path: Path, ids: torch.Tensor) -
         seen = subject.activations(ids, [f"{module}:in", module])
         made = seen[f"{module}:in"] @ neurons.W_dec + subject.modules[module].bias
         torch.testing.assert_close(made, seen[module], atol=1e-5, rtol=1e-4)
-    with pytest.raises(NoSuchHookpoint, match=r"wte has no one MLP whose neurons can be read; its maps onto 16: none"):
+    with pytest.raises(
+        NoSuchHookpoint, match=r"wte has no MLP whose neurons can be read: no block of maps from 16 to neurons and back"
+    ):
         SubjectModel(tmp_path / "gpt2", None, "float32", "cpu").down_projection("wte")
 
 

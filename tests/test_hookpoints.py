@@ -62,7 +62,11 @@ def test_what_a_name_stands_for(name: str, config: dict[str, object] | None, exp
             r"blocks\.3\.attn\.hook_q: .* not supported; supported are: blocks\.L\.hook_re",
         ),
         ("blocks.3.hook_resid_mid", {"model_type": "gpt_neox"}, "read the same residual stream"),
-        ("blocks.3.hook_resid_post", {"model_type": "mamba"}, "'mamba' is not known, only in gpt2, .*module path"),
+        (
+            "blocks.3.hook_resid_mid",
+            {"model_type": "mamba"},
+            "'mamba' is not known, only .*hook_resid_post are; .*module path",
+        ),
         ("layers.*", None, "no hookpoint; hookpoints are module paths such as"),
         ("layers.1:out", None, "no hookpoint"),
         ("../layers.1", None, "no hookpoint"),

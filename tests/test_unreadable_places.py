@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from interp_assets.freshness import Freshness
 from interp_assets.study import Study, load_study
 from interp_assets.upkeep import clean
 from resources.errors import UnusableInput
-from resources.model_structure import NoSuchHookpoint
 from resources.subject_model import SubjectModel
 from tests.changed_study import changed
 from tests.families import make_family
@@ -77,11 +75,3 @@ def test_one_such_place_stops_no_other_layer(tiny_file: Path, tmp_path: Path) ->
     assert state_of(study) == "failed"
     clean(Freshness(study).store, [study])
     assert state_of(study) == "failed"
-
-
-def test_neurons_need_an_mlp_beside_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = small("llama", tmp_path)
-    monkeypatch.setattr(subject.structure, "family", None)
-    monkeypatch.setattr(subject.structure, "config", SimpleNamespace())
-    with pytest.raises(NoSuchHookpoint, match="the model has no attention heads"):
-        subject.down_projection("layers.1")

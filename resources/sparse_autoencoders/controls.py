@@ -87,7 +87,8 @@ class NeuronsOf:
         raise UnknownSae("how many neurons there are, only the subject model knows")
 
     def described(self) -> dict[str, Any]:
-        return asdict(self)
+        """What decides it; `of` names what is taken for the MLP, so that what was taken for it before is made anew."""
+        return asdict(self) | {"of": "the dense MLP"}
 
 
 @dataclass(frozen=True)
