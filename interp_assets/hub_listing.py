@@ -60,7 +60,7 @@ def wanted_files(
     wanted = {
         file: each
         for file, each in places.items()
-        if not hookpoints or each.hookpoint in hookpoints or each.writes in hookpoints
+        if not hookpoints or not {each.hookpoint, each.writes, each.or_reads}.isdisjoint(hookpoints)
     }
     if not places:
         return list(sae_files(listing.files, repository.folder)), problems

@@ -17,6 +17,8 @@ def beyond_limits(proof: dict[str, Any], limits: ProofOfLoad) -> str | None:
         proof: what `activations.proof_of_load` measured.
     """
     hookpoint, fvu, mean_l0, published_l0 = (proof[name] for name in ("hookpoint", "fvu", "mean_l0", "published_l0"))
+    if problem := better_on_the_other_side(proof):
+        return problem
     place = f"{hookpoint}, of {proof['writes']}," if proof.get("writes") else hookpoint
     cause = proof.get("likely_cause")
     if not fvu <= limits.max_fvu:
@@ -29,6 +31,18 @@ def beyond_limits(proof: dict[str, Any], limits: ProofOfLoad) -> str | None:
             f"(allowed: within a factor of {limits.l0_factor:g})" + (f"; {cause}" if cause else "")
         )
     return explained_better_elsewhere(proof)
+
+
+def better_on_the_other_side(proof: dict[str, Any]) -> str | None:
+    """Why the SAE was trained on the other side of a LayerNorm's gain and bias, where both were tried, or None."""
+    other, there = proof.get("or_reads"), proof.get("fvu_or_reads")
+    if other is None or there is None or there >= BETTER * proof["fvu"]:
+        return None
+    return (
+        f"the SAE explains {other} better (FVU {there:.3g}) than {proof['hookpoint']} (FVU {proof['fvu']:.3g}); "
+        "TransformerLens has a LayerNorm's hook_normalized before gain and bias since 3.0, and had it behind them before, so "
+        f"name the place: hookpoints: [{other}]"
+    )
 
 
 def explained_better_elsewhere(proof: dict[str, Any]) -> str | None:

@@ -117,6 +117,11 @@ def all_saes(key: str, source: SaeSource, found: list[SaeLocation]) -> Found:
     return wanted_saes(key, source, tuple(dict.fromkeys(str(place.hookpoint) for place in found)), found, {}, {})
 
 
+def other_side(place: SaeLocation) -> SaeLocation:
+    """An SAE at the other place that its files may mean."""
+    return place._replace(hookpoint=place.or_reads, or_reads=place.hookpoint)
+
+
 def wanted_saes(
     key: str,
     source: SaeSource,
@@ -141,10 +146,17 @@ def wanted_saes(
             raise StudyError(f"{key}: {error}") from None
         return [(str(place.hookpoint), place)]
     chosen: Found = []
+    said = dict(zip(hookpoints, source.hookpoints or hookpoints, strict=False))
     for hookpoint in hookpoints:
         places = [place for place in found if place.hookpoint == hookpoint]
         # A transcoder may be named by the module that it stands in for.
         places = places or [place for place in found if place.writes == hookpoint]
+        # A place that is named as its makers do may be either; one that is named plainly is meant.
+        places = places or [
+            place if said[hookpoint].endswith("hook_normalized") else other_side(place)
+            for place in found
+            if place.or_reads == hookpoint
+        ]
         if len(places) > 1:
             folders = ", ".join(str(place.path) for place in places)
             raise StudyError(f"{key}: {len(places)} SAEs read {hookpoint}: {folders}; point saes.path at one of them")

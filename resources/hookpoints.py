@@ -151,19 +151,21 @@ def place_of(hookpoint: str) -> Place:
     return Place(found[1], side)
 
 
-def hookpoint_of(name: str, config: Mapping[str, Any] | None = None) -> str:
+def hookpoint_of(name: str, config: Mapping[str, Any] | None = None, before_gain: bool = False) -> str:
     """The hookpoint that a name stands for: a TransformerLens name, a module path, or a hookpoint itself.
 
     A module path may begin at the model with its head (`model.layers.10`), and may say `.input` or `.output`.
 
     Args:
         config: the settings of the model (its `config.json`); a model like Llama when they are not known.
+        before_gain: whether the `hook_normalized` of a LayerNorm is meant as TransformerLens has it since 3.0, before
+            gain and bias, and not behind them as it had it until then.
 
     Raises:
         UnknownHook: no hookpoint is meant by it, or the model's family is none whose parts are known.
     """
     if re.fullmatch(r"blocks\.\d+\..+|hook_embed|hook_pos_embed|ln_final\..+", name):
-        return of_transformer_lens(name, config)
+        return of_transformer_lens(name, config, before_gain)
     path = re.sub(rf"^({PATH})\.(input|output)$", lambda found: found[1] + {"input": ":in"}.get(found[2], ""), name)
     place_of(path)
     kind = model_type(config)
@@ -181,7 +183,7 @@ def hookpoint_of(name: str, config: Mapping[str, Any] | None = None) -> str:
     return path
 
 
-def of_transformer_lens(name: str, config: Mapping[str, Any] | None) -> str:
+def of_transformer_lens(name: str, config: Mapping[str, Any] | None, before_gain: bool) -> str:
     kind = model_type(config)
     family = FAMILIES.get(kind)
     found = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
@@ -191,10 +193,13 @@ def of_transformer_lens(name: str, config: Mapping[str, Any] | None) -> str:
         raise UnknownHook(not_known(name, kind))
     if kind == "gpt_neox" and config is not None:
         family = family._replace(parallel=bool(config.get("use_parallel_residual", True)))
-    outside = {"hook_embed": family.embedding, "ln_final.hook_normalized": family.final_norm + normed(family)}
+    outside = {
+        "hook_embed": family.embedding,
+        "ln_final.hook_normalized": family.final_norm + normed(family, before_gain),
+    }
     if name in outside:
         return family.text + outside[name]
-    inside = in_layer(family)
+    inside = in_layer(family, before_gain)
     if found is None or found[2] not in inside:
         known = ", ".join([*(f"blocks.L.{each}" for each in inside), *outside])
         raise UnknownHook(f"{name}: this TransformerLens name is not supported; supported are: {known}")
@@ -218,21 +223,21 @@ def not_known(name: str, kind: str) -> str:
     return f"{name}: what it means in a model of type {kind!r} {why}; name the module path instead, as in hookpoints: [layers.10]"
 
 
-def in_layer(family: Family) -> dict[str, str | None]:
+def in_layer(family: Family, before_gain: bool = False) -> dict[str, str | None]:
     """What TransformerLens names in a block, as what is to be added to the layer's path; None where there is none.
 
     What it calls the outputs of attention and MLP is what is added to the residual stream, behind a norm where there
-    is one; its `hook_normalized` is an RMS norm before its gain, but a LayerNorm with gain and bias.
+    is one; its `hook_normalized` is an RMS norm before its gain, and a LayerNorm with or without gain and bias.
     """
     return {
         "hook_resid_pre": ":in",
         "hook_resid_mid": None if family.parallel else f".{family.mlp_norm}:in",
         "hook_resid_post": "",
-        "ln1.hook_normalized": f".{family.attention_norm}{normed(family)}",
+        "ln1.hook_normalized": f".{family.attention_norm}{normed(family, before_gain)}",
         "attn.hook_z": f".{family.attention_out}:in",
         "hook_attn_out": f".{family.after_attention or family.attention_out}",
         "hook_mlp_in": f".{family.mlp_norm}:in",
-        "ln2.hook_normalized": f".{family.mlp_norm}{normed(family)}",
+        "ln2.hook_normalized": f".{family.mlp_norm}{normed(family, before_gain)}",
         "mlp.hook_in": f".{family.mlp}:in",
         "mlp.hook_post": f".{family.mlp_out}:in",
         "mlp.hook_out": f".{family.mlp}",
@@ -240,8 +245,8 @@ def in_layer(family: Family) -> dict[str, str | None]:
     }
 
 
-def normed(family: Family) -> str:
-    return ":normed" if family.rms else ""
+def normed(family: Family, before_gain: bool) -> str:
+    return ":normed" if family.rms or before_gain else ""
 
 
 def model_type(config: Mapping[str, Any] | None) -> str:

@@ -27,6 +27,7 @@ from resources.content_hash import mixed
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 from resources.sparse_autoencoders.controls import Neurons, NeuronsOf, RandomSae
+from resources.sparse_autoencoders.location import SaeLocation
 from resources.sparse_autoencoders.read import read_sae
 from resources.subject_model import SubjectModel
 
@@ -86,6 +87,7 @@ def layer_pass(job: Job, tokens: np.ndarray) -> LayerPass:
         key=layer.key,
         hookpoint=layer.hookpoint,
         writes=layer.writes,
+        or_reads=layer.location.or_reads if isinstance(layer.location, SaeLocation) and layer.control is None else None,
         published_l0=layer.location.published_l0(),
         load_sae=load_sae,
         writer_for=lambda n_latents: CacheWriter(job.draft, n_latents),

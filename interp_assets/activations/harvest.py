@@ -34,6 +34,8 @@ class LayerPass:
     "Gives the writer, once the number of latents is known."
     writes: str | None = None
     "Of a transcoder: the hookpoint that it reconstructs."
+    or_reads: str | None = None
+    "Another hookpoint that the SAE's files may mean: the proof of load tries it too."
     of_neurons: bool = False
     "The hookpoint is a decoder layer; what goes into the down projection of its MLP is read."
     blocking: bool = True
@@ -64,8 +66,9 @@ def harvest(
         with failing_alone(layer):
             if layer.of_neurons:
                 layer.hookpoint = f"{subject.down_projection(layer.hookpoint)}:in"
-            for hookpoint in (layer.hookpoint, layer.writes or layer.hookpoint):
-                subject.check_hookpoint(hookpoint)
+            for hookpoint in (layer.hookpoint, layer.writes, layer.or_reads):
+                if hookpoint is not None:
+                    subject.check_hookpoint(hookpoint)
             layer.sae = layer.load_sae(subject)
     fail_unreadable(subject, tokens, layers)
     prove_all(subject, tokens[: max(1, limits.tokens // tokens.shape[1])], layers, skip, batch_tokens, limits)
@@ -125,7 +128,7 @@ def prove_all(
 ) -> None:
     """The proof of load of every layer, on a few thousand tokens."""
     sound = [layer for layer in layers if layer.failure is None]
-    places = [place for layer in sound for place in (layer.hookpoint, layer.writes) if place]
+    places = [place for layer in sound for place in (layer.hookpoint, layer.writes, layer.or_reads) if place]
     own = activations_at(subject, tokens, places, skip, batch_tokens)
     few = tokens[: max(1, TOKENS_TO_COMPARE // tokens.shape[1])]
     compared = [layer for layer in sound if layer.blocking and limits.compare_layers]
@@ -166,6 +169,7 @@ def prove_one(
                 target=own[layer.writes] if layer.writes else None,
                 writes=layer.writes,
                 tokens_per_context=tokens_per_context,
+                or_reads=(layer.or_reads, own[layer.or_reads]) if layer.or_reads else None,
             )
         except ProofFailed as failed:
             if layer.blocking or not failed.measured:

@@ -43,17 +43,20 @@ def prove(
     target: Tensor | None = None,
     writes: str | None = None,
     tokens_per_context: int | None = None,
+    or_reads: tuple[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Measure an SAE on activations x [tokens, d_in]; BOS left out. Returns what was measured, plain numbers.
 
     Args:
         target: of a transcoder, what stands at `writes` on the same tokens, [tokens, d_out].
         tokens_per_context: where given, it is also looked at whether the first token of each is what goes wrong.
+        or_reads: another hookpoint that its files may mean, and what stands there on the same tokens, [tokens, d_in].
 
     Raises:
         ProofFailed: dimensions, FVU or L0 out of bounds.
     """
     proof: dict[str, Any] = {"hookpoint": hookpoint, "tokens": len(x)} | ({"writes": writes} if writes else {})
+    transcodes = target is not None
     target = x if target is None else target
     for place, values, width, does in (
         (hookpoint, x, sae.d_in, "reads"),
@@ -83,6 +86,11 @@ def prove(
     }
     if tokens_per_context and (sink := attention_sink(top.activations, tokens_per_context)):
         proof["attention_sink"] = sink
+    if or_reads is not None:
+        name, other = or_reads[0], or_reads[1].float()
+        wanted = target if transcodes else other
+        usual_there = typical(other) & typical(wanted)
+        proof |= {"or_reads": name, "fvu_or_reads": round(unexplained(sae, other[usual_there], wanted[usual_there]), 6)}
     if beyond_limits(proof, limits) and (cause := likely_cause(sae, x, target, proof, tokens_per_context)):
         proof["likely_cause"] = cause
     if problem := beyond_limits(proof, limits):

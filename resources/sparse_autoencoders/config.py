@@ -31,6 +31,8 @@ class Hooks(NamedTuple):
     "Of a transcoder only, which reconstructs something else than what it reads."
     transcodes: bool = False
     "It reads what goes into a module and writes what that module puts out, whether or not its files name one."
+    before_gain: bool = False
+    "Whether `hook_normalized` of a LayerNorm is meant before gain and bias, as in TransformerLens since 3.0."
 
 
 class Declared(NamedTuple):

@@ -111,10 +111,12 @@ def understood(weights: Path, name: str, root: Path, model: Mapping[str, Any] | 
     found: Hooks = module.hooks(place.config(), weights, own_name)
     family = model if model is not None else FAMILY.get(name)
     try:
-        reads, writes = (hook and hookpoint_of(hook, family) for hook in (found.reads, found.writes))
+        before = found.before_gain
+        reads, writes = (hook and hookpoint_of(hook, family, before) for hook in (found.reads, found.writes))
+        other = found.reads and hookpoint_of(found.reads, family, not before)
     except UnusableInput as error:
         raise UnknownSae(f"{weights}: {error}") from None
-    return SaeLocation(reads, weights, name, writes, found.transcodes)
+    return SaeLocation(reads, weights, name, writes, found.transcodes, other if other != reads else None)
 
 
 def listed_saes(

@@ -22,6 +22,8 @@ class SaeLocation(NamedTuple):
     writes: str | None = None
     "Of a transcoder: what it reconstructs."
     transcodes: bool = False
+    or_reads: str | None = None
+    "What else its maker's name of the place it reads may mean; None where it means one."
 
     @property
     def folder(self) -> Path:

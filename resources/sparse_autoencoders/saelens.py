@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -79,6 +80,8 @@ OLD_NAMES = {
 }
 NOT_CENTRED = ("attn.hook_z", "mlp.hook_post", "mlp.hook_pre", ".hook_normalized", "mlp.hook_in")
 "Ends of the names of hooks outside the residual stream."
+WITH_TRANSFORMER_LENS_3 = (6, 32)
+"The first version of SAELens that may be installed beside it."
 NOTHING_COUNTED = 0.01
 "An L0 below this is no measurement: the counts had just been reset."
 FACTOR = "norm_scaling_factor"
@@ -92,9 +95,8 @@ def recognises(config: Config) -> bool:
 def as_of_6(config: Config) -> Config:
     """The settings under their names since 6.0, those of `metadata` beside the others."""
     metadata = config.section("metadata")
-    version = metadata.text("sae_lens_version") or config.text("sae_lens_version") or "0"
     merged: dict[str, Any] = {**metadata, **config}
-    if version.split(".")[0].isdigit() and int(version.split(".")[0]) >= 6:
+    if version_of(config) >= (6, 0):
         return config_in(config.file, merged)
     merged = {OLD_NAMES.get(key, key): value for key, value in merged.items() if value is not None}
     merged.setdefault("architecture", "standard")
@@ -115,7 +117,26 @@ def hooks(config: Config, weights: Path, name: str | None) -> Hooks:
     kind = KINDS.get(str(settings.get("architecture")))
     transcodes = kind is not None and kind.transcodes
     # A folder's name is no better than a guess, but where the settings name nothing it is the only one.
-    return Hooks(reads or (None if name is None or name.startswith("blocks.") else name), writes, transcodes)
+    name = None if name is None or name.startswith("blocks.") else name
+    return Hooks(reads or name, writes, transcodes, before_gain(settings))
+
+
+def before_gain(settings: Config) -> bool:
+    """Whether the model of its training had `hook_normalized` of a LayerNorm before gain and bias.
+
+    Until 6.31 SAELens asked for a TransformerLens before 3, which had it behind them; since then pip installs a newer
+    one. Where the model's LayerNorms were folded into what follows, there is neither gain nor bias.
+    """
+    if settings.section("model_from_pretrained_kwargs").get("fold_ln") is True:
+        return True
+    return version_of(settings) >= WITH_TRANSFORMER_LENS_3
+
+
+def version_of(settings: Config) -> tuple[int, int]:
+    """Major and minor version of the SAELens that wrote an SAE; (0, 0) where it does not say, as before 4.0."""
+    version = settings.section("metadata").text("sae_lens_version") or settings.text("sae_lens_version") or ""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def declared(config: Config, weights: Path) -> Declared:
