@@ -213,6 +213,7 @@ def of_transformer_lens(name: str, config: Mapping[str, Any] | None, before_gain
 
 def not_known(name: str, kind: str) -> str:
     """Why a TransformerLens name stands for nothing in a model whose layers' parts are in no table."""
+    layers = LAYER_PATHS[kind][1] if kind in LAYER_PATHS else "layers"
     if kind in LAYER_PATHS:
         ends = " and ".join(f"blocks.L.{each}" for each in AROUND_A_LAYER)
         why = f"is not known, only {ends} are"
@@ -220,7 +221,10 @@ def not_known(name: str, kind: str) -> str:
         why = f"is not known: {WITHOUT_PATHS[kind]}"
     else:
         why = "is not known: the installed tables have no such type"
-    return f"{name}: what it means in a model of type {kind!r} {why}; name the module path instead, as in hookpoints: [layers.10]"
+    return (
+        f"{name}: what it means in a model of type {kind!r} {why}; name the module path instead, as in hookpoints: "
+        f"[{layers}.10]"
+    )
 
 
 def in_layer(family: Family, before_gain: bool = False) -> dict[str, str | None]:

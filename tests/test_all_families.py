@@ -163,6 +163,7 @@ def gemma_4(**changes: Any) -> Structure:
 
 def test_gemma_4_has_heads_and_mlps_of_several_sizes() -> None:
     """Its settings refuse to be asked for one size of heads; those of a layer that attends to all are larger."""
+    # vllm-project/vllm #52768
     structure = gemma_4(num_kv_shared_layers=2, use_double_wide_mlp=True)
     with pytest.raises(Exception, match="head_dim"):
         _ = structure.config.head_dim

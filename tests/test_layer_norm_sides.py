@@ -1,7 +1,7 @@
 """`hook_normalized` of a LayerNorm: before gain and bias in TransformerLens since 3.0, behind them until 2.18.
 
 An SAE's settings say which SAELens wrote it, and each SAELens asks for certain versions of TransformerLens. Where both
-are allowed, the proof of load tries both sides and names the right one.
+are allowed, the proof of load tries both sides and names the right one. TransformerLensOrg/TransformerLens #747, #770.
 """
 
 from __future__ import annotations
