@@ -41,6 +41,8 @@ def examine_engine(freshness: Freshness, models: LoadedModels, name: str) -> Non
     engine = logged_engine(freshness, models, name).load()
     forms = f"; holds replies to: {', '.join(sorted(engine.forms))}" if engine.forms else "; holds replies to no form"
     line(label, f"{engine.name} can {', '.join(sorted(engine.capabilities))}{forms}")
+    for verb, why in getattr(engine, "lacks", {}).items():
+        line(label, f"cannot {verb}: {why}")
     check_needs(freshness.study, name, engine, freshness.assets)
     used = roles(freshness.study, name)
     if not used:

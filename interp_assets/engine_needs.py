@@ -9,7 +9,7 @@ from interp_assets.scores.methods import methods_of
 from interp_assets.settings import LlmExplainer
 from interp_assets.study import Study
 from resources.errors import NotNow
-from resources.language_models.protocol import Capability, LanguageModel
+from resources.language_models.protocol import Capability, LanguageModel, why_not
 
 
 def needs(study: Study, engine: str, assets: Collection[str]) -> Iterator[tuple[str, Capability]]:
@@ -41,4 +41,6 @@ def check_needs(study: Study, name: str, model: LanguageModel, assets: Collectio
                 other for other, engine in study.engines.items() if engine.in_process and verb in engine.capabilities
             ]
             there = f"of this study's engines {', '.join(able)} can" if able else "engines in this process can"
-            raise NotNow(f"{setting} needs an engine that can {verb}; {name} ({model.name}) can: {can}; {there}")
+            raise NotNow(
+                f"{setting} needs an engine that can {verb}; {name} ({model.name}) can: {can}{why_not(model, verb)}; {there}"
+            )

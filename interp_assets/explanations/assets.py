@@ -68,7 +68,13 @@ def explain_by_llm(job: Job, name: str, explainer: LlmExplainer, todo: Pending, 
     require(model, "generate", f"explainer {name}")
     price = job.study.engines[explainer.engine].price
     with Progress(f"{job.label} by {name}", len(asked), "latents", meter(model, price)) as progress:
-        answers = generate(model, asked, lambda _, reply: prompts.read_reply(reply), lambda _: progress.advance(1))
+        answers = generate(
+            model,
+            asked,
+            lambda _, reply: prompts.read_reply(reply),
+            lambda _: progress.advance(1),
+            f"explainers.{name}.max_tokens",
+        )
     job.spent.add(model, price)
     for latent, answer in zip(latents, answers, strict=True):
         yield {

@@ -11,7 +11,8 @@ from interp_assets.examples.rendering import OPEN, Rendering, marks_of
 from interp_assets.explanations.wording import system_message
 from interp_assets.settings import LlmExplainer
 from resources.language_models.protocol import Constraint, Generated, Message
-from resources.language_models.structured import Unusable, json_form, json_object
+from resources.language_models.reply_text import Unusable, json_object
+from resources.language_models.structured import json_form
 
 LONGEST_EXPLANATION = 600
 MARKED_BLANK = re.compile(rf"{OPEN}[^<>]*\\[nrtu]")
@@ -54,7 +55,7 @@ def read_reply(reply: Generated) -> str:
     Raises:
         Unusable: there is none.
     """
-    text = json_object(reply).get("explanation")
+    text = json_object(reply, "explanation").get("explanation")
     if not isinstance(text, str):
         raise Unusable("it has no text `explanation`" + ("" if reply.finished else " before it was cut off"))
     text = " ".join(text.split()).strip(' "*')

@@ -24,7 +24,8 @@ from interp_assets.scores.wording_of_others import GENERATION, GENERATION_QUESTI
 from interp_assets.settings import GenerationScorer
 from interp_assets.tables import EXAMPLES, GENERATION_TRIALS
 from resources.language_models.protocol import Constraint, Generated, GenerateRequest, LanguageModel, Message
-from resources.language_models.structured import Unusable, generate, json_form, json_object
+from resources.language_models.reply_text import Unusable, json_object
+from resources.language_models.structured import generate, json_form
 
 if TYPE_CHECKING:
     from interp_assets.job import Inputs
@@ -68,7 +69,11 @@ class Generation(AskingMethod[GenerationScorer]):
         count = self.settings.texts
         for part in in_parts(subjects):
             answers = generate(
-                model, [*self.requests(part)], lambda _, reply: read_texts(reply, count), lambda _: advance(count)
+                model,
+                [*self.requests(part)],
+                lambda _, reply: read_texts(reply, count),
+                lambda _: advance(count),
+                f"scorers.{self.name}.max_tokens",
             )
             for subject, answer in zip(part, answers, strict=True):
                 for place, trial in enumerate(subject.trials):
@@ -136,7 +141,7 @@ def read_texts(reply: Generated, count: int) -> list[str]:
     Raises:
         Unusable: the reply does not hold exactly so many texts.
     """
-    texts = json_object(reply).get("texts")
+    texts = json_object(reply, "texts").get("texts")
     if not isinstance(texts, list) or len(texts) != count or not all(isinstance(x, str) and x.strip() for x in texts):
         cut = "" if reply.finished else " before it was cut off; write shorter texts"
         raise Unusable(f"`texts` is not a list of {count} texts{cut}")

@@ -24,7 +24,8 @@ from interp_assets.scores.wording_of_others import INTRUDER, INTRUDER_QUESTION
 from interp_assets.settings import NO_EXPLAINER, IntruderScorer
 from interp_assets.tables import INTRUDER_TRIALS
 from resources.language_models.protocol import ChooseRequest, Chosen, LanguageModel, Message
-from resources.language_models.structured import Unusable, choose
+from resources.language_models.reply_text import Unusable
+from resources.language_models.structured import choose
 
 if TYPE_CHECKING:
     from interp_assets.job import Inputs

@@ -61,7 +61,7 @@ class Judged(AskingMethod[JudgeScorer]):
         trials, sizes = self.settings.activating + self.settings.non_activating, self.settings.list_sizes
 
         def lists(size: int, subjects: int | None = None) -> Most:
-            return Most(-(-trials // size), size, max_tokens_of(size), subjects)
+            return Most(-(-trials // size), size, self.settings.max_tokens or max_tokens_of(size), subjects)
 
         if sizes is not None:
             # Single prompts are the most that can come of trying.

@@ -23,7 +23,8 @@ from resources.language_models.protocol import (
     Message,
     Usage,
 )
-from resources.language_models.structured import Unusable, choose, generate, json_form, json_object
+from resources.language_models.reply_text import Unusable, json_object
+from resources.language_models.structured import choose, generate, json_form
 
 NOTHING = Usage(0, 0, 0)
 
@@ -80,8 +81,10 @@ def single_requests(
 
 
 def list_requests(
-    subjects: list[Subject], wording: Wording, per_prompt: int, rendering: Rendering, seed: int
+    subjects: list[Subject], wording: Wording, settings: JudgeScorer, rendering: Rendering, seed: int
 ) -> Iterator[tuple[Subject, list[Trial], GenerateRequest]]:
+    per_prompt = settings.list_size
+    limit = settings.max_tokens or max_tokens_of(per_prompt)
     for subject in subjects:
         trials = in_keyed_order(subject, seed)
         for start in range(0, len(trials), per_prompt):
@@ -90,7 +93,7 @@ def list_requests(
             texts = "\n".join(f"Text {number}: {line}" for number, line in enumerate(lines, 1))
             question = wording.list_question.format(explanation=subject.explanation, texts=texts, count=len(part))
             messages = (Message("system", wording.list_instructions), Message("user", question))
-            yield subject, part, GenerateRequest(messages, max_tokens_of(per_prompt), constraint=list_form(len(part)))
+            yield subject, part, GenerateRequest(messages, limit, constraint=list_form(len(part)))
 
 
 def max_tokens_of(per_prompt: int) -> int:
@@ -104,7 +107,7 @@ def requests(
     """What a language model is asked about some subjects, in its order, without asking."""
     if settings.protocol == "single":
         return (request for _, _, request in single_requests(subjects, wording, rendering))
-    return (request for _, _, request in list_requests(subjects, wording, settings.list_size, rendering, seed))
+    return (request for _, _, request in list_requests(subjects, wording, settings, rendering, seed))
 
 
 def ask_single(
@@ -142,12 +145,13 @@ def ask_in_lists(
     seed: int,
     advance: Callable[[int], None],
 ) -> None:
-    questions = list(list_requests(subjects, wording, settings.list_size, rendering, seed))
+    questions = list(list_requests(subjects, wording, settings, rendering, seed))
     answers = generate(
         model,
         [request for _, _, request in questions],
         lambda place, reply: read_list(reply, len(questions[place][1])),
         lambda place: advance(len(questions[place][1])),
+        f"scorers.{wording.method}.max_tokens",
     )
     for (subject, part, _), answer in zip(questions, answers, strict=True):
         for place, trial in enumerate(part):
@@ -171,7 +175,7 @@ def read_list(reply: Generated, count: int) -> list[bool]:
     Raises:
         Unusable: the reply does not hold exactly so many answers, each 0 or 1.
     """
-    answers = json_object(reply).get("answers")
+    answers = json_object(reply, "answers").get("answers")
     if not isinstance(answers, list) or len(answers) != count or not all(each in (0, 1) for each in answers):
         raise Unusable(f"`answers` is not a list of {count} numbers, each 0 or 1")
     return [bool(each) for each in answers]

@@ -45,7 +45,8 @@ from resources.language_models.protocol import (
     LanguageModel,
     Message,
 )
-from resources.language_models.structured import Answer, Unusable, choose, generate, json_form, json_object
+from resources.language_models.reply_text import Unusable, json_object
+from resources.language_models.structured import Answer, choose, generate, json_form
 
 if TYPE_CHECKING:
     from interp_assets.job import Inputs
@@ -80,6 +81,10 @@ class Simulation(AskingMethod[SimulationScorer]):
     def verbs(self) -> tuple[Capability, ...]:
         return ("generate",) if self.at_once else ("choose",)
 
+    def limit(self, count: int) -> int:
+        """Tokens of a reply that tells of so many tokens at once."""
+        return self.settings.max_tokens or max_tokens_of(count)
+
     def prompts(self) -> dict[str, str]:
         if self.at_once:
             return {"instructions": SIMULATION_LIST, "question": SIMULATION_LIST_QUESTION}
@@ -105,7 +110,7 @@ class Simulation(AskingMethod[SimulationScorer]):
             tokens = "\n".join(f"{number}. {word}" for number, word in enumerate(words, 1))
             question = SIMULATION_LIST_QUESTION.format(explanation=subject.explanation, tokens=tokens, count=len(words))
             messages = (Message("system", SIMULATION_LIST), Message("user", question))
-            yield GenerateRequest(messages, max_tokens_of(len(words)), constraint=list_form(len(words)))
+            yield GenerateRequest(messages, self.limit(len(words)), constraint=list_form(len(words)))
             return
         before, _ = SIMULATION_LAST_QUESTION.split("{text}")
         shared = len(before.format(explanation=subject.explanation))
@@ -140,7 +145,10 @@ class Simulation(AskingMethod[SimulationScorer]):
         flat = [request for each in requests for request in each]
         if self.at_once:
             read = partial(read_window, lengths)
-            return ([answer] for answer in generate(model, flat, read, lambda _: advance(1)))
+            return (
+                [answer]
+                for answer in generate(model, flat, read, lambda _: advance(1), f"scorers.{self.name}.max_tokens")
+            )
         lasts = {*np.cumsum(lengths) - 1}
         answers = iter(choose(model, flat, lambda _, reply: [expectation(reply)], lambda i: advance(int(i in lasts))))
         return ([next(answers) for _ in range(length)] for length in lengths)
@@ -158,7 +166,7 @@ class Simulation(AskingMethod[SimulationScorer]):
         windows = self.settings.activating + self.settings.non_activating
         length = self.study.examples.window
         # A line for each token takes about as much as three tokens of a text.
-        return [Most(windows, 3, max_tokens_of(length)) if self.at_once else Most(windows * length, 1, 0)]
+        return [Most(windows, 3, self.limit(length)) if self.at_once else Most(windows * length, 1, 0)]
 
 
 def list_form(count: int) -> Constraint:
@@ -171,7 +179,7 @@ def read_numbers(reply: Generated, count: int) -> list[float]:
     Raises:
         Unusable: the reply does not hold exactly so many whole numbers from 0 to 10.
     """
-    found = json_object(reply).get("activations")
+    found = json_object(reply, "activations").get("activations")
     numbers = range(STRONGEST + 1)
     if not isinstance(found, list) or len(found) != count or not all(type(x) is int and x in numbers for x in found):
         raise Unusable(f"`activations` is not a list of {count} whole numbers from 0 to {STRONGEST}")

@@ -12,6 +12,8 @@ from interp_assets.settings import JudgeScorer
 
 
 class Wording(NamedTuple):
+    method: str
+    "Which scorer asks, by its key in a study."
     instructions: str
     "The system message where one example stands in a prompt."
     question: str
@@ -22,6 +24,7 @@ class Wording(NamedTuple):
 
 
 DETECTION = Wording(
+    method="detection",
     instructions="""\
 A unit of a language model is active on some texts and silent on others. You are given a description of what \
 activates it, and an excerpt of a text, which may begin and end anywhere. Decide whether the unit is active in it.
@@ -57,6 +60,7 @@ texts it looks like this: {"answers": [0, 1, 0]}""",
 )
 
 FUZZING = Wording(
+    method="fuzzing",
     instructions="""\
 A unit of a language model is active on some tokens of a text and silent on the others. You are given a description \
 of what activates it, and an excerpt of a text, which may begin and end anywhere, in which some tokens are marked \

@@ -99,6 +99,9 @@ class JudgeScorer(Settings):
     "single: one example a prompt, answered by the probability of Yes. list: several a prompt, answered as a list."
     per_prompt: ListSize | PromptSizes = identity(5)
     "Examples in one prompt of the list protocol: a number, or how to find it."
+    max_tokens: int | None = identity(None, ge=16, where_set=True)
+    """Of one reply of the list protocol; when left out as many as the answers take, which leaves a model that thinks first no
+    room to."""
     sequential: Sequential | None = identity(None)
     "With the single protocol: stop early where the answers allow it. Every example is asked when left out."
     mark_threshold: float = identity(0.3, ge=0, lt=1)
@@ -142,6 +145,9 @@ class SimulationScorer(Settings):
     mode: Literal["all_at_once", "token_by_token"] = identity("all_at_once")
     """all_at_once: one prompt an example, answered by a list of numbers. token_by_token: one prompt a token, answered
     by the probabilities of the numbers, whose expectation is taken; finer, and costlier by the length of a window."""
+    max_tokens: int | None = identity(None, ge=16, where_set=True)
+    """Of one reply of all_at_once; when left out as many as the numbers take, which leaves a model that thinks first no room
+    to."""
     activating: int = identity(10, ge=1)
     non_activating: int = identity(10, ge=0)
     negatives: NegativeKinds | None = identity(None, where_set=True)

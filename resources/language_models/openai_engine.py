@@ -1,19 +1,23 @@
 """A language model behind any server that speaks OpenAI's HTTP interface: vLLM, llama.cpp, a router, a hosted one.
 
-What the server can do is found out with a few small requests when the engine is made.
+What the server can do is found out with a few small requests when the engine is made (`server_probe`), which fields it
+takes by its refusals, then and later (`accepted_fields`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-
 from resources.errors import NotNow
-from resources.language_models.openai_fields import ODD, ODD_FORMS, form_fields, likeliest, paragraphs, usage_of
+from resources.language_models.accepted_fields import OUTPUT_LIMIT, Accepted
+from resources.language_models.echoed import Echo, NotEchoed, begins_alike, read_echo
+from resources.language_models.logged import VERBS
+from resources.language_models.openai_fields import form_fields, paragraphs
+from resources.language_models.openai_replies import likeliest, said, usage_of
 from resources.language_models.protocol import (
     FORMS,
     Capability,
@@ -27,21 +31,17 @@ from resources.language_models.protocol import (
     Message,
     Usage,
     silent,
+    why_not,
     without_system_role,
 )
-from resources.language_models.server import NOT_FOR_US, SENSELESS, Call, Refused, Server
+from resources.language_models.server import Call, Refused, Server
+from resources.language_models.server_probe import look
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 "Raise it, here and in `protocol.CODE_VERSIONS`, when the same request gets another reply."
 
 Reply = TypeVar("Reply", Generated, Chosen, Likelihood)
-
-TOP = 20
-"Most that OpenAI and, as it is set up, vLLM tell of the likeliest first tokens."
 NOTHING = Usage(0, 0, 0)
-QUESTION = (Message("user", "Is water wet? Answer Yes or No."),)
-FIRST_QUESTION = (Message("system", "You answer in one word."), *QUESTION)
-"With a system message, as nearly all prompts have one: there are chat formats without that role."
 
 
 class OpenAIEngine:
@@ -74,12 +74,16 @@ class OpenAIEngine:
         self.name = model
         self.identity = {"kind": "openai", "model": model} if identity is None else identity
         self.server = Server(base_url, key, concurrency, timeout_seconds, wait_seconds, must_be_up)
+        self.accepted = Accepted()
+        self.chat = True
+        self.before: int | None = None
+        "How many tokens the server puts before any text; None where it gives no prompt back."
         self._request = dict(request or {})
-        self._chat = self._system_role = True
-        self._limit = "max_tokens"
-        self.forms = FORMS  # asked for until it is known which the server holds to
-        self.capabilities = self._look()
-        self.forms = self._look_for_forms()
+        self.forms: frozenset[Form] = FORMS  # asked for until it is known which the server holds to
+        self.lacks: dict[Capability, str] = {}
+        "Why it cannot do what it cannot, mostly in the server's words."
+        look(self)
+        self.capabilities: frozenset[Capability] = frozenset(VERBS.values()) - set(self.lacks)
 
     @property
     def retries(self) -> int:
@@ -94,25 +98,25 @@ class OpenAIEngine:
         self, requests: Sequence[GenerateRequest], arrived: Callable[[int, Generated], None] = silent
     ) -> list[Generated]:
         return self._all(
-            requests, "generate", self._generating, lambda _, why: Generated("", False, NOTHING, why), arrived
+            requests, "generate", self.generating, lambda _, why: Generated("", False, NOTHING, why), arrived
         )
 
     def choose(
         self, requests: Sequence[ChooseRequest], arrived: Callable[[int, Chosen], None] = silent
     ) -> list[Chosen]:
-        """A choice that is not among the 20 likeliest first tokens gets minus infinity, so one of several tokens too."""
+        """A choice that is not among the likeliest first tokens gets the most that it can have; see `Listed`."""
 
         def refused(request: ChooseRequest, why: str) -> Chosen:
             return Chosen((-math.inf,) * len(request.choices), NOTHING, why)
 
-        return self._all(requests, "choose", self._choosing, refused, arrived)
+        return self._all(requests, "choose", self.choosing, refused, arrived)
 
     def log_likelihood(
         self, requests: Sequence[LikelihoodRequest], arrived: Callable[[int, Likelihood], None] = silent
     ) -> list[Likelihood]:
         """A token that reaches over the boundary belongs to the continuation."""
         return self._all(
-            requests, "log_likelihood", self._weighing, lambda _, why: Likelihood(-math.inf, 0, NOTHING, why), arrived
+            requests, "log_likelihood", self.weighing, lambda _, why: Likelihood(-math.inf, 0, NOTHING, why), arrived
         )
 
     def _all(
@@ -125,7 +129,9 @@ class OpenAIEngine:
     ) -> list[Reply]:
         if capability not in self.capabilities:
             can = ", ".join(sorted(self.capabilities))
-            raise NotNow(f"{self.server.base_url}: {self.name} cannot {capability} there; it can: {can}")
+            raise NotNow(
+                f"{self.server.base_url}: {self.name} cannot {capability} there; it can: {can}{why_not(self, capability)}"
+            )
         replies: list[Any] = [None] * len(requests)
 
         def keep(place: int, reply: Any) -> None:
@@ -135,79 +141,63 @@ class OpenAIEngine:
         self.server.ask_all(map(call, requests), keep)
         return replies
 
-    # --- what the server can do ---
-
-    def _look(self) -> frozenset[Capability]:
-        asking = GenerateRequest(FIRST_QUESTION, max_tokens=1)
-        answer = self._adapted_to(asking)
-        if isinstance(answer, Refused) and answer.status not in (401, 402, 403):
-            self._chat = False
-            if isinstance(self._server_answers(asking), Generated):
-                answer = None
-        if isinstance(answer, Refused):
-            raise self.server.not_for_us(answer)
-        self.server.probe = self._generating(asking)
-        found: set[Capability] = {"generate"}
-        choosing = self._choosing(ChooseRequest(QUESTION, ("Yes", "No")))
-        if self._can(choosing._replace(read=lambda body: any(likeliest(body)))):
-            found.add("choose")
-        weighing = self._weighing(LikelihoodRequest("Water is", " wet"))
-        if self._can(weighing._replace(read=lambda body: weighing.read(body).tokens > 0)):
-            found.add("log_likelihood")
-        return frozenset(found)
-
-    def _adapted_to(self, asking: GenerateRequest) -> Any:
-        """The server's answer once the request is put as this model takes it: each refusal may be for another reason."""
-        answer = self._server_answers(asking)
-        if not isinstance(answer, Refused) or answer.status in NOT_FOR_US:
-            return answer
-        if "max_completion_tokens" in answer.reason and self._limit == "max_tokens":
-            self._limit = "max_completion_tokens"
-        elif self._system_role:
-            self._system_role = False
-        else:
-            return answer
-        return self._adapted_to(asking)
-
-    def _look_for_forms(self) -> frozenset[Form]:
-        """The forms that it holds replies to, seen by answers that nobody would give by himself."""
-        found: set[Form] = set()
-        for constraint in ODD_FORMS:
-            asking = self._generating(GenerateRequest(QUESTION, max_tokens=40, constraint=constraint))
-            if self._can(asking._replace(read=lambda body: ODD in asking.read(body).text)):  # noqa: B023
-                found.add(constraint.form)
-        return frozenset(found)
-
-    def _server_answers(self, request: GenerateRequest) -> Any:
-        return self.server.ask(self._generating(request))
-
-    def _can(self, call: Call) -> bool:
-        """Whether a request gets what it is for: one that the server does not understand may be answered all the same."""
-
-        def read(body: Any) -> bool:
-            try:
-                return call.read(body)
-            except SENSELESS:
-                return False
-
-        # A senseless reply may be an accident, so a second one decides.
-        replies = (self.server.ask(call._replace(read=read)) for _ in range(2))
-        first = next(replies)
-        return first is True or (first is False and next(replies) is True)
-
     # --- requests and replies ---
 
-    def _call(
-        self, messages: Sequence[Message], limit: int, settings: dict[str, Any], read: Callable[[Any], Any]
-    ) -> Call:
-        content: dict[str, Any] = {**self._request, "model": self.name, self._limit: limit, **settings}
-        if self._chat:
-            messages = messages if self._system_role else without_system_role(messages)
-            content["messages"] = [{"role": message.role, "content": message.content} for message in messages]
-            return Call("chat/completions", content, read)
-        return Call("completions", content | {"prompt": paragraphs(messages)}, read)
+    def ask(self, call: Call) -> Any:
+        """The reply to one request, or Refused."""
+        return self.server.ask(call)
 
-    def _generating(self, request: GenerateRequest) -> Call:
+    def call(self, make: Callable[[Accepted], Call], accepted: Accepted | None = None) -> Call:
+        """A request that is put otherwise, and asked again, where the server does not take its fields.
+
+        Args:
+            make: puts the request with the fields that are accepted.
+            accepted: what is tried; what is known to be accepted when left out.
+        """
+        trying = self.accepted if accepted is None else accepted
+        call = make(trying)
+
+        def read(body: Any) -> Any:
+            reply = call.read(body)
+            self._learn(trying)
+            return reply
+
+        def otherwise(refused: Refused) -> Any:
+            changed = trying.after(refused, call.content)
+            return call.otherwise(refused) if changed is None else self.call(make, changed.with_also(self.accepted))
+
+        return call._replace(read=read, otherwise=otherwise)
+
+    def _learn(self, accepted: Accepted) -> None:
+        if "temperature" in accepted.left_out - self.accepted.left_out:
+            said = "takes no temperature but its own: asked again, it may reply otherwise"
+            print(f"{'note':8} {self.server.base_url}: {self.name} {said}", file=sys.stderr, flush=True)
+        self.accepted = accepted.with_also(self.accepted)
+
+    def _put(
+        self,
+        accepted: Accepted,
+        messages: Sequence[Message],
+        limit: int,
+        settings: dict[str, Any],
+        read: Callable[[Any], Any],
+    ) -> Call:
+        limit = max(limit, accepted.least_tokens)
+        if self.chat:
+            messages = messages if accepted.system_role else without_system_role(messages)
+            asked = [{"role": message.role, "content": message.content} for message in messages]
+            return self._content(
+                "chat/completions", accepted, {accepted.limit: limit, "messages": asked} | settings, read
+            )
+        return self._content(
+            "completions", accepted, {"max_tokens": limit, "prompt": paragraphs(messages)} | settings, read
+        )
+
+    def _content(self, path: str, accepted: Accepted, fields: dict[str, Any], read: Callable[[Any], Any]) -> Call:
+        mine = {name: value for name, value in fields.items() if name not in accepted.left_out}
+        return Call(path, {**self._request, "model": self.name, **mine}, read)
+
+    def generating(self, request: GenerateRequest) -> Call:
         settings: dict[str, Any] = {"temperature": request.temperature}
         if request.temperature > 0:
             digest = hashlib.sha256(repr((request.messages, request.draw)).encode()).digest()
@@ -217,50 +207,83 @@ class OpenAIEngine:
             settings |= form_fields(request.constraint)
 
         def read(body: Any) -> Generated:
-            (choice, *_) = body["choices"]
-            text = choice["message"]["content"] if self._chat else choice["text"]
-            if not isinstance(text, str | None):
-                raise TypeError("the reply is no text")
-            filtered = choice.get("finish_reason") == "content_filter"
-            return Generated(
-                text or "",
-                choice.get("finish_reason") != "length",
-                usage_of(body, request.messages, text or ""),
-                "the server's content filter stopped the reply" if filtered else None,
-            )
+            reply = said(body, self.chat)
+            return Generated(reply.text, reply.finished, usage_of(body, request.messages, reply.text), reply.refused)
 
-        return self._call(request.messages, request.max_tokens, settings, read)
+        def otherwise(refused: Refused) -> Generated | None:
+            """Some servers refuse, at the end, what others cut off."""
+            return Generated("", False, NOTHING) if OUTPUT_LIMIT.search(refused.reason) else None
 
-    def _choosing(self, request: ChooseRequest) -> Call:
-        # Not temperature 0: some servers tell the probabilities that they draw from.
-        settings: dict[str, Any] = {"temperature": 1, "top_p": 1}
-        settings |= {"logprobs": True, "top_logprobs": TOP} if self._chat else {"logprobs": TOP}
+        def make(accepted: Accepted) -> Call:
+            call = self._put(accepted, request.messages, request.max_tokens, settings, read)
+            return call._replace(otherwise=otherwise)
 
+        return self.call(make)
+
+    def choosing(self, request: ChooseRequest) -> Call:
         def read(body: Any) -> Chosen:
-            found = dict.fromkeys(request.choices, -math.inf)
-            for token, log_probability in likeliest(body):
-                if (choice := token.strip()) in found:  # "Yes" and " Yes" are two tokens and one answer
-                    found[choice] = float(np.logaddexp(found[choice], log_probability))
-            return Chosen(tuple(found[choice] for choice in request.choices), usage_of(body, request.messages, ""))
+            return Chosen(likeliest(body).log_probabilities(request.choices), usage_of(body, request.messages, ""))
 
-        return self._call(request.messages, 1, settings, read)
+        return self.listing(request.messages, read)
 
-    def _weighing(self, request: LikelihoodRequest) -> Call:
-        whole = request.text + request.continuation
-        # One token more than is needed: some servers take no max_tokens of 0.
-        settings = {"prompt": whole, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
+    def listing(self, messages: Sequence[Message], read: Callable[[Any], Any]) -> Call:
+        """A request for the likeliest first tokens."""
 
-        def read(body: Any) -> Likelihood:
-            told = body["choices"][0]["logprobs"]
-            tokens, offsets, log_probabilities = told["tokens"], told["text_offset"], told["token_logprobs"]
-            # Some servers count a BOS token that the text does not have.
-            before = max(0, "".join(tokens).find(whole))
-            ends = [*offsets[1:], offsets[-1] + len(tokens[-1])]
-            asked = [
-                float(log_probabilities[i])
-                for i in range(len(tokens))
-                if ends[i] - before > len(request.text) and offsets[i] - before < len(whole)
-            ]
-            return Likelihood(sum(asked), len(asked), usage_of(body, (Message("user", whole),), ""))
+        def make(accepted: Accepted) -> Call:
+            # Not temperature 0: some servers tell the probabilities that they draw from.
+            settings: dict[str, Any] = {"temperature": 1, "top_p": 1}
+            settings |= {"logprobs": True, "top_logprobs": accepted.top} if self.chat else {"logprobs": accepted.top}
+            return self._put(accepted, messages, 1, settings, read)
 
-        return Call("completions", {**self._request, "model": self.name, **settings}, read)
+        return self.call(make)
+
+    def weighing(self, request: LikelihoodRequest) -> Call:
+        def read(body: Any) -> Any:
+            usage = usage_of(body, (Message("user", request.text + request.continuation),), "")
+            try:
+                echo = read_echo(body, request.text, request.continuation, self.before)
+            except NotEchoed as error:
+                return Refused(200, f"the server does not answer what was asked: {error}")
+            if echo.first == echo.last:
+                return behind(echo, echo.first, usage)
+            # The boundary lies where tokens show parts of characters only: the text's own tokens are counted.
+            return self.echoing(request.text, lambda text: counted(text, echo, usage))
+
+        def counted(body: Any, echo: Echo, usage: Usage) -> Likelihood | Refused:
+            also = usage_of(body, (Message("user", request.text),), "")
+            cached = usage.cached_tokens + also.cached_tokens
+            usage = Usage(
+                usage.prompt_tokens + also.prompt_tokens, cached, usage.completion_tokens + also.completion_tokens
+            )
+            try:
+                text = read_echo(body, request.text, "", self.before)
+            except NotEchoed as error:
+                return Refused(200, f"the server does not answer what was asked: {error}")
+            if begins_alike(echo, text):
+                return behind(echo, len(text.tokens), usage)
+            return Refused(200, "the server's tokens do not tell where the continuation begins")
+
+        return self.echoing(request.text + request.continuation, read)
+
+    def echoing(self, text: str, read: Callable[[Any], Any]) -> Call:
+        """A request for the log-probabilities of a text's tokens."""
+
+        def make(accepted: Accepted) -> Call:
+            # One token more than is needed: some servers take no max_tokens of 0.
+            settings = {
+                "prompt": text,
+                "max_tokens": accepted.least_tokens,
+                "temperature": 0,
+                "echo": True,
+                "logprobs": 1,
+            }
+            return self._content("completions", accepted, settings, read)
+
+        return self.call(make)
+
+
+def behind(echo: Echo, place: int, usage: Usage) -> Likelihood | Refused:
+    values = echo.log_probabilities[place:]
+    if None in values:
+        return Refused(200, "the server gives the first token of a text no probability, and nothing stands before it")
+    return Likelihood(sum(value for value in values if value is not None), len(values), usage)

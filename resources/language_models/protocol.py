@@ -10,7 +10,7 @@ from resources.errors import UnusableInput
 
 Capability = Literal["generate", "choose", "log_likelihood"]
 
-CODE_VERSIONS = {"transformers": "3", "vllm": "2", "openai": "1"}
+CODE_VERSIONS = {"transformers": "3", "vllm": "2", "openai": "2"}
 """Of each kind of engine; part of its identity. Raise it when the same requests get other
 replies. They stand here because the plan needs them without the engine and its libraries."""
 
@@ -122,6 +122,10 @@ class Likelihood:
     refused: str | None = None
 
 
+LEAST_MASS = 1e-3
+"""Of all probability, what choices must have together to be an answer: what the model says less than once in a thousand
+replies tells nothing of which it would say if it said one of them, and a server lists it by chance."""
+
 NOT_ASKED = "not asked: the budget was reached"
 "What stands in `refused` where whoever pays wanted no more."
 
@@ -183,4 +187,11 @@ def require(model: LanguageModel, capability: Capability, purpose: str) -> None:
     """
     if capability not in model.capabilities:
         can = ", ".join(sorted(model.capabilities))
-        raise UnusableInput(f"{purpose} needs an engine that can {capability}; {model.name} can: {can}")
+        why = why_not(model, capability)
+        raise UnusableInput(f"{purpose} needs an engine that can {capability}; {model.name} can: {can}{why}")
+
+
+def why_not(model: LanguageModel, capability: Capability) -> str:
+    """The end of a message: why an engine lacks a capability, where it says so in `lacks`."""
+    why = getattr(model, "lacks", {}).get(capability)
+    return f" ({capability}: {why})" if why else ""

@@ -21,6 +21,14 @@ import aiohttp
 
 from resources.errors import NotNow, one_line
 from resources.language_models.protocol import EnoughSpent
+from resources.language_models.server_errors import (
+    BUSY,
+    NOT_FOR_US,
+    Refused,
+    ServerError,
+    error_in_reply,
+    error_with_status,
+)
 
 TRIES = 4
 "A request that failed twice as often is refused if the server answers another meanwhile."
@@ -31,24 +39,21 @@ SAID_AFTER = 2.0
 CONNECT_SECONDS = 30.0
 LONGEST_SAID = 300
 "Characters of what a server says of an error; cut when the key is out of it, of which no part may be left."
-BUSY = (408, 409, 425, 429, 503, 529)
-NOT_FOR_US = (401, 402, 403, 404, 405)
-"The key, the address or the model is wrong, and not the request, if all requests are answered so."
-
 SENSELESS = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 "What reading a body raises that is not what it should be."
+
+
+def nothing_else(refused: Refused) -> None:
+    """A refusal stands."""
 
 
 class Call(NamedTuple):
     path: str
     content: dict[str, Any]
     read: Callable[[Any], Any]
-    "Makes a reply of the body; raises one of SENSELESS where that cannot be done."
-
-
-class Refused(NamedTuple):
-    status: int
-    reason: str
+    "Makes a reply of the body, or a Call where it takes one more; raises one of SENSELESS where that cannot be done."
+    otherwise: Callable[[Refused], Any] = nothing_else
+    "What takes the place of a refusal: a Call that is asked instead, a reply, or None."
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ class Server:
 
             async def work() -> None:
                 for place, call in calls:
-                    reply = await self._answer(session, call)
+                    reply = await self._outcome(session, call)
                     try:
                         arrived(place, reply)
                     except EnoughSpent as said:
@@ -140,6 +145,16 @@ class Server:
                 await asyncio.gather(*workers, return_exceptions=True)
             if enough:
                 raise enough[0]
+
+    async def _outcome(self, session: aiohttp.ClientSession, call: Call) -> Any:
+        """The reply to a request and to whatever has to be asked after it or in its place."""
+        while True:
+            reply = await self._answer(session, call)
+            if isinstance(reply, Refused):
+                reply = call.otherwise(reply) or reply
+            if not isinstance(reply, Call):
+                return reply
+            call = reply
 
     async def _answer(self, session: aiohttp.ClientSession, call: Call) -> Any:
         began, faults, pause, again = time.monotonic(), 0, FIRST_PAUSE, False
@@ -190,9 +205,15 @@ class Server:
             async with session.post(
                 f"{self.base_url}/{call.path}", data=json.dumps(call.content).encode(), allow_redirects=False
             ) as response:
-                status, body = response.status, await response.read()
-                if status == 200:
-                    return call.read(json.loads(body))
+                body = await response.read()
+                if response.status != 200:
+                    said = error_with_status(response.status, body)
+                else:
+                    content = json.loads(body)
+                    error_inside = error_in_reply(content)
+                    if error_inside is None:
+                        return call.read(content)
+                    said = error_inside
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             reason = getattr(error, "os_error", None) or error
             return Trouble(
@@ -204,10 +225,13 @@ class Server:
             return Trouble("the connection broke")
         except SENSELESS:
             return Trouble("the reply is not what it should be")
-        reason = f"the server says {status}: {one_line(self._without_key(message_of(body)), LONGEST_SAID)}"
-        if status in BUSY:
-            return Trouble(reason, seconds_of(response.headers.get("Retry-After")), fault=False)
-        return Trouble(reason) if status >= 500 else Refused(status, reason)
+        return self._fault(said, seconds_of(response.headers.get("Retry-After")))
+
+    def _fault(self, error: ServerError, seconds: float | None) -> Trouble | Refused:
+        reason = f"the server says {error.told}: {one_line(self._without_key(error.words), LONGEST_SAID)}"
+        if error.status in BUSY:
+            return Trouble(reason, seconds, fault=False)
+        return Trouble(reason) if error.status >= 500 else Refused(error.status, reason, error.param)
 
     def _patience_left(self, trouble: Trouble) -> float:
         """Seconds for which the server is waited for yet.
@@ -236,20 +260,6 @@ class Server:
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
-
-
-def message_of(body: bytes) -> str:
-    """What a server says of an error."""
-    text = body.decode(errors="replace")
-    try:
-        found = json.loads(text)
-        found = found.get("error", found)
-        if isinstance(found, dict):
-            found = found.get("message") or found.get("detail") or found
-        text = found if isinstance(found, str) else json.dumps(found)
-    except (ValueError, AttributeError):
-        pass
-    return text.strip() or "nothing"
 
 
 def seconds_of(retry_after: str | None) -> float | None:

@@ -1,16 +1,20 @@
-"""Answers in a given form: asked for, read, and asked for once more, with what was wrong, where they do not have it."""
+"""Answers in a given form: asked for, read, and asked for once more, with what was wrong, where they do not have it.
+
+Where the first few replies of a call are all used up before they begin to answer, the rest is not asked: it would end alike.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pydantic_core import from_json
-
+from resources.errors import UnusableInput
 from resources.language_models.logged import request_key
 from resources.language_models.protocol import (
+    LEAST_MASS,
     NOT_ASKED,
     ChooseRequest,
     Chosen,
@@ -21,6 +25,7 @@ from resources.language_models.protocol import (
     Message,
     Usage,
 )
+from resources.language_models.reply_text import CutOff, Unusable, storable, thought_of
 
 Value = TypeVar("Value")
 
@@ -28,8 +33,8 @@ NO_ANSWER = "(no answer)"
 "Stands for an empty reply: many servers take no empty message."
 
 
-class Unusable(Exception):
-    """A reply that does not say what was asked; the message says why, for the model and for people."""
+FIRST_FEW = 3
+"So many replies that all end before they answer are no accident."
 
 
 class Answer(NamedTuple, Generic[Value]):
@@ -38,7 +43,7 @@ class Answer(NamedTuple, Generic[Value]):
     reason: str | None
     "Why there is none."
     raw_reply: str
-    "The last one."
+    "The last one, as tables can hold it."
     usage: Usage
     "Of all its calls."
     calls: tuple[bytes, ...]
@@ -67,20 +72,52 @@ def generate(
     requests: Sequence[GenerateRequest],
     read: Callable[[int, Generated], Value],
     done: Callable[[int], None],
+    limit: str,
 ) -> list[Answer[Value]]:
     """Ask for texts and read them; each that cannot be read is asked for once more.
 
     Args:
         read: makes the value of a reply (with the place of its request); raises Unusable.
         done: told the place of each request that needs no second ask, or has had it.
+        limit: the setting that bounds the replies.
+
+    Raises:
+        UnusableInput: the first few replies are all cut off before they answer.
     """
 
     def again(request: GenerateRequest, reply: Generated, reason: str) -> GenerateRequest:
-        said = Message("assistant", reply.text.strip() or NO_ANSWER)
+        said = Message("assistant", storable(reply.text.strip()) or NO_ANSWER)
         complaint = Message("user", f"That cannot be used: {reason}. Answer again, in the form that was asked for.")
         return replace(request, messages=(*request.messages, said, complaint))
 
-    return ask_twice(model, model.generate, requests, read, again, lambda reply: reply.text, done)
+    cut_off: set[int] = set()
+
+    def reading(place: int, reply: Generated) -> Value:
+        if not reply.finished and not reply.text[thought_of(reply) :].strip():
+            cut_off.add(place)
+            raise CutOff(
+                f"it was cut off at {requests[place].max_tokens} tokens before it began to answer; raise {limit}"
+            )
+        return read(place, reply)
+
+    def ask(start: int, end: int) -> list[Answer[Value]]:
+        return ask_twice(
+            model,
+            model.generate,
+            requests[start:end],
+            lambda place, reply: reading(start + place, reply),
+            again,
+            lambda reply: reply.text,
+            lambda place: done(start + place),
+        )
+
+    first = ask(0, FIRST_FEW)
+    if len(cut_off) == FIRST_FEW:
+        raise UnusableInput(
+            f"{limit}: the first {FIRST_FEW} replies of {model.name} were cut off at {requests[0].max_tokens} tokens before "
+            f"they began to answer, as happens where a model thinks first; raise {limit}, or let it think less"
+        )
+    return first + ask(FIRST_FEW, len(requests))
 
 
 def choose(
@@ -89,7 +126,7 @@ def choose(
     read: Callable[[int, Chosen], Value],
     done: Callable[[int], None],
 ) -> list[Answer[Value]]:
-    """Ask for log-probabilities of choices; where none of the choices has any, once more."""
+    """Ask for log-probabilities of choices; where the choices have next to none together, once more."""
 
     def again(request: ChooseRequest, reply: Chosen, reason: str) -> ChooseRequest:
         *before, last = request.messages
@@ -97,7 +134,14 @@ def choose(
         clearer = f"{last.content}\n\nYour answer must begin with {words}, and with no other word."
         return replace(request, messages=(*before, Message(last.role, clearer)))
 
-    return ask_twice(model, model.choose, requests, read, again, lambda reply: "", done)
+    def reading(place: int, reply: Chosen) -> Value:
+        mass = math.fsum(math.exp(each) for each in reply.log_probabilities)
+        if not mass >= LEAST_MASS:
+            words = ", ".join(requests[place].choices)
+            raise Unusable(f"the engine gave {words} next to no probability: {mass:.1e} together")
+        return read(place, reply)
+
+    return ask_twice(model, model.choose, requests, reading, again, lambda reply: "", done)
 
 
 def ask_twice(
@@ -119,10 +163,10 @@ def ask_twice(
             try:
                 value = read(place, reply)
             except Unusable as error:
-                reason, retry = str(error), True
+                reason, retry = str(error), not isinstance(error, CutOff)
         key, before = request_key(model.identity, request), answers.get(place)
         calls, usage = ((*before.calls, key), both(before.usage, reply.usage)) if before else ((key,), reply.usage)
-        answers[place] = Answer(value, reason, text(reply), usage, calls)
+        answers[place] = Answer(value, reason, storable(text(reply)), usage, calls)
         return reason if retry else None
 
     def first(place: int, reply: Any) -> None:
@@ -156,26 +200,3 @@ def json_form(properties: dict[str, Any]) -> Constraint:
     """An object with these properties, all of them and in this order, and no others: what strict servers take."""
     schema = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
     return Constraint("json_schema", json.dumps(schema))
-
-
-def json_object(reply: Generated) -> dict[str, Any]:
-    """The JSON object in a reply, whatever stands around it; of a reply that was cut off, what is there.
-
-    Raises:
-        Unusable: there is none.
-    """
-    if not reply.text.strip():
-        raise Unusable("the reply is empty")
-    _, found, body = reply.text.partition("{")
-    if reply.finished:
-        body, closed, _ = body.rpartition("}")
-        found = found and closed
-    if not found:
-        raise Unusable("the reply holds no JSON object" + ("" if reply.finished else " before it was cut off"))
-    try:
-        content = from_json(
-            "{" + body + ("}" if reply.finished else ""), allow_partial=False if reply.finished else "trailing-strings"
-        )
-    except ValueError as error:
-        raise Unusable(f"the reply is not valid JSON ({error})") from None
-    return content

@@ -119,7 +119,13 @@ def explained(job: Job, settings: InterventionScorer, effects: Sequence[Effect],
     model, price = engine(job, settings.explainer), job.study.engines[settings.explainer].price
     requests = [request(effect, settings, rendering) for effect in reached]
     with Progress(f"{job.label} explained", len(requests), "effects", meter(model, price)) as progress:
-        answers = generate(model, requests, lambda _, reply: read_reply(reply), lambda _: progress.advance(1))
+        answers = generate(
+            model,
+            requests,
+            lambda _, reply: read_reply(reply),
+            lambda _: progress.advance(1),
+            "scorers.intervention.max_tokens",
+        )
     job.spent.add(model, price)
     rows: list[Row] = [
         {"latent": each.latent, "condition": each.condition, "status": "out_of_reach", "reason": each.out_of_reach}
