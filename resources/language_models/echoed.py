@@ -110,12 +110,12 @@ def token_ends(tokens: Sequence[str], whole: bytes, before: int | None = None) -
     """
     if any(TOKEN_ID.fullmatch(token) for token in tokens):
         raise NotEchoed("it names tokens by their ids (token_id:...), which nobody here can read")
-    for surfaces in written(tokens):
+    for surfaces, lost_spaces in written(tokens):
         for skipped in range(3) if before is None else (before, before + 1):
             # Beyond what is known to stand before every text there may be a token that shows nothing.
             extra = tokens[before or 0 : skipped]
             if before is None or not "".join(extra).strip("\u2581 "):
-                ends = covered([*surfaces[skipped:]], whole)
+                ends = covered(surfaces[skipped:], whole, lost_spaces)
                 if ends is not None:
                     return [{0}] * skipped + ends
     shown = "".join(tokens)
@@ -123,21 +123,27 @@ def token_ends(tokens: Sequence[str], whole: bytes, before: int | None = None) -
     raise NotEchoed(f"it does not give the prompt back: {told}")
 
 
-def written(tokens: Sequence[str]) -> Iterator[list[Surface]]:
-    """The ways in which the tokens may be written."""
-    yield [*tokens]
-    for decode in (from_bytes_alphabet, from_sentencepiece):
-        yield [token if (raw := decode(token)) is None else raw for token in tokens]
+def written(tokens: Sequence[str]) -> Iterator[tuple[list[Surface], bool]]:
+    """The ways in which the tokens may be written, and whether spaces may be missing."""
+    yield [*tokens], False
+    yield [token if (raw := from_bytes_alphabet(token)) is None else raw for token in tokens], False
+    raws = [from_sentencepiece(token) for token in tokens]
+    yield [*raws], False
+    # SentencePiece puts a space before a text.
+    first = next((place for place, raw in enumerate(raws) if raw.startswith(b" ")), 0)
+    yield [*raws[:first], *(raw.removeprefix(b" ") for raw in raws[first : first + 1]), *raws[first + 1 :]], False
+    # Its pieces have lost the space that they begin with where each was decoded by itself.
+    yield [*tokens], True
 
 
-def covered(surfaces: Sequence[Surface], whole: bytes) -> list[set[int]] | None:
+def covered(surfaces: Sequence[Surface], whole: bytes, lost_spaces: bool) -> list[set[int]] | None:
     """Where each token can end if all together cover the bytes; None where they cannot."""
     steps: list[dict[Cover, set[Cover]]] = []
     now = {Cover(0, 0)}
     for left, surface in zip(reversed(range(len(surfaces))), surfaces, strict=True):
         step: dict[Cover, set[Cover]] = {}
         for cover in now:
-            for further in onward(surface, cover, whole):
+            for further in onward(surface, cover, whole, lost_spaces):
                 # Each token that is left needs a byte.
                 if further.end + left <= len(whole):
                     step.setdefault(further, set()).add(cover)
@@ -151,7 +157,7 @@ def covered(surfaces: Sequence[Surface], whole: bytes) -> list[set[int]] | None:
     return ends[::-1] if surfaces and all(ends) else None
 
 
-def onward(surface: Surface, cover: Cover, whole: bytes) -> Iterator[Cover]:
+def onward(surface: Surface, cover: Cover, whole: bytes, lost_spaces: bool) -> Iterator[Cover]:
     """How far a token can reach that comes next."""
     hidden, end = cover
     if isinstance(surface, bytes):
@@ -163,16 +169,25 @@ def onward(surface: Surface, cover: Cover, whole: bytes) -> Iterator[Cover]:
     if not tail:
         # Parts of characters, behind what stands whole before them in the same token.
         if whole.startswith(lead.encode(errors="surrogatepass"), end):
+            begun = end
             end += len(lead.encode(errors="surrogatepass"))
             parts = surface.count(PART)
             longest = LONGEST_PART * parts if part else LONGEST_SILENT
             for further in range(end + max(1, parts), min(end + longest, len(whole)) + 1):
-                yield Cover(max(hidden, further - SHOWN_AGAIN), further)
+                if holds_parts(whole[begun:further]) or (lost_spaces and whole[begun:further] == b" "):
+                    yield Cover(max(hidden, further - SHOWN_AGAIN), further)
         return
     latest = end + LONGEST_PART * surface.count(PART)
     for start in range(hidden, latest + 2):
         further = start + len(tail)
-        # A piece of a SentencePiece vocabulary that was decoded by itself has lost the space that it begins with.
-        lost_space = start == latest + 1 and whole[start - 1 : start] == b" "
+        lost_space = lost_spaces and start == latest + 1 and whole[start - 1 : start] == b" "
         if (start <= latest or lost_space) and further > end and whole.startswith(tail, start):
             yield Cover(further, further)
+
+
+def holds_parts(token: bytes) -> bool:
+    """Whether a token would not be shown as what it is: its bytes are no text by themselves, or are U+FFFD."""
+    try:
+        return PART in token.decode()
+    except UnicodeDecodeError:
+        return True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from resources.language_models.echoed import NotEchoed, read_echo
 from resources.language_models.openai_fields import ODD, ODD_FORMS
 from resources.language_models.openai_replies import Listed, likeliest
-from resources.language_models.protocol import LEAST_MASS, Form, GenerateRequest, Message
+from resources.language_models.protocol import Form, GenerateRequest, Message
 from resources.language_models.server import NOT_FOR_US, SENSELESS, Call, Refused
 from resources.language_models.token_pieces import TOKEN_ID
 
@@ -21,6 +21,8 @@ OTHER_QUESTION = (Message("user", "Is fire cold? Answer Yes or No."),)
 FIRST_QUESTION = (Message("system", "You answer in one word."), *QUESTION)
 "With a system message, as nearly all prompts have one: there are chat formats without that role."
 CHOICES = ("Yes", "No")
+REAL_MASS = 0.01
+"The probability with which each answer to so plain a question must be seen: a model that answers gives them far more."
 KNOWN_TEXT = "Water is wet"
 SHOWN = 5
 "Of the likeliest tokens, where they are not what was asked for."
@@ -67,9 +69,9 @@ def why_no_choice(engine: OpenAIEngine) -> str | None:
         if any(TOKEN_ID.fullmatch(token) for token, _ in listed.tokens):
             return f"it names tokens by their ids ({shown}), which nobody here can read"
         masses = {choice: listed.mass(choice) for choice in CHOICES}
-        if sum(masses.values()) < LEAST_MASS:
+        if sum(masses.values()) < REAL_MASS:
             return f"asked for Yes or No, it lists neither with a probability that counts: {shown}"
-        seen |= {choice for choice, mass in masses.items() if mass >= LEAST_MASS}
+        seen |= {choice for choice, mass in masses.items() if mass >= REAL_MASS}
         if len(seen) == len(CHOICES):
             return None
     return f"asked for Yes or No, it lists {' and '.join(seen)} alone with a probability that counts: {shown}"
