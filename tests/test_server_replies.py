@@ -105,6 +105,41 @@ def test_control_a_field_is_left_out_only_where_that_helps() -> None:
         assert server.calls[-1][1]["max_tokens"] == 8
 
 
+def strict(asked: Asked) -> Reply:
+    """Takes no field that it does not know, as Mistral's does: its own is `random_seed`."""
+    extra = next((field for field in ("seed", "logprobs", "structured_outputs") if asked.get(field)), None)
+    if extra is not None:
+        told = {"type": "extra_forbidden", "loc": ["body", extra], "msg": "Extra inputs are not permitted", "input": 5}
+        return 422, {"detail": [told]}
+    return chat([{"type": "thinking", "thinking": []}, {"type": "text", "text": GOOD}])
+
+
+def test_a_server_that_takes_no_unknown_field() -> None:
+    with answering(only_chats(strict)) as server:
+        model = engine(server.url)
+        assert model.capabilities == {"generate"}
+        assert "Extra inputs are not permitted" in model.lacks["choose"]
+        replies = model.generate([GenerateRequest(ASKED, 50, 1.0, draw) for draw in range(3)])
+    assert [(reply.text, reply.refused) for reply in replies] == [(GOOD, None)] * 3
+    assert model.accepted.left_out == {"seed"}
+
+
+def test_a_prompt_that_is_moderated_is_refused_alone() -> None:
+    """OpenRouter documents 403 for it, which elsewhere means that nothing is allowed."""
+
+    def answer(asked: Asked) -> Reply:
+        if asked["messages"][-1]["content"] == "flagged":
+            return 403, {
+                "error": {"code": 403, "message": "Your chosen model requires moderation and your input was flagged"}
+            }
+        return chat(GOOD)
+
+    with answering(only_chats(answer)) as server:
+        asked = [GenerateRequest((Message("user", text),), 50) for text in ("a", "flagged", "b")]
+        replies = engine(server.url).generate(asked)
+    assert [reply.refused is None for reply in replies] == [True, False, True]
+
+
 def least(asked: Asked) -> Reply:
     # vectorize-io/hindsight #58: a router passes on what its provider said
     if asked["max_tokens"] < 16:

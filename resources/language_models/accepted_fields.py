@@ -50,7 +50,7 @@ class Accepted:
         Args:
             content: the request that was refused.
         """
-        if refused.status in NOT_FOR_US:
+        if refused.status < 400 or refused.status in NOT_FOR_US:
             return None
         if "max_tokens" in content and "messages" in content and names(refused, "max_completion_tokens"):
             return replace(self, limit="max_completion_tokens")

@@ -10,11 +10,11 @@ import hashlib
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from resources.errors import NotNow
 from resources.language_models.accepted_fields import OUTPUT_LIMIT, Accepted
-from resources.language_models.echoed import Echo, NotEchoed, begins_alike, read_echo
 from resources.language_models.logged import VERBS
 from resources.language_models.openai_fields import form_fields, paragraphs
 from resources.language_models.openai_replies import likeliest, said, usage_of
@@ -36,6 +36,7 @@ from resources.language_models.protocol import (
 )
 from resources.language_models.server import Call, Refused, Server
 from resources.language_models.server_probe import look
+from resources.language_models.weighing import weighing
 
 CODE_VERSION = "2"
 "Raise it, here and in `protocol.CODE_VERSIONS`, when the same request gets another reply."
@@ -116,7 +117,11 @@ class OpenAIEngine:
     ) -> list[Likelihood]:
         """A token that reaches over the boundary belongs to the continuation."""
         return self._all(
-            requests, "log_likelihood", self.weighing, lambda _, why: Likelihood(-math.inf, 0, NOTHING, why), arrived
+            requests,
+            "log_likelihood",
+            partial(weighing, self),
+            lambda _, why: Likelihood(-math.inf, 0, NOTHING, why),
+            arrived,
         )
 
     def _all(
@@ -174,7 +179,7 @@ class OpenAIEngine:
             print(f"{'note':8} {self.server.base_url}: {self.name} {said}", file=sys.stderr, flush=True)
         self.accepted = accepted.with_also(self.accepted)
 
-    def _put(
+    def _prompt(
         self,
         accepted: Accepted,
         messages: Sequence[Message],
@@ -186,14 +191,10 @@ class OpenAIEngine:
         if self.chat:
             messages = messages if accepted.system_role else without_system_role(messages)
             asked = [{"role": message.role, "content": message.content} for message in messages]
-            return self._content(
-                "chat/completions", accepted, {accepted.limit: limit, "messages": asked} | settings, read
-            )
-        return self._content(
-            "completions", accepted, {"max_tokens": limit, "prompt": paragraphs(messages)} | settings, read
-        )
+            return self.put("chat/completions", accepted, {accepted.limit: limit, "messages": asked} | settings, read)
+        return self.put("completions", accepted, {"max_tokens": limit, "prompt": paragraphs(messages)} | settings, read)
 
-    def _content(self, path: str, accepted: Accepted, fields: dict[str, Any], read: Callable[[Any], Any]) -> Call:
+    def put(self, path: str, accepted: Accepted, fields: dict[str, Any], read: Callable[[Any], Any]) -> Call:
         mine = {name: value for name, value in fields.items() if name not in accepted.left_out}
         return Call(path, {**self._request, "model": self.name, **mine}, read)
 
@@ -215,7 +216,7 @@ class OpenAIEngine:
             return Generated("", False, NOTHING) if OUTPUT_LIMIT.search(refused.reason) else None
 
         def make(accepted: Accepted) -> Call:
-            call = self._put(accepted, request.messages, request.max_tokens, settings, read)
+            call = self._prompt(accepted, request.messages, request.max_tokens, settings, read)
             return call._replace(otherwise=otherwise)
 
         return self.call(make)
@@ -233,57 +234,6 @@ class OpenAIEngine:
             # Not temperature 0: some servers tell the probabilities that they draw from.
             settings: dict[str, Any] = {"temperature": 1, "top_p": 1}
             settings |= {"logprobs": True, "top_logprobs": accepted.top} if self.chat else {"logprobs": accepted.top}
-            return self._put(accepted, messages, 1, settings, read)
+            return self._prompt(accepted, messages, 1, settings, read)
 
         return self.call(make)
-
-    def weighing(self, request: LikelihoodRequest) -> Call:
-        def read(body: Any) -> Any:
-            usage = usage_of(body, (Message("user", request.text + request.continuation),), "")
-            try:
-                echo = read_echo(body, request.text, request.continuation, self.before)
-            except NotEchoed as error:
-                return Refused(200, f"the server does not answer what was asked: {error}")
-            if echo.first == echo.last:
-                return behind(echo, echo.first, usage)
-            # The boundary lies where tokens show parts of characters only: the text's own tokens are counted.
-            return self.echoing(request.text, lambda text: counted(text, echo, usage))
-
-        def counted(body: Any, echo: Echo, usage: Usage) -> Likelihood | Refused:
-            also = usage_of(body, (Message("user", request.text),), "")
-            cached = usage.cached_tokens + also.cached_tokens
-            usage = Usage(
-                usage.prompt_tokens + also.prompt_tokens, cached, usage.completion_tokens + also.completion_tokens
-            )
-            try:
-                text = read_echo(body, request.text, "", self.before)
-            except NotEchoed as error:
-                return Refused(200, f"the server does not answer what was asked: {error}")
-            if begins_alike(echo, text):
-                return behind(echo, len(text.tokens), usage)
-            return Refused(200, "the server's tokens do not tell where the continuation begins")
-
-        return self.echoing(request.text + request.continuation, read)
-
-    def echoing(self, text: str, read: Callable[[Any], Any]) -> Call:
-        """A request for the log-probabilities of a text's tokens."""
-
-        def make(accepted: Accepted) -> Call:
-            # One token more than is needed: some servers take no max_tokens of 0.
-            settings = {
-                "prompt": text,
-                "max_tokens": accepted.least_tokens,
-                "temperature": 0,
-                "echo": True,
-                "logprobs": 1,
-            }
-            return self._content("completions", accepted, settings, read)
-
-        return self.call(make)
-
-
-def behind(echo: Echo, place: int, usage: Usage) -> Likelihood | Refused:
-    values = echo.log_probabilities[place:]
-    if None in values:
-        return Refused(200, "the server gives the first token of a text no probability, and nothing stands before it")
-    return Likelihood(sum(value for value in values if value is not None), len(values), usage)

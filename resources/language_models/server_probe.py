@@ -11,6 +11,7 @@ from resources.language_models.openai_replies import Listed, likeliest
 from resources.language_models.protocol import Form, GenerateRequest, Message
 from resources.language_models.server import NOT_FOR_US, SENSELESS, Call, Refused
 from resources.language_models.token_pieces import TOKEN_ID
+from resources.language_models.weighing import echoing
 
 if TYPE_CHECKING:
     from resources.language_models.openai_engine import OpenAIEngine
@@ -86,7 +87,9 @@ def why_no_likelihood(engine: OpenAIEngine) -> str | None:
         except NotEchoed as error:
             return str(error)
 
-    echo = sensible(engine, engine.echoing(KNOWN_TEXT, read), "it gives no prompt's tokens back with log-probabilities")
+    echo = sensible(
+        engine, echoing(engine, KNOWN_TEXT, read), "it gives no prompt's tokens back with log-probabilities"
+    )
     if isinstance(echo, str):
         return echo
     values = echo.log_probabilities[max(1, echo.before) :]

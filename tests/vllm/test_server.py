@@ -5,16 +5,28 @@ from __future__ import annotations
 import json
 import math
 import re
+import urllib.request
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from resources.language_models.openai_engine import OpenAIEngine
-from resources.language_models.protocol import FORMS, ChooseRequest, Constraint, GenerateRequest, Message, Usage
+from resources.language_models.openai_fields import paragraphs
+from resources.language_models.protocol import (
+    FORMS,
+    ChooseRequest,
+    Constraint,
+    GenerateRequest,
+    LikelihoodRequest,
+    Message,
+    Usage,
+)
 from resources.language_models.structured import json_form
+from resources.language_models.token_pieces import from_bytes_alphabet
 from resources.language_models.transformers_engine import TransformersEngine
-from tests.vllm.conftest import SERVED, VllmServer, judgements, likelihoods
+from tests.vllm.conftest import SERVED, WEIGHTS, VllmServer, judgements, likelihoods
 from tests.vllm.test_in_process import p_yes
 
 
@@ -29,13 +41,75 @@ def test_all_that_it_can_do_is_found_out(engine: OpenAIEngine) -> None:
 
 
 def test_judgements_agree(engine: OpenAIEngine, transformers: TransformersEngine) -> None:
-    """The server adds the probabilities of "Yes" and " Yes", the others ask for the one token."""
+    """The server adds the probabilities of "Yes" and " Yes"."""
     ours, theirs = engine.choose(judgements()), transformers.choose(judgements())
     assert not any(reply.refused for reply in ours)
     difference = np.abs(p_yes(ours) - p_yes(theirs))
     print(f"P(Yes), bfloat16: mean difference {difference.mean():.4f}, largest {difference.max():.4f}")
     assert difference.mean() < 0.02
     assert [one.usage.prompt_tokens for one in ours] == [other.usage.prompt_tokens for other in theirs]
+
+
+def test_judgements_agree_without_a_chat_format(plain: OpenAIEngine, transformers: TransformersEngine) -> None:
+    """The same model asked in plain text, which ends in `Answer:`: what follows it is " Yes", and the mass is there."""
+    ours = plain.choose(judgements())
+    theirs = transformers.log_likelihood(
+        [LikelihoodRequest(paragraphs(each.messages), word) for each in judgements() for word in (" Yes", " No")]
+    )
+    weighed = np.array([reply.log_probability for reply in theirs]).reshape(-1, 2)
+    expected = 1 / (1 + np.exp(weighed[:, 1] - weighed[:, 0]))
+    difference = np.abs(p_yes(ours) - expected)
+    print(f"P(Yes), bfloat16, no chat: mean difference {difference.mean():.4f}, largest {difference.max():.4f}")
+    assert difference.mean() < 0.02
+    assert np.exp([reply.log_probabilities for reply in ours]).sum(1).min() > 0.05
+
+
+@pytest.fixture(scope="module")
+def plain(server: VllmServer) -> OpenAIEngine:
+    found = OpenAIEngine(server.url, SERVED, concurrency=16)
+    found.chat = False
+    return found
+
+
+def raw_echo(server: VllmServer, text: str) -> list[float | None]:
+    """The log-probabilities of a text's tokens as vLLM sends them."""
+    asked = {"model": SERVED, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
+    request = urllib.request.Request(  # noqa: S310 its own address
+        f"{server.url}/completions", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as reply:  # noqa: S310
+        return json.load(reply)["choices"][0]["logprobs"]["token_logprobs"]
+
+
+BOUNDARIES = [
+    ("Excerpt:\n", "the river Danube flows to the sea"),
+    ("Excerpt:\n", "ein Fluß – die Donau – „groß“"),
+    ("Excerpt:\n", "日本の川 🌊 and more"),
+    ("Excerpt:\n", "🌊🌊🌊 waves"),
+    ("Excerpt 🌊🌊:\n", "the river Danube flows"),
+    ("Excerpt: ", "ꦲꦏ꧀ꦱꦫ script"),
+    ("Fleuves d’Europe 🌊 et 日本の:\n", "the river"),
+    ("Text:\n", "\ufffd\ufffd broken \ufffd"),
+    ("日本", "の川"),
+    ("🌊", "🌊 waves"),
+]
+
+
+def test_continuations_are_counted_by_tokens(engine: OpenAIEngine, server: VllmServer) -> None:
+    """Whatever vLLM shows of tokens that hold parts of characters; the places come from the tokenizer's own offsets."""
+    # vllm-project/vllm #34875: nothing is shown of a token that completes no character
+    tokenizer = Tokenizer.from_file(str(WEIGHTS / "tokenizer.json"))
+    replies = engine.log_likelihood([LikelihoodRequest(*each) for each in BOUNDARIES])
+    for (text, continuation), reply in zip(BOUNDARIES, replies, strict=True):
+        pieces = [
+            from_bytes_alphabet(piece)
+            for piece in tokenizer.encode(text + continuation, add_special_tokens=False).tokens
+        ]
+        ends = np.cumsum([len(piece or b"") for piece in pieces])
+        values = raw_echo(server, text + continuation)[: len(ends)]
+        right = [value for value, end in zip(values, ends, strict=True) if end > len(text.encode())]
+        assert reply.tokens == len(right), (text, continuation)
+        assert reply.log_probability == pytest.approx(sum(value or 0 for value in right), abs=0.3), (text, continuation)
 
 
 def test_continuations_agree(engine: OpenAIEngine, transformers: TransformersEngine) -> None:
