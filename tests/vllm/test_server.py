@@ -52,9 +52,10 @@ def test_judgements_agree(engine: OpenAIEngine, transformers: TransformersEngine
 
 def test_judgements_agree_without_a_chat_format(plain: OpenAIEngine, transformers: TransformersEngine) -> None:
     """The same model asked in plain text, which ends in `Answer:`: what follows it is " Yes", and the mass is there."""
-    ours = plain.choose(judgements())
+    asked = judgements()[::4]
+    ours = plain.choose(asked)
     theirs = transformers.log_likelihood(
-        [LikelihoodRequest(paragraphs(each.messages), word) for each in judgements() for word in (" Yes", " No")]
+        [LikelihoodRequest(paragraphs(each.messages), word) for each in asked for word in (" Yes", " No")]
     )
     weighed = np.array([reply.log_probability for reply in theirs]).reshape(-1, 2)
     expected = 1 / (1 + np.exp(weighed[:, 1] - weighed[:, 0]))
