@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,20 @@ def controls_spelt(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[
     return [token_id for token_id in ids if token_id in control]
 
 
+def content_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+    """Token ids of a text, read as if there were no control tokens, and behind which character of it each token ends.
+
+    Args:
+        tokenizer: a fast one.
+    """
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    if controls_spelt(tokenizer, text, ids):
+        encoding = without_control_tokens(tokenizer).encode(text)
+        ids, offsets = encoding.ids, encoding.offsets
+    return ids, [end for _, end in offsets]
+
+
 def ids_as_content(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts, read as if there were no control tokens."""
     if tokenizer.is_fast:
@@ -76,18 +90,26 @@ def without_control_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     `split_special_tokens=True` is not enough: it lets a Unigram or word vocabulary find `</s>` among its own pieces, and
     is a switch on the one Rust tokenizer that all callers share, so that two threads change each other's ids.
     """
+    controls = {token_id: str(tokenizer.convert_ids_to_tokens(token_id)) for token_id in control_ids(tokenizer)}
+    return respelt_tokenizer(tokenizer, {token: secrets.token_hex(16) for token in controls.values()})
+
+
+def respelt_tokenizer(tokenizer: PreTrainedTokenizerBase, spellings: Mapping[str, str]) -> Tokenizer:
+    """A tokenizer of the same ids in which some tokens are spelt otherwise.
+
+    Args:
+        spellings: of each such token. A token that is text as well keeps its own.
+    """
     described: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     model = described["model"]
     by_name = isinstance(model["vocab"], dict)
     pieces = set(model["vocab"] if by_name else (piece for piece, _ in model["vocab"]))
     merged = {"".join(pair) for pair in model.get("merges", ())}
-    spelt = [str(tokenizer.convert_ids_to_tokens(token_id)) for token_id in control_ids(tokenizer)]
     # A character, or what merges make, is text that somebody calls special: "!" stands for padding in some vocabularies.
-    text = {spelling for spelling in spelt if spelling in merged or (len(spelling) == 1 and spelling in pieces)}
-    hidden = {spelling: secrets.token_hex(16) for spelling in spelt if spelling not in text}
+    text = {token for token in spellings if token in merged or (len(token) == 1 and token in pieces)}
 
-    def respelt(spelling: str) -> str:
-        return hidden.get(spelling, spelling)
+    def respelt(token: str) -> str:
+        return token if token in text else spellings.get(token, token)
 
     described["added_tokens"] = [
         token | {"content": respelt(token["content"])}

@@ -55,6 +55,7 @@ NAMES_OF_SIZES: dict[float, str] = {
     "mamba_chunk_size chunk_size mamba_d_head mamba_headdim mamba_head_dim attention_window_size rel_extent "
     "prompt_mid_dim attention_chunk_size local_attention sliding_window_size window_size qk_head_dim",
 }
+COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_blocks")
 SIZES = {name: size for size, names in NAMES_OF_SIZES.items() for name in names.split()}
 FACTORS = {"logits_scaling": 8.0, "logit_scale": 0.25, "lm_head_multiplier": 3.0, "final_logit_softcapping": 5.0}
 "What families multiply or bend their logits with: by what nobody who leaves it out would come near."
@@ -86,6 +87,9 @@ def small_config(family: str) -> Any:
         if (default := getattr(kind(), part, None)) is not None:
             demands = DEMANDS.get(default.model_type, {})
             settings[part] = {"model_type": default.model_type} | small_settings(default) | demands
+            if "text" not in part:
+                # Other modalities have one layer fewer, so that their layers are not taken for those of the text.
+                settings[part] |= {name: LAYERS - 1 for name in COUNTS if name in settings[part]}
     settings |= DEMANDS.get(family, {})
     return kind(**{name: value for name, value in settings.items() if value is not None})
 

@@ -6,13 +6,13 @@ contents spell control tokens, the template's own are replaced by stand-ins, and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from resources.control_tokens import control_ids, respelt_tokenizer
 from resources.language_models.protocol import Message
 from resources.tokenizers import chat_text
 
@@ -43,11 +43,10 @@ class ChatTokens:
         literals = self._literals(messages)
         parts = between(text, literals, [message.content for message in messages])
         if parts is not None and self._twin is not None and BEGIN not in text:
-            twin, numbers = self._twin
             for number, token in self._control_tokens.items():
                 literals = [literal.replace(token, stand_in(number)) for literal in literals]
             whole = "".join(piece for pair in zip(literals, [*parts, ""], strict=True) for piece in pair)
-            ids = [numbers.get(number, number) for number in twin.encode(whole, add_special_tokens=False).ids]
+            ids = self._twin.encode(whole).ids
             if self._count(ids) == self._controls[roles]:
                 return ids
         # The template rewrites contents, or this tokenizer's words are control tokens too: a space breaks them up.
@@ -82,19 +81,12 @@ class ChatTokens:
         return [*literals, rest]
 
     @cached_property
-    def _twin(self) -> tuple[Tokenizer, dict[int | None, int]] | None:
-        """The tokenizer with stand-ins in place of its control tokens, and what its ids of added tokens are there.
-
-        None of a tokenizer that is not one of the library `tokenizers`.
-        """
+    def _twin(self) -> Tokenizer | None:
+        """The tokenizer with stand-ins in place of its control tokens; None of one that is not of `tokenizers`."""
         if not self.tokenizer.is_fast:
             return None
-        settings = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        for added in settings["added_tokens"]:
-            if added["id"] in self._control_tokens:
-                added |= {"content": stand_in(added["id"]), "special": False, "normalized": False}
-        twin = Tokenizer.from_str(json.dumps(settings))
-        return twin, {twin.token_to_id(added["content"]): added["id"] for added in settings["added_tokens"]}
+        spellings = {token: stand_in(number) for number, token in self._control_tokens.items()}
+        return respelt_tokenizer(self.tokenizer, spellings)
 
 
 def control_tokens(tokenizer: Any) -> dict[int, str]:
@@ -105,10 +97,10 @@ def control_tokens(tokenizer: Any) -> dict[int, str]:
     writes, such as `<think>`.
     """
     template = str(tokenizer.chat_template)
-    controls = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    controls = {number: str(tokenizer.convert_ids_to_tokens(number)) for number in control_ids(tokenizer)}
     for number, token in tokenizer.added_tokens_decoder.items():
         text = token.content
-        if token.special or (text in template and text.strip() and not text.strip().isalnum()):
+        if text in template and text.strip() and not text.strip().isalnum():
             controls[number] = text
     return dict(sorted(controls.items(), key=lambda item: (-len(item[1]), item[1])))
 

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from resources.control_tokens import content_offsets
 from resources.language_models.chat_tokens import ChatTokens
 from resources.language_models.protocol import ChooseRequest, LikelihoodRequest, Message, Request
-from resources.tokenizers import PARAGRAPHS_END, paragraphs, text_ids
+from resources.tokenizers import PARAGRAPHS_END, paragraphs, text_ids, token_ids
 
 Ids = list[int]
 Way = tuple[int, ...]
@@ -71,13 +72,18 @@ class Prompts:
         Args:
             content: whether special tokens spelt in the text stay text.
         """
-        settings = {"add_special_tokens": False, "split_special_tokens": content}
         if not self.tokenizer.is_fast:
-            first, whole = self.tokenizer([text, text + continuation], **settings)["input_ids"]
+            first, whole = (
+                self.ids(each) if content else token_ids(self.tokenizer, [each])[0]
+                for each in (text, text + continuation)
+            )
             return whole, common_prefix([first, whole])
-        encoded = self.tokenizer(text + continuation, **settings, return_offsets_mapping=True)
-        over = (i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(text))
-        return encoded["input_ids"], next(over, len(encoded["input_ids"]))
+        if content:
+            ids, ends = content_offsets(self.tokenizer, text + continuation)
+        else:
+            encoded = self.tokenizer(text + continuation, add_special_tokens=False, return_offsets_mapping=True)
+            ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
+        return ids, next((i for i, end in enumerate(ends) if end > len(text)), len(ids))
 
     def of_choices(self, request: ChooseRequest) -> list[list[Ids]]:
         """For each choice its spellings as what stands behind the prompt, tokenised as one text with its end."""

@@ -13,11 +13,12 @@ from resources.hookpoints import FAMILIES, UnknownHook, hookpoint_of
 from resources.layer_paths import LAYER_PATHS, WITHOUT_PATHS
 from resources.mlp_neurons import widths
 from resources.model_structure import NoSuchHookpoint, Structure
-from tests.all_families import ALL, IDS, LAYERS, WIDTH, layers_of, tiny_model
+from tests.every_family import LAYERS, WIDTH
+from tests.layer_paths_table import ALL, IDS, layers_of, tiny_model
 
 
 def test_every_family_is_in_one_of_the_two_tables() -> None:
-    """A family that transformers has got since: run `python -m tests.all_families`."""
+    """A family that transformers has got since: run `python -m tests.layer_paths_table`."""
     assert sorted([*LAYER_PATHS, *WITHOUT_PATHS]) == ALL
 
 
