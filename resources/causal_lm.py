@@ -100,13 +100,12 @@ class CausalLM:
         def right(seen: Tensor, expected: Tensor) -> bool:
             return not forgetful(seen.log_softmax(-1), expected, forgetting, self.model.dtype)
 
-        other_end = [*ids[:-1], ids[0]]
-        if not right(self.logits([other_end])[0, :-1], whole[:-1]):
+        cut = len(ids) - PAD
+        if not right(self.logits([ids[:cut]])[0], whole[:cut]):
             raise UnusableInput(
                 f"{self.name}: {type(self.model).__name__} predicts a token from those behind it too; "
                 "name a decoder-only language model"
             )
-        cut = len(ids) - PAD
         padding = right(self.logits([ids, ids[:cut] + [0] * PAD])[1, :cut], whole[:cut])
 
         def in_pieces() -> bool:

@@ -112,7 +112,11 @@ def put_out(output: Any, function: Callable[[Tensor], Tensor | None]) -> Any:
     if not isinstance(output, tuple | list) or not output or not isinstance(output[0], Tensor):
         return None
     new = function(output[0])
-    return None if new is None else (new, *output[1:])
+    if new is None:
+        return None
+    rest: Any = output
+    fields = getattr(rest, "_fields", None)  # of a named tuple, whose names the model goes on with
+    return rest._replace(**{fields[0]: new}) if fields else (new, *rest[1:])
 
 
 def put_in(function: Callable[[Tensor], Tensor | None], _module: Any, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -106,7 +106,7 @@ def test_control_a_field_is_left_out_only_where_that_helps() -> None:
 
 
 def strict(asked: Asked) -> Reply:
-    """Takes no field that it does not know, as Mistral's does: its own is `random_seed`."""
+    """Takes no field that it does not know, as Mistral's does (mistralai/platform-docs-public #7)."""
     extra = next((field for field in ("seed", "logprobs", "structured_outputs") if asked.get(field)), None)
     if extra is not None:
         told = {"type": "extra_forbidden", "loc": ["body", extra], "msg": "Extra inputs are not permitted", "input": 5}

@@ -91,7 +91,8 @@ class VllmEngine:
             for i, request in enumerate(requests):
                 prompt = self.prompts.of_messages(request.messages)
                 seed = seed_of(prompt, request.draw)
-                yield i, prompt, sampling(request.max_tokens, request.temperature, request.constraint, seed=seed)
+                asks: dict[str, Any] = {"seed": seed, "detokenize": False}
+                yield i, prompt, sampling(request.max_tokens, request.temperature, request.constraint, **asks)
 
         def take(i: int, output: Any) -> None:
             if isinstance(output, str):
@@ -99,7 +100,9 @@ class VllmEngine:
             else:
                 (reply,) = output.outputs
                 usage = usage_of(output, len(output.prompt_token_ids), len(reply.token_ids))
-                replies[i] = Generated(reply.text, reply.finish_reason == "stop", usage)
+                # Not the text that vLLM makes of it: its tokenizer may be one that loses spaces.
+                text = self.prompts.tokenizer.decode(list(reply.token_ids), skip_special_tokens=True)
+                replies[i] = Generated(text, reply.finish_reason == "stop", usage)
             arrived(i, replies[i])
 
         self._vllm.run(asked(), take)
