@@ -78,6 +78,7 @@ JUDGE = {
     "mark_threshold": 0.4,
     "shuffled_control": False,
     "instructions": "Judge.",
+    "max_tokens": 200,
 }
 ON_WINDOWS = {
     "engine": "second",
@@ -162,6 +163,7 @@ IDENTITY: dict[str, Any] = {
     **{f"scorers.surprisal.{key}": value for key, value in ON_WINDOWS.items()},
     **{f"scorers.simulation.{key}": value for key, value in ON_WINDOWS.items()},
     "scorers.simulation.mode": "token_by_token",
+    "scorers.simulation.max_tokens": 900,
     "scorers.generation.engine": "second",
     "scorers.generation.explainers": ["llm"],
     "scorers.generation.latents": 3,

@@ -152,8 +152,13 @@ def test_a_server_that_cannot_do_what_a_method_needs_is_told_before_any_work(
     with pytest.raises(NotNow) as refused:
         require_engines(look.states(), look)
     setting = "scorers.intervention.scorer" if method == "intervention" else f"scorers.{method}"
+    reasons = {
+        "choose": "it lists no likeliest tokens",
+        "log_likelihood": "it gives no prompt's tokens back with log-probabilities",
+    }
     assert str(refused.value) == (
-        f"{setting} needs an engine that can {verb}; oracle (oracle) can: generate; engines in this process can"
+        f"{setting} needs an engine that can {verb}; oracle (oracle) can: generate ({verb}: {reasons[verb]}); "
+        "engines in this process can"
     )
 
 
@@ -165,8 +170,8 @@ def test_an_engine_of_the_study_that_could_is_named(
     assert cli.main(["run", str(local)]) == 2
     told = capsys.readouterr()
     assert told.err == (
-        "error: scorers.detection needs an engine that can choose; oracle (oracle) can: generate; "
-        "of this study's engines local can\n"
+        "error: scorers.detection needs an engine that can choose; oracle (oracle) can: generate "
+        "(choose: it lists no likeliest tokens); of this study's engines local can\n"
     )
     assert "made" not in told.out
     assert cli.main(["doctor", str(local)]) == 1

@@ -94,7 +94,7 @@ def test_every_latent_fires_on_its_word_and_promotes_the_answer(tables: dict[str
     statistics = tables["latent_statistics"].read("statistics").filter(~pl.col("dead"))
     assert len(statistics) == len(VOCABULARY) - len(SPECIAL)
     for latent, promoted in statistics.select("latent", "promoted_tokens").iter_rows():
-        assert promoted[0] == VOCABULARY[answer_to(latent)]
+        assert promoted[0] == f" {VOCABULARY[answer_to(latent)]}"  # as it stands behind other text
     explained = tables["explanations"].read("explanations").filter(pl.col("status") == "ok")
     for latent, text in explained.select("latent", "explanation").iter_rows():
         assert VOCABULARY[latent] in text
