@@ -90,8 +90,14 @@ def prompt_texts(
         UnusableInput: the chat template refuses a prompt, with and without a system message.
     """
     if tokenizer.chat_template is None:
-        return [(tokenizer.bos_token or "") + paragraphs(messages) for messages in prompts]
+        return [text_beginning(tokenizer) + paragraphs(messages) for messages in prompts]
     return [chat_text(tokenizer, each, chat_template or {}) for each in prompts]
+
+
+def text_beginning(tokenizer: Any) -> str:
+    """What stands before plain text: the BOS token of a tokenizer that puts it there by itself, as a server does too."""
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token if ids and ids[0] == tokenizer.bos_token_id else ""
 
 
 PARAGRAPHS_END = "\n\nAnswer:"
@@ -136,7 +142,7 @@ def request_texts(
     found = []
     for request in requests:
         if isinstance(request, LikelihoodRequest):
-            found.append((tokenizer.bos_token or "") + request.text + request.continuation)
+            found.append(text_beginning(tokenizer) + request.text + request.continuation)
         else:
             found += prompt_texts(tokenizer, [request.messages], chat_template)
     return found

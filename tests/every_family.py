@@ -110,7 +110,7 @@ def small_settings(default: Any) -> dict[str, Any]:
     for name in ("layer_types", "mlp_layer_types"):
         if len(set(known.get(name) or ())) > 1:
             settings[name] = one_of_each(known[name], settings.get("num_hidden_layers", LAYERS))
-    settings |= {name: 0 for name in ("bos_token_id", "pad_token_id") if isinstance(known.get(name), int)}
+    settings |= {n: i for n, i in (("bos_token_id", 0), ("pad_token_id", 2)) if isinstance(known.get(n), int)}
     if known.get("eos_token_id") is not None:
         settings["eos_token_id"] = 1
     return settings | ({"is_decoder": True} if "is_decoder" in known or hasattr(default, "is_decoder") else {})

@@ -12,7 +12,7 @@ import numpy as np
 from resources.control_tokens import content_offsets
 from resources.language_models.chat_tokens import ChatTokens
 from resources.language_models.protocol import ChooseRequest, LikelihoodRequest, Message, Request
-from resources.tokenizers import PARAGRAPHS_END, paragraphs, text_ids, token_ids
+from resources.tokenizers import PARAGRAPHS_END, paragraphs, text_beginning, text_ids, token_ids
 
 Ids = list[int]
 Way = tuple[int, ...]
@@ -35,6 +35,7 @@ class Prompts:
         """
         self.tokenizer = tokenizer
         self._chat = None if tokenizer.chat_template is None else ChatTokens(tokenizer, chat_template or {})
+        self._beginning = [tokenizer.bos_token_id] if text_beginning(tokenizer) else []
         self._known_spellings: dict[tuple[str, str], list[tuple[int, ...]]] = {}
 
     def ids(self, text: str) -> Ids:
@@ -45,7 +46,7 @@ class Prompts:
         return self.with_bos(self.ids(text))
 
     def with_bos(self, ids: Ids) -> Ids:
-        return ids if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id, *ids]
+        return [*self._beginning, *ids]
 
     def of_messages(self, messages: Sequence[Message]) -> Ids:
         """Token ids up to where the reply begins; a model without a chat format gets the contents as paragraphs."""

@@ -45,8 +45,8 @@ def test_judgements_agree(engine: OpenAIEngine, transformers: TransformersEngine
     ours, theirs = engine.choose(judgements()), transformers.choose(judgements())
     assert not any(reply.refused for reply in ours)
     difference = np.abs(p_yes(ours) - p_yes(theirs))
-    print(f"P(Yes), bfloat16: mean difference {difference.mean():.4f}, largest {difference.max():.4f}")
-    assert difference.mean() < 0.02
+    print(f"P(Yes): largest difference {difference.max():.1e}")
+    assert difference.max() < 2e-3
     assert [one.usage.prompt_tokens for one in ours] == [other.usage.prompt_tokens for other in theirs]
 
 
@@ -60,8 +60,8 @@ def test_judgements_agree_without_a_chat_format(plain: OpenAIEngine, transformer
     weighed = np.array([reply.log_probability for reply in theirs]).reshape(-1, 2)
     expected = 1 / (1 + np.exp(weighed[:, 1] - weighed[:, 0]))
     difference = np.abs(p_yes(ours) - expected)
-    print(f"P(Yes), bfloat16, no chat: mean difference {difference.mean():.4f}, largest {difference.max():.4f}")
-    assert difference.mean() < 0.02
+    print(f"P(Yes), no chat: largest difference {difference.max():.1e}")
+    assert difference.max() < 2e-3
     assert np.exp([reply.log_probabilities for reply in ours]).sum(1).min() > 0.05
 
 
@@ -110,16 +110,18 @@ def test_continuations_are_counted_by_tokens(engine: OpenAIEngine, server: VllmS
         values = raw_echo(server, text + continuation)[: len(ends)]
         right = [value for value, end in zip(values, ends, strict=True) if end > len(text.encode())]
         assert reply.tokens == len(right), (text, continuation)
-        assert reply.log_probability == pytest.approx(sum(value or 0 for value in right), abs=0.3), (text, continuation)
+        assert reply.log_probability == pytest.approx(sum(value or 0 for value in right), abs=1e-2), (
+            text,
+            continuation,
+        )
 
 
 def test_continuations_agree(engine: OpenAIEngine, transformers: TransformersEngine) -> None:
-    """Not as closely: the server puts no BOS token before the text, as this model's tokenizer has it."""
     ours, theirs = engine.log_likelihood(likelihoods()), transformers.log_likelihood(likelihoods())
     assert [one.tokens for one in ours] == [other.tokens for other in theirs]
     differences = [(a.log_probability - b.log_probability) / a.tokens for a, b in zip(ours, theirs, strict=True)]
-    print(f"nats per token, bfloat16: largest difference {max(map(abs, differences)):.4f}")
-    assert max(map(abs, differences)) < 0.25
+    print(f"nats per token: largest difference {max(map(abs, differences)):.1e}")
+    assert max(map(abs, differences)) < 1e-3
 
 
 def test_usage_is_what_the_server_counts(engine: OpenAIEngine, server: VllmServer) -> None:
@@ -167,7 +169,6 @@ def test_a_prompt_that_is_too_long_is_refused_alone(engine: OpenAIEngine) -> Non
 def test_further_fields_reach_the_server(server: VllmServer) -> None:
     plain = OpenAIEngine(server.url, SERVED)
     asked = [GenerateRequest((Message("user", "What is the capital of France?"),), 24)]
-    # What it says in bfloat16 depends on the processor.
     word = max(re.findall(r"[A-Za-z]+", plain.generate(asked)[0].text), key=len)
     banned = OpenAIEngine(server.url, SERVED, request={"bad_words": [word, f" {word}"]})
     assert word not in banned.generate(asked)[0].text
