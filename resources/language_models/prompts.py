@@ -93,10 +93,13 @@ class Prompts:
 
     def _spellings(self, end: str, choice: str) -> list[Ids]:
         if (end, choice) not in self._known_spellings:
-            ways = (self._continuation(end, spelling.format(choice)) for spelling in SPELLINGS)
-            # Two spellings may be the same tokens. Where each melts with the prompt's last token, none goes on from it,
-            # and the choice by itself is nearest.
-            self._known_spellings[end, choice] = [*dict.fromkeys(filter(None, ways))] or [tuple(self.ids(choice))]
+            plain, spaced = (self._continuation(end, spelling.format(choice)) for spelling in SPELLINGS)
+            # In a chat a space that is a token of its own is no way to begin a reply, and would double the work. Where
+            # both spellings melt with the prompt's last token, none goes on from it, and the choice by itself is nearest.
+            if plain and spaced and self._chat is not None and len(spaced) > len(plain):
+                spaced = None
+            ways = dict.fromkeys(filter(None, (plain, spaced)))  # two spellings may be the same tokens
+            self._known_spellings[end, choice] = [*ways] or [tuple(self.ids(choice))]
         return [[*ids] for ids in self._known_spellings[end, choice]]
 
     def _continuation(self, end: str, text: str) -> tuple[int, ...] | None:
