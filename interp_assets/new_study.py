@@ -89,7 +89,11 @@ def text_of(found: Found, root: Path) -> str:
     whole = found.tokens == Found.tokens
     tokens = "to begin with; ten million show rare latents too" if whole else "all that the text holds"
     # Whether it is one, the proof of load shows.
-    skipped = "" if found.bos else "  # skip_first: 1  # where the first token of each context is an attention sink\n"
+    skipped = (
+        ""
+        if found.bos
+        else "  skip_first: 1  # without BOS the first token of each context is mostly an attention sink\n"
+    )
     usual = Examples().window
     window = "" if found.context_length >= usual else f"  window: {found.context_length}\n"
     embedder = relative(DEMO_EMBEDDER, root) if DEMO_EMBEDDER.exists() else HUB_EMBEDDER

@@ -124,7 +124,7 @@ def test_the_first_stages_make_what_is_written(
     (tmp_path / "c.txt").write_text(TEXT)
     study, written, assumed = init(tmp_path, model, tmp_path / "c.txt", **metadata)
     assert written["corpus"]["bos"] == bos
-    assert ("# skip_first: 1" in study.file.read_text()) is not bool(bos)
+    assert ("  skip_first: 1" in study.file.read_text()) is not bool(bos)
     assert "corpus.bos" in assumed
     for asset in ("sae_weights", "corpus", "activation_cache"):
         key = None if asset == "corpus" else study.layers[0].key

@@ -148,6 +148,7 @@ def test_names_of_transformer_lens_are_understood_by_the_model_that_is_named(tmp
     assert written["saes"] == [{"path": "./lens", "hookpoints": ["h.8:in"]}]
     assert written["corpus"] == {
         "path": "Skylion007/openwebtext", "tokens": 262144, "context_length": 128, "bos": False,
+        "skip_first": 1,
     }  # fmt: skip
     assert assumed["corpus.bos"] == "as the SAEs were trained"
     assert [layer.key for layer in study.layers] == ["h.8:in"]

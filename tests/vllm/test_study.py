@@ -14,7 +14,7 @@ from interp_assets.freshness import Freshness
 from interp_assets.plan import plan
 from interp_assets.study import load_study
 from tests.commands import settle_in
-from tests.vllm.conftest import CONTEXT, SERVED, WEIGHTS, VllmServer, vllm_processes
+from tests.vllm.conftest import CONTEXT, DTYPE, SERVED, WEIGHTS, VllmServer, vllm_processes
 
 
 def write(file: Path, engine: dict[str, Any]) -> None:
@@ -50,7 +50,14 @@ def test_in_process_and_by_the_server(tiny_file: Path, tmp_path: Path, server: V
     file = settle_in(tmp_path / "world", tiny_file)
     write(
         file,
-        {"kind": "vllm", "path": str(WEIGHTS), "max_model_len": CONTEXT, "kv_cache_gb": 0.5, "enforce_eager": True},
+        {
+            "kind": "vllm",
+            "path": str(WEIGHTS),
+            "dtype": DTYPE,
+            "max_model_len": CONTEXT,
+            "kv_cache_gb": 0.5,
+            "enforce_eager": True,
+        },
     )
     before = {process.pid for process in vllm_processes()}
     assert "made     scores/detection[embed_tokens]" in run(file)
