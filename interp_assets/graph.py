@@ -112,7 +112,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="explanations",
             group="explanations",
-            code_version="3",
+            code_version="4",
             description="What each latent stands for, in words, by each explainer of the study.",
             reads=(
                 Read("examples", "examples", EXAMPLE_COLUMNS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,10 +23,12 @@ from interp_assets.explanations.wording import BLANKS_NOTE
 from interp_assets.report.gallery import highlighted
 from interp_assets.scores import fuzzing, judging
 from interp_assets.scores.intervention.prompts import Place, token_ids
+from interp_assets.scores.intruder import Intruder
 from interp_assets.scores.simulation import Simulation
-from interp_assets.scores.trials import Subject, Trial, test_examples
+from interp_assets.scores.surprisal import Surprisal
+from interp_assets.scores.trials import Subject, TestExample, Trial, test_examples
 from interp_assets.scores.wording import DETECTION
-from interp_assets.settings import ExtractiveExplainer, LlmExplainer
+from interp_assets.settings import ExtractiveExplainer, IntruderScorer, LlmExplainer
 from interp_assets.study import load_study
 from resources.tokenizers import load_tokenizer
 from tests.conftest import make_all
@@ -186,6 +189,63 @@ def test_an_explanation_that_quotes_white_space_is_tested_on_text_that_shows_it(
         subject = Subject(0, "quotes", "none", explanation, [Trial(0, True, ids)])
         ((_, _, request),) = judging.single_requests([subject], DETECTION, rendering)
         assert request.messages[-1].content.endswith(f"Text: {text}\nActive:")
+
+
+def lines_in_one_token() -> PreTrainedTokenizerFast:
+    """A vocabulary with `.` and a line break in one token, as those of Llama 3 and Qwen have many."""
+    words = ["<unk>", "the", " end", ".\n", " of", " sea", "\n\n", ";\n\t"]
+    tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, [], unk_token="<unk>"))
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+def test_a_token_that_ends_a_line_is_not_taken_for_the_sign_before_the_line_break() -> None:
+    rendering = Rendering(lines_in_one_token())
+    ids = [1, 2, 3, 1, 5, 7, 1, 2]
+    assert rendering.token_names(ids) == ["the", "end", '".\\n"', "the", "sea", '";\\n\\t"', "the", "end"]
+    fires = [0.0, 0.0, 5.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    explanation = extractive.explain([extractive.words_of(ids, fires, rendering)], ExtractiveExplainer())
+    assert explanation is not None
+    assert explanation.startswith('".\\n"; ')
+    assert judging.names_blanks(explanation)
+    assert ">.\\n</mark>\n" in highlighted(ids, fires, rendering)
+
+
+def intruder_prompt(rendering: Rendering, fires_on: str) -> str:
+    """Two windows on which a latent fires, on the first token that holds a text, and one on which it does not."""
+    method: Any = SimpleNamespace(rendering=rendering, seed=0, settings=IntruderScorer(engine="e", shown=2))
+    method.peaks_on_blank = partial(Intruder.peaks_on_blank, method)
+    tokens, silent = [1, 2, 6, 1, 5], [1, 5, 4, 6, 2]
+    place = [rendering.word(token) for token in tokens].index(fires_on)
+    active = [5.0 * (place == number) for number in range(5)]
+    examples = [TestExample(number, tokens, active, True) for number in range(2)]
+    (trial,) = Intruder.trials(method, 3, [*examples, TestExample(2, silent, [0.0] * 5, False)])
+    method.choices = ("1", "2", "3")
+    request = Intruder.request(method, Subject(3, "", "none", "", [trial]), trial)
+    return request.messages[-1].content
+
+
+def test_an_intruder_is_looked_for_among_texts_that_show_white_space_where_the_latent_fires_on_it() -> None:
+    rendering = Rendering(lines_in_one_token())
+    shown = intruder_prompt(rendering, "\n\n")
+    assert shown.count(": the end\\n\\nthe sea") == 2
+    assert ": the sea of\\n\\n end" in shown  # the intruder's too, or the form would give it away
+    plain = intruder_prompt(rendering, " sea")
+    assert plain.count(": the end the sea") == 2
+    assert "\\n" not in plain
+
+
+def test_texts_of_surprisal_and_simulation_show_white_space_to_an_explanation_that_quotes_some(tmp_path: Path) -> None:
+    rendering = Rendering(lines_in_one_token())
+    method: Any = SimpleNamespace(rendering=rendering, at_once=False)
+    method.quoted = partial(Simulation.quoted, method)
+    trial = Trial(0, True, [1, 2, 6, 1])
+    for explanation, text in (('"\\n\\n" (2 line breaks)', "the end\\n\\nthe"), ("ends of paragraphs", "the end the")):
+        subject = Subject(0, "quotes", "none", explanation, [trial])
+        ((_, _, related, unrelated),) = Surprisal.pairs(method, [subject])
+        assert related.continuation == unrelated.continuation == text
+        *_, last = Simulation.of_trial(method, subject, trial)
+        assert f"Text: {text}\nLast token" in last.messages[-1].content
 
 
 PARTS = "by the sea 🌊 we"

@@ -30,7 +30,8 @@ class Named(NamedTuple):
 
     text: str
     name: str
-    "The text without white space around it; of what cannot be seen, and of bytes that are no character, what they are."
+    """The text without white space around it, quoted where a line ends in it; of what cannot be seen, and of bytes that
+    are no character, what they are."""
     first: int
     last: int
     "Of its tokens, both included."
@@ -87,7 +88,9 @@ class Rendering:
         if text == REPLACED:
             parts = [self._characters.part(token) for token in ids[cell.first : cell.last + 1]]
             return hexadecimal(b"".join(part for part in parts if part)) if all(parts) else text
-        return name_of_blank(cell.text) if is_blank(cell.text) else text
+        if is_blank(cell.text):
+            return name_of_blank(cell.text)
+        return json.dumps(cell.text.strip(" "), ensure_ascii=False) if SIGNS.search(cell.text) else text
 
     def token_names(self, tokens: Sequence[int]) -> list[str]:
         """A name for each token of a window: of a part of a character, which character; none for one that is not shown."""

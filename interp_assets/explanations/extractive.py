@@ -34,7 +34,7 @@ def words_of(tokens: Sequence[int], activations: Sequence[float], rendering: Ren
     for each in rendering.named(tokens):
         activation = max(activations[each.first : each.last + 1])
         if open_word and each.text[:1].isalnum():
-            words[-1] = Word(words[-1].text + each.name, max(words[-1].activation, activation))
+            words[-1] = Word(words[-1].text + each.text.strip(), max(words[-1].activation, activation))
         elif is_blank(each.text) and each.text:
             words.append(Word(json.dumps(each.text), activation, each.name))
         elif each.text:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup, escape
 
-from interp_assets.examples.rendering import Rendering, is_blank
+from interp_assets.examples.rendering import Rendering, escaped, is_blank
 from interp_assets.report.correlations import disagreements
 from interp_assets.report.headline import HEADLINE, OF_A_CONTROL
 from interp_assets.report.summary import scored
@@ -112,8 +112,8 @@ def highlighted(tokens: Sequence[int], activations: Sequence[float], rendering: 
         activation = max(activations[each.first : each.last + 1])
         if activation > 0 and each.text:
             # A line is ended behind the mark, as it is in the text.
-            ends = "\n" * each.text.count("\n") if is_blank(each.text) else ""
-            shown = json.dumps(each.text) if is_blank(each.text) else each.text
+            ends = "\n" * each.text.count("\n")
+            shown = json.dumps(each.text) if is_blank(each.text) else escaped(each.text)
             mark = Markup('<mark style="--a:{:.2f}" title="{:.3g}">{}</mark>{}')
             parts.append(mark.format(activation / highest, activation, shown, ends))
         else:

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from interp_assets.examples.draws import INTRUDE, INTRUDER_PLACE, keyed
+from interp_assets.examples.rendering import SIGNS, is_blank
 from interp_assets.scores.judging import asked, record_left_out
 from interp_assets.scores.method import EXAMPLES, AskingMethod, Most
 from interp_assets.scores.statistics import score_table, share
@@ -39,12 +40,14 @@ class OddOneOut(Trial):
     windows: tuple[list[int], ...] = ()
     place: int = 0
     "Of the intruder, from 0."
+    blanks: bool = False
+    "White space is written out, as what the latent fires on may be some."
 
 
 class Intruder(AskingMethod[IntruderScorer]):
     name = "intruder"
     description = "Whether an LLM finds, among a latent's examples, the one on which it is silent. No explanation."
-    code_version = "2"
+    code_version = "3"
     reads = (EXAMPLES,)
     schema = INTRUDER_TRIALS
     verbs = ("choose",)
@@ -71,19 +74,26 @@ class Intruder(AskingMethod[IntruderScorer]):
             few = f"{len(activating)} activating and {len(silent)} other test examples; one prompt shows {shown} and 1"
             return [Trial(0, True, [], left_out=few)]
         places = keyed(self.seed, INTRUDER_PLACE, latent, np.arange(count)) % np.uint64(shown + 1)
+        blanks = any(self.peaks_on_blank(each) for each in activating)
         found: list[Trial] = []
         for number, (place, intruder) in enumerate(zip(places.tolist(), silent, strict=False)):
             windows = [each.tokens for each in activating[number * shown : (number + 1) * shown]]
             windows.insert(place, intruder.tokens)
-            found.append(OddOneOut(number, True, intruder.tokens, windows=tuple(windows), place=place))
+            found.append(OddOneOut(number, True, intruder.tokens, windows=tuple(windows), place=place, blanks=blanks))
         return found
+
+    def peaks_on_blank(self, example: TestExample) -> bool:
+        """Whether the latent is most active on white space, or on a token that ends a line."""
+        token = example.tokens[int(np.argmax(example.activations))]
+        word = self.rendering.word(token) if token >= 0 else ""
+        return bool(word) and (is_blank(word) or SIGNS.search(word) is not None)
 
     def requests(self, subjects: Sequence[Subject]) -> Iterator[ChooseRequest]:
         return (self.request(subject, trial) for subject in subjects for trial in asked(subject))
 
     def request(self, subject: Subject, trial: Trial) -> ChooseRequest:
         assert isinstance(trial, OddOneOut)
-        texts = [" ".join(text.split()) for text in self.rendering.texts(trial.windows)]
+        texts = [self.rendering.line(window, blanks=trial.blanks) for window in trial.windows]
         listed = "\n".join(f"Text {number}: {text}" for number, text in enumerate(texts, 1))
         messages = (Message("system", INTRUDER), Message("user", INTRUDER_QUESTION.format(texts=listed)))
         return ChooseRequest(messages, self.choices, subject.group)

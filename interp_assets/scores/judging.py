@@ -60,9 +60,14 @@ NAMES_BLANKS = re.compile(r'\\[nrt]|" +" \(')
 "Of an explanation: it quotes white space."
 
 
+def names_blanks(explanation: str) -> bool:
+    """Whether it quotes white space; then the texts that it is tested on have theirs written out."""
+    return NAMES_BLANKS.search(explanation) is not None
+
+
 def shown(trial: Trial, rendering: Rendering, explanation: str = "") -> str:
     """A trial's text on one line; white space is written out for an explanation that quotes some."""
-    return rendering.line(trial.tokens, trial.marked, blanks=NAMES_BLANKS.search(explanation) is not None)
+    return rendering.line(trial.tokens, trial.marked, blanks=names_blanks(explanation))
 
 
 def asked(subject: Subject) -> list[Trial]:

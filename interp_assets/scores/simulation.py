@@ -23,7 +23,7 @@ import polars as pl
 
 from interp_assets.examples.characters import REPLACED
 from interp_assets.examples.rendering import HIDDEN
-from interp_assets.scores.judging import max_tokens_of
+from interp_assets.scores.judging import max_tokens_of, names_blanks
 from interp_assets.scores.method import EXAMPLES, EXPLANATIONS, AskingMethod, Most
 from interp_assets.scores.statistics import score_table
 from interp_assets.scores.trials import KEYS, Subject, TestExample, Trial, in_parts
@@ -71,7 +71,7 @@ class Simulation(AskingMethod[SimulationScorer]):
     description = "Whether an LLM that reads the explanation foresees how active each token is. The costly classic."
     reads = (EXPLANATIONS, EXAMPLES)
     schema = SIMULATION_TRIALS
-    code_version = "3"
+    code_version = "4"
 
     @property
     def at_once(self) -> bool:
@@ -113,10 +113,10 @@ class Simulation(AskingMethod[SimulationScorer]):
             yield GenerateRequest(messages, self.limit(len(words)), constraint=list_form(len(words)))
             return
         before, _ = SIMULATION_LAST_QUESTION.split("{text}")
-        shared = len(before.format(explanation=subject.explanation))
+        shared, blanks = len(before.format(explanation=subject.explanation)), names_blanks(subject.explanation)
         for place in range(1, len(trial.tokens) + 1):
             read = trial.tokens[:place]
-            text, last = " ".join(self.rendering.text(read).split()), self.quoted(read)[-1]
+            text, last = self.rendering.line(read, blanks=blanks), self.quoted(read)[-1]
             question = SIMULATION_LAST_QUESTION.format(explanation=subject.explanation, text=text, token=last)
             messages = (Message("system", SIMULATION_LAST), Message("user", question))
             yield ChooseRequest(messages, NUMBERS, subject.group, shared)

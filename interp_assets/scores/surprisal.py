@@ -25,7 +25,7 @@ BLANK = "the text is nothing but white space"
 class Surprisal(AskingMethod[SurprisalScorer]):
     name = "surprisal"
     description = "How much an explanation raises the probability of a latent's examples. For base models."
-    code_version = "3"
+    code_version = "4"
     schema = SURPRISAL_TRIALS
     verbs = ("log_likelihood",)
 
@@ -50,7 +50,7 @@ class Surprisal(AskingMethod[SurprisalScorer]):
         for subject in subjects:
             before = SURPRISAL.format(explanation=subject.explanation)
             for trial in asked(subject):
-                text = shown(trial, self.rendering)
+                text = shown(trial, self.rendering, subject.explanation)
                 yield (
                     subject,
                     trial,
