@@ -183,7 +183,7 @@ def test_skipped_tokens_count_behind_bos() -> None:
     assert of == [1, 3, 2]
 
 
-# Blaizzy/mlx-vlm #293: Gemma 3 leaves the range of float16.
+# Blaizzy/mlx-vlm #293 and huggingface/transformers #36832: Gemma 3 leaves the range of float16.
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_token_that_leaves_the_range_of_float16_behind_the_proof_of_load(
     world: Path, dtype: str, monkeypatch: pytest.MonkeyPatch

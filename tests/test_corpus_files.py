@@ -120,6 +120,7 @@ def test_a_mark_in_the_midst_of_files_put_together_is_no_text(tmp_path: Path) ->
 
 
 SOUND = b'{"text": "ka"}\n'
+# daaain/claude-code-log #139
 HALF = "'text' holds half of a surrogate pair, which is no character; mend the text or leave it out"
 NOT_UTF8 = "is not UTF-8; write the file anew, such as by: iconv -f WINDOWS-1252 -t UTF-8"
 REFUSED: list[tuple[str, bytes, str]] = [

@@ -203,6 +203,7 @@ def a_change_does_what_it_does_in_a_full_pass(subject: SubjectModel) -> None:
 # --- controls: what the engine did before fails for families that are among them ---
 
 
+# vllm-project/vllm #52158 and TransformerLensOrg/TransformerLens #828: states times output embeddings, unscaled.
 @torch.inference_mode()
 @pytest.mark.parametrize("family", ["granite", "cohere", "minicpm3", "hyperclovax"])
 def test_unembedded_states_are_not_the_logits_of_every_family(family: str, tmp_path: Path) -> None:
@@ -212,6 +213,7 @@ def test_unembedded_states_are_not_the_logits_of_every_family(family: str, tmp_p
     assert (mine - model(input_ids=IDS).logits.log_softmax(-1)).abs().max() > 100 * NATS
 
 
+# huggingface/transformers #43679: caches that models make for themselves do not follow their settings.
 @torch.inference_mode()
 def test_a_cache_made_without_the_settings_fails_in_hybrids(tmp_path: Path) -> None:
     model = Plain(make_family("qwen3_5_text", tmp_path)).model
@@ -219,6 +221,7 @@ def test_a_cache_made_without_the_settings_fails_in_hybrids(tmp_path: Path) -> N
         model(input_ids=IDS, past_key_values=DynamicCache(), use_cache=True)
 
 
+# huggingface/transformers #40827: a recurrent state can be gone on from, and not gone back from.
 @torch.inference_mode()
 def test_a_recurrent_model_that_is_given_a_second_piece_forgets_the_first(tmp_path: Path) -> None:
     """The engine would give these numbers if it did not measure what a cache can do."""

@@ -169,7 +169,7 @@ def test_a_limit_that_is_set_counts_and_one_that_is_not_changes_nothing() -> Non
 
 FACE = "a face \ud83d"
 ODD_REPLIES = {
-    # UKGovernmentBEIS/inspect_ai #3802, simonw/llm #768
+    # UKGovernmentBEIS/inspect_ai #3802 and #2316, simonw/llm #768
     "half a character in the answer": json.dumps({"explanation": FACE}, ensure_ascii=False),
     "half a character, escaped": '{"explanation": "a face \\ud83d"}',
     "half a character and no answer": "I think \ud83d",

@@ -60,6 +60,7 @@ def rows(start: int, tokens: list[int] = BORDER, count: int = 4) -> pl.DataFrame
     return frame.cast({"latent": pl.UInt32, "start": pl.UInt16})
 
 
+# axolotl-ai-cloud/axolotl #204 and jbloomAus/SAEDashboard #46: one token is BOS, EOS and what stands between documents.
 def test_a_separator_within_a_window_is_shown_though_it_is_the_bos_token() -> None:
     rendering = Rendering(as_gpt2())
     windows = windows_of(rows(start=12), pl.Series([7], dtype=pl.UInt32), bos=True)[7]
