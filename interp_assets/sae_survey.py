@@ -20,8 +20,8 @@ from interp_assets.saes_from_hub import fetched_if_small
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import PROJECT, studies_folder
 from resources.errors import UnusableInput
-from resources.hookpoints import FAMILIES
 from resources.hub import repository_of
+from resources.layer_paths import LAYER_PATHS
 from resources.sparse_autoencoders.config import read_config
 from resources.sparse_autoencoders.locate import locate
 from resources.sparse_autoencoders.location import SaeLocation, describe, in_order
@@ -163,6 +163,10 @@ def models_that_fit(sae: SaeLocation) -> list[Path]:
     return [folder for folder in sorted(PROJECT.glob("demo/weights/*")) if width_of(folder) == width]
 
 
+WIDTHS = ("hidden_size", "n_embd", "d_model")
+"What settings call the width of the residual stream."
+
+
 def width_of(folder: Path) -> int | None:
     """Of a causal language model; None of anything else."""
     try:
@@ -170,13 +174,13 @@ def width_of(folder: Path) -> int | None:
     except (UnusableInput, OSError):
         return None
     text = config.get("text_config", config)
-    return text.get("hidden_size", text.get("n_embd")) if causal(config) else None
+    return next((text[name] for name in WIDTHS if name in text), None) if causal(config) else None
 
 
 def causal(config: dict[str, Any]) -> bool:
     names = [str(name) for name in config.get("architectures") or ()]
     if not names:
-        return config.get("model_type") in FAMILIES
+        return config.get("model_type") in LAYER_PATHS
     # What reads more than text is loaded for its text model.
     return any(kind in name for name in names for kind in ("CausalLM", "LMHead", "ForConditionalGeneration"))
 

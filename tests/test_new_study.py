@@ -325,3 +325,21 @@ def test_a_model_that_sees_too_is_a_language_model(tmp_path: Path) -> None:
     del config["architectures"]
     (model / "config.json").write_text(json.dumps(config))
     assert init(saes, tmp_path, model=str(model))[1]["subject_model"]["path"] == "./gemma3"
+
+
+@pytest.mark.parametrize(
+    ("settings", "width"),
+    [
+        ({"model_type": "olmo2", "hidden_size": 24}, 24),
+        ({"model_type": "gpt2", "n_embd": 24}, 24),
+        ({"model_type": "mpt", "d_model": 24}, 24),
+        ({"model_type": "gemma3", "text_config": {"hidden_size": 24}}, 24),
+        ({"model_type": "bert", "hidden_size": 24}, None),
+        ({"hidden_size": 24}, None),
+    ],
+)
+def test_language_models_of_every_family_are_known_by_their_settings(
+    settings: dict[str, Any], width: int | None, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert sae_survey.width_of(tmp_path) == width
