@@ -22,7 +22,7 @@ from interp_assets.graph import assets_of
 from interp_assets.layers import MissingSae
 from interp_assets.models_read import control_read, engine_model_files, engine_read, sae_files, tokenizer_files
 from interp_assets.partitions import layers_touched, partitions_of, partitions_read
-from interp_assets.proof_limits import beyond_limits
+from interp_assets.proof_limits import beyond_limits, outdated
 from interp_assets.study import Study
 from interp_assets.tables import NOT_CONTENT
 from resources.content_hash import combined_hash
@@ -65,6 +65,8 @@ class PartitionState:
     "It is to be made, and nothing that it is made from is."
     recorded: bool = True
     "False where it lies ready, yet this study never came to it: kept from other settings, or made beside another layer."
+    content_stays: bool = False
+    "Only its proof of load is to be made anew, so nothing that reads it is stale for that."
 
     @property
     def label(self) -> str:
@@ -219,7 +221,8 @@ class Freshness:
         self, asset: Asset, key: str | None, known: dict[tuple[str, str | None], PartitionState]
     ) -> PartitionState:
         inputs = [known[each] for each in self.inputs(asset, key)]
-        moving = [i.label for i in inputs if self.is_due(i.state)]
+        due = [i for i in inputs if self.is_due(i.state)]
+        moving = [i.label for i in due if not i.content_stays]
         stopped = {"failed": "failed", "blocked": "is blocked"}
         failed = tuple(f"{i.label} {stopped[i.state]}" for i in inputs if i.state in stopped)
         if failed and asset.scope != "study":
@@ -228,7 +231,8 @@ class Freshness:
         if own in ("fresh", "failed", "partial") and moving:
             own, reasons = "stale", tuple(f"{label} is to be made anew" for label in moving)
         recorded = own not in ("fresh", "partial") or self.recorded(asset, key)
-        return PartitionState(asset.name, key, own, reasons, self.is_due(own) and not moving, recorded)
+        stays = own == "stale" and not moving and self._proof_alone(asset, key)
+        return PartitionState(asset.name, key, own, reasons, self.is_due(own) and not due, recorded, stays)
 
     def own_state(self, asset: Asset, key: str | None) -> tuple[State, tuple[str, ...]]:
         """The state of one partition given its inputs as they lie there, and the reasons."""
@@ -252,12 +256,16 @@ class Freshness:
             proof = failure.get("proof", {})
             if "fvu" not in proof:
                 return "failed", (failure["reason"],)
+            if why := outdated(proof):
+                return "stale" if last else "missing", (why,)
             if problem := beyond_limits(proof, self.study.proof_of_load):
                 return "failed", (f"proof of load: {problem}",)
             return "stale" if last else "missing", ("the proof of load holds under the limits of now",)
         if retry := store.note(NOTE_RETRY, asset.name, key, now):
             return "stale", (retry["reason"],)
         stored = store.partition(asset.name, key, now)
+        if stored is not None and (why := outdated(stored.metadata.get("proof"))):
+            return "stale", (why,)
         if stored is not None and (problem := self._stopped_by_proof(key, stored)):
             return "failed", (problem,)
         if stored is not None and (waiting := stored.metadata.get("not_asked", 0)):
@@ -271,6 +279,13 @@ class Freshness:
         if last is None:
             return "missing", ("never made",)
         return "stale", tuple(differences(last.parts, self.fingerprint(asset, key).parts))
+
+    def _proof_alone(self, asset: Asset, key: str | None) -> bool:
+        """Whether of what is stored for the settings of now the proof of load alone is to be made anew."""
+        stored = None
+        with contextlib.suppress(InputMissing):
+            stored = self.store.partition(asset.name, key, self.fingerprint(asset, key).value)
+        return stored is not None and outdated(stored.metadata.get("proof")) is not None
 
     def _stopped_by_proof(self, key: str | None, stored: Partition) -> str | None:
         """Why an activation cache may not be used, under the limits of now; controls are never stopped."""

@@ -14,6 +14,7 @@ from interp_assets.differences import in_short
 from interp_assets.freshness import Freshness, partition_label
 from interp_assets.job import CHANGED_MEANWHILE, load_stage, say_waiting, wanted_partitions
 from interp_assets.partitions import layer_keys, partitions_of
+from interp_assets.proof_limits import in_words
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import Study
 from resources.leases import Leases
@@ -146,6 +147,8 @@ class Runner:
         said = f"recorded {label}: {why}" if lies_ready else f"made     {label} in {time.monotonic() - before:.1f} s"
         print(said, flush=True)
         made = self._look.current(asset.name, key)
+        if made is not None and (proof := made.metadata.get("proof")):
+            print(f"{'proof':8} {label}: {in_words(proof)}", flush=True)
         if made is not None and (warning := made.metadata.get("warning")):
             print(f"{'warning':8} {label}: {warning}", flush=True)
 

@@ -86,8 +86,8 @@ class Draft:
         self.tables[table] = {"files": [file.name for file in files], "rows": rows, "columns": columns}
 
     def adopt_all(self, other: Partition) -> None:
-        """Add all tables of another partition, whose files are shared and not copied where the disk can."""
-        for name in other.manifest["files"]:
+        """Add all tables of another partition, whose files are shared and not copied; or of what is committed here."""
+        for name in other.manifest["files"] if other.folder != self.folder else ():
             (self.folder / name).unlink(missing_ok=True)
             os.link(other.folder / name, self.folder / name)
         self.tables = other.tables

@@ -47,6 +47,7 @@ OPERATIONAL: dict[str, Any] = {
     "alignment.pairs": None,
     "alignment.device": "cpu",
     "proof_of_load.max_fvu": 0.7,
+    "proof_of_load.max_dimension_fvu": 1.1,
     "proof_of_load.l0_factor": 3,
     "scorers.intervention.batch_latents": 1,
     "examples.similar_text.model": "moved/embedder",

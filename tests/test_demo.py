@@ -48,21 +48,22 @@ def test_held_out_fvu_is_under_a_quarter(study: Study, activations: dict[str, to
             continue
         sae = read_sae(layer.location)
         proof = prove(sae, activations[layer.hookpoint], layer.hookpoint, layer.location.published_l0(), LIMITS)
-        compare_layers(sae, layer.hookpoint, streams, proof)
+        compare_layers(sae, layer.hookpoint, streams, proof, LIMITS)
         assert sae.n_latents >= 2048
         assert layer.location.files()[1].stat().st_size <= 6_000_000
         assert proof["fvu"] < 0.25
+        assert proof["dimension_fvu"] < 0.35
         assert proof["mean_l0"] == pytest.approx(32, abs=0.5)
 
 
 @pytest.mark.parametrize("wrong", ["layers.4", "layers.7", "layers.9", "layers.11"])
 def test_a_wrong_layer_fails_the_proof(study: Study, activations: dict[str, torch.Tensor], wrong: str) -> None:
-    """Also a neighbouring one, whose FVU alone would pass, and one whose massive activations hide the rest."""
+    """Also a neighbouring one, which alone would pass, and one whose massive activations hide the rest."""
     sae = read_sae(study.layer("layers.10").location)
     places = {name: activations[name] for name in (wrong, "layers.8", "layers.10")}
-    proof = prove(sae, activations[wrong], wrong, 32.0, LIMITS)
-    with pytest.raises(ProofFailed, match=rf"explains layers.10 better \(FVU 0.\d+\) than {wrong}"):
-        compare_layers(sae, wrong, places, proof)
+    proof = prove(sae, activations[wrong], wrong, 32.0, ProofOfLoad(max_dimension_fvu=2))
+    with pytest.raises(ProofFailed, match=rf"explains layers.10 better \(mean FVU of dimensions 0.\d+\) than {wrong}"):
+        compare_layers(sae, wrong, places, proof, LIMITS)
 
 
 @pytest.mark.parametrize("wrong", ["layers.10.mlp", "layers.10.self_attn", "layers.10.input_layernorm"])

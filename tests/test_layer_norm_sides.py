@@ -149,7 +149,8 @@ def test_the_proof_of_load_tries_both_sides_and_names_the_right_one(world: Path,
     assert (proof["hookpoint"], proof["or_reads"]) == (reads, other)
     assert proof["fvu"] < 0.02 < proof["fvu_or_reads"]
     with pytest.raises(
-        UnusableInput, match=rf"explains {other} better \(FVU [-.\de]+\) than {reads} .*hookpoints: \[{other}\]"
+        UnusableInput,
+        match=rf"explains {other} better \(mean FVU of dimensions [-.\de]+\) than {reads} .*hookpoints: \[{other}\]",
     ):
         cached(world, other, version)
     # As the line says.

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp_assets.activations.variance import unexplained
+from interp_assets.activations.variance import fraction
 from resources.sparse_autoencoders import autoencoder
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 from resources.sparse_autoencoders.formats import FORMATS
@@ -90,7 +90,7 @@ def test_same_numbers_as_the_maker(case: str) -> None:
     encoding, reconstruction = differences(maker.sae, maker)
     assert encoding <= EXACT
     assert reconstruction <= EXACT
-    assert unexplained(maker.sae, maker.x, maker.target) == pytest.approx(float(maker.fvu), abs=EXACT)
+    assert fraction(maker.sae.reconstruct(maker.x), maker.target) == pytest.approx(float(maker.fvu), abs=EXACT)
 
 
 @pytest.mark.parametrize("case", CASES)

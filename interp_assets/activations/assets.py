@@ -25,6 +25,7 @@ from interp_assets.study import Study
 from interp_assets.tables import LATENT_STATISTICS, conform
 from resources.content_hash import mixed
 from resources.errors import UnusableInput
+from resources.partition_files import Partition
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
 from resources.sparse_autoencoders.controls import Neurons, NeuronsOf, RandomSae
 from resources.sparse_autoencoders.location import SaeLocation
@@ -41,7 +42,8 @@ def activation_cache(jobs: list[Job]) -> dict[str | None, Metadata | UnusableInp
     found: dict[str | None, Metadata | UnusableInput] = {}
     # The untrained model comes first, so that the trained one is in memory for what follows.
     for untrained in sorted({job.study.layer(job.layer).untrained for job in jobs}, key=lambda seed: seed is None):
-        passes = [layer_pass(job, tokens) for job in jobs if job.study.layer(job.layer).untrained == untrained]
+        of_subject = [job for job in jobs if job.study.layer(job.layer).untrained == untrained]
+        passes = [layer_pass(job, tokens) for job in of_subject]
         try:
             subject = subject_model(study, jobs[0].models, untrained)
             harvest_all(study, subject, tokens, passes)
@@ -49,7 +51,9 @@ def activation_cache(jobs: list[Job]) -> dict[str | None, Metadata | UnusableInp
             found |= {one.key: error for one in passes}
         else:
             skip_first = study.corpus.skip_first
-            found |= {one.key: one.failure or cache_metadata(one, tokens, skip_first) for one in passes}
+            for one, job in zip(passes, of_subject, strict=True):
+                made = kept_metadata(one, job) if one.kept else cache_metadata(one, tokens)
+                found[one.key] = one.failure or made | proof_metadata(one, skip_first)
     return found
 
 
@@ -93,7 +97,13 @@ def layer_pass(job: Job, tokens: np.ndarray) -> LayerPass:
         writer_for=lambda n_latents: CacheWriter(job.draft, n_latents),
         of_neurons=isinstance(layer.location, NeuronsOf),
         blocking=layer.control is None,
+        kept=stored(job) is not None,
     )
+
+
+def stored(job: Job) -> Partition | None:
+    """What lies there for the fingerprint of now, where the proof of load alone is to be made anew."""
+    return job.freshness.store.partition(job.asset.name, job.key, job.fingerprint.value)
 
 
 def mean_l0_of(study: Study, random: RandomSae, hookpoint: str, subject: SubjectModel, tokens: np.ndarray) -> int:
@@ -105,23 +115,39 @@ def mean_l0_of(study: Study, random: RandomSae, hookpoint: str, subject: Subject
     return max(1, round(float(firing.sum(1).float().mean())))
 
 
-def cache_metadata(one: LayerPass, tokens: np.ndarray, skip_first: int) -> Metadata:
-    assert one.writer is not None and one.proof is not None
+def cache_metadata(one: LayerPass, tokens: np.ndarray) -> Metadata:
+    if one.failure is not None:
+        return {}
+    assert one.writer is not None
     counts = one.writer.counts
     size = sum(
         (one.writer.draft.folder / name).stat().st_size for name in one.writer.draft.tables["activations"]["files"]
     )
-    sink = one.proof.get("attention_sink") if one.blocking else None
-    return ({"warning": warning_of(sink, skip_first)} if sink else {}) | {
+    return {
         "tokens_used": int(tokens.size),
         "activations": int(counts.sum()),
         "bytes_per_activation": round(size / max(1, int(counts.sum())), 3),
         "latents": len(counts),
         "latents_that_never_fire": int((counts == 0).sum()),
-        "fvu": one.proof["fvu"],
-        "mean_l0": one.proof["mean_l0"],
-        "proof": one.proof,
     }
+
+
+def kept_metadata(one: LayerPass, job: Job) -> Metadata:
+    """What is known of activations that stay, which the draft takes over."""
+    kept = stored(job)
+    if one.failure is not None or kept is None:
+        return {}
+    job.draft.adopt_all(kept)
+    made = {name: kept.metadata[name] for name in ("seconds", "why", "versions") if name in kept.metadata}
+    return {"activations_made": made} | {name: value for name, value in kept.metadata.items() if name != "warning"}
+
+
+def proof_metadata(one: LayerPass, skip_first: int) -> Metadata:
+    if one.proof is None:
+        return {}
+    sink = one.proof.get("attention_sink") if one.blocking else None
+    figures = {name: one.proof[name] for name in ("fvu", "dimension_fvu", "mean_l0")}
+    return ({"warning": warning_of(sink, skip_first)} if sink else {}) | figures | {"proof": one.proof}
 
 
 @computes("latent_statistics")

@@ -40,6 +40,8 @@ class LayerPass:
     "The hookpoint is a decoder layer; what goes into the down projection of its MLP is read."
     blocking: bool = True
     "Whether a failed proof of load stops it. For controls it is recorded: they are not meant to explain much."
+    kept: bool = False
+    "Its activations lie there already: the proof of load is all that is made."
     sae: SparseAutoencoder | Neurons | None = None
     writer: CacheWriter | None = None
     proof: dict[str, Any] | None = None
@@ -73,7 +75,7 @@ def harvest(
     fail_unreadable(subject, tokens, layers)
     prove_all(subject, tokens[: max(1, limits.tokens // tokens.shape[1])], layers, skip, batch_tokens, limits)
     for batch in context_batches(tokens, batch_tokens):
-        running = [layer for layer in layers if layer.failure is None]
+        running = [layer for layer in layers if layer.failure is None and not layer.kept]
         if not running:
             return
         seen = subject.activations(as_ids(tokens[batch]), [layer.hookpoint for layer in running])
@@ -172,14 +174,16 @@ def prove_one(
                 or_reads=(layer.or_reads, own[layer.or_reads]) if layer.or_reads else None,
             )
         except ProofFailed as failed:
-            if layer.blocking or not failed.measured:
+            # Another layer may fit where this one does not: then that is what is said.
+            if not failed.measured or (layer.blocking and not limits.compare_layers):
                 raise
-            layer.proof = failed.details["proof"] | {"would_fail": str(failed)}
+            layer.proof = failed.details["proof"] | ({} if layer.blocking else {"would_fail": str(failed)})
         if limits.compare_layers and layer.blocking:
             pairs = same_elsewhere(layer, subject)
             places, targets = ({pair[0]: elsewhere[pair[i]] for pair in pairs} for i in (0, 1))
-            compare_layers(layer.sae, layer.hookpoint, places, layer.proof, targets)
-        layer.writer = layer.writer_for(layer.sae.n_latents)
+            compare_layers(layer.sae, layer.hookpoint, places, layer.proof, limits, targets)
+        if not layer.kept:
+            layer.writer = layer.writer_for(layer.sae.n_latents)
 
 
 def activations_at(

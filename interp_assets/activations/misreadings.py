@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_assets.activations.variance import fraction, typical, unexplained
+from interp_assets.activations.variance import dimension_fraction, fraction, typical_tokens
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder, TopActivations
 from resources.sparse_autoencoders.controls import Neurons
 
@@ -33,12 +33,16 @@ def likely_cause(
     Args:
         x: what it reads, float32 [tokens, d_in].
         target: what it is to reconstruct, float32 [tokens, d_out].
-        proof: what was measured: `fvu`, `max_fvu`, `published_l0`.
+        proof: what was measured: `fvu`, `max_fvu`, `dimension_fvu`, `max_dimension_fvu`, `published_l0`.
     """
-    fvu, usual = proof["fvu"], typical(x) & typical(target)
+    tokens = typical_tokens(x, target)
+    fails = not proof["fvu"] <= proof["max_fvu"], not proof["dimension_fvu"] <= proof["max_dimension_fvu"]
+    fvu, usual, unexplained = proof["fvu"], tokens.as_is, fraction
+    if fails == (False, True):
+        fvu, usual, unexplained = proof["dimension_fvu"], tokens.alike, dimension_fraction
     if tokens_per_context:
         inner = usual & (torch.arange(len(x), device=x.device) % tokens_per_context > 0)
-        without = unexplained(sae, x[inner], target[inner])
+        without = unexplained(sae.reconstruct(x[inner]), target[inner])
         if without < MUCH_BETTER * fvu:
             return (
                 f"without the first token of each context it leaves {without:.3g}: what latents do on BOS is to be dropped "
@@ -47,11 +51,11 @@ def likely_cause(
     if isinstance(sae, Neurons):
         return None
     x, target = x[usual][:TOKENS_TO_COMPARE], target[usual][:TOKENS_TO_COMPARE]
-    if fvu <= proof["max_fvu"]:
+    if not any(fails):
         readings, enough = as_topk(sae, proof["published_l0"]), proof["max_fvu"]
     else:
         readings, enough = other_readings(sae, proof["published_l0"]), MUCH_BETTER * fvu
-    left = {name: fraction(reconstruct(x), target) for name, reconstruct in readings.items()}
+    left = {name: unexplained(reconstruct(x), target) for name, reconstruct in readings.items()}
     best = min(left, key=lambda name: left[name], default=None)
     if best is None or not left[best] < enough:
         return None

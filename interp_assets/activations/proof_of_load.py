@@ -15,8 +15,8 @@ from torch import Tensor
 
 from interp_assets.activations.attention_sinks import attention_sink
 from interp_assets.activations.misreadings import likely_cause
-from interp_assets.activations.variance import typical, unexplained
-from interp_assets.proof_limits import beyond_limits, explained_better_elsewhere
+from interp_assets.activations.variance import fraction, largest_dimension, measured, typical_tokens
+from interp_assets.proof_limits import PROOF_VERSION, beyond_limits
 from interp_assets.settings import ProofOfLoad
 from resources.errors import UnusableInput
 from resources.sparse_autoencoders.autoencoder import SparseAutoencoder
@@ -68,18 +68,18 @@ def prove(
             raise ProofFailed(f"{place} holds values that are NaN or infinite{out_of_range(values)}", proof)
     proof |= {"dtype": str(x.dtype).removeprefix("torch."), "largest_activation": float(x.float().abs().max())}
     x, target = x.float(), target.float()
-    usual = typical(x) & typical(target)
-    fvu = unexplained(sae, x[usual], target[usual])
-    top = sae.encode(x)
+    reconstruction, top, usual = sae.reconstruct(x), sae.encode(x), typical_tokens(x, target)
     active = top.activations > 0
     alive = torch.zeros(sae.n_latents, dtype=torch.bool, device=x.device)
     alive[top.indices[active]] = True
     mean_l0 = float(active.sum(1).float().mean())
-    proof |= {
-        "fvu": round(fvu, 6),
-        "fvu_with_massive_activations": round(unexplained(sae, x, target), 6),
-        "tokens_with_massive_activations": len(x) - int(usual.sum()),
+    proof |= measured(reconstruction, target, usual) | {
+        "version": PROOF_VERSION,
+        "fvu_with_massive_activations": round(fraction(reconstruction, target), 6),
+        "tokens_with_massive_activations": len(x) - int(usual.as_is.sum()),
+        "largest_dimension": largest_dimension(target[usual.alike]),
         "max_fvu": limits.max_fvu,
+        "max_dimension_fvu": limits.dimension_limit,
         "mean_l0": round(mean_l0, 4),
         "published_l0": published_l0,
         "silent_share": round(1 - float(alive.float().mean()), 6),
@@ -89,8 +89,8 @@ def prove(
     if or_reads is not None:
         name, other = or_reads[0], or_reads[1].float()
         wanted = target if transcodes else other
-        usual_there = typical(other) & typical(wanted)
-        proof |= {"or_reads": name, "fvu_or_reads": round(unexplained(sae, other[usual_there], wanted[usual_there]), 6)}
+        there = measured(sae.reconstruct(other), wanted, typical_tokens(other, wanted))
+        proof |= {"or_reads": name} | {f"{figure}_or_reads": value for figure, value in there.items()}
     if beyond_limits(proof, limits) and (cause := likely_cause(sae, x, target, proof, tokens_per_context)):
         proof["likely_cause"] = cause
     if problem := beyond_limits(proof, limits):
@@ -110,23 +110,25 @@ def compare_layers(
     hookpoint: str,
     places: Mapping[str, Tensor],
     proof: dict[str, Any],
+    limits: ProofOfLoad,
     targets: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Add to a proof how well the SAE explains the same module of other layers.
+    """Add to a proof how well the SAE explains the same module of other layers, and judge it again.
 
     Args:
         places: activations [tokens, d_in] on the same tokens, by hookpoint, the own one among them.
         targets: of a transcoder, what is to be reconstructed, [tokens, d_out], by the hookpoint that is read.
 
     Raises:
-        ProofFailed: it explains another one better than its own.
+        ProofFailed: it explains another one better than its own, or had failed before.
     """
-    fvu: dict[str, float] = {}
+    found: dict[str, dict[str, float]] = {}
     for name, x in places.items():
         target = x if targets is None else targets[name]
         if x.shape[1] == sae.d_in and target.shape[1] == sae.d_out:
-            usual = typical(x) & typical(target)
-            fvu[name] = round(unexplained(sae, x[usual].float(), target[usual].float()), 6)
-    proof["fvu_by_layer"] = fvu
-    if problem := explained_better_elsewhere(proof):
+            x, target = x.float(), target.float()
+            found[name] = measured(sae.reconstruct(x), target, typical_tokens(x, target))
+    for figure in ("fvu", "dimension_fvu"):
+        proof[f"{figure}_by_layer"] = {name: each[figure] for name, each in found.items()}
+    if problem := beyond_limits(proof, limits):
         raise ProofFailed(problem, proof)

@@ -108,8 +108,17 @@ class ProofOfLoad(Settings):
 
     tokens: int = identity(4096, ge=64)
     max_fvu: float = operational(0.5, gt=0)
-    "Largest fraction of variance unexplained. A forgotten b_dec or a transposed decoder lies above 0.7."
+    "Largest fraction of variance unexplained (FVU). A forgotten b_dec or a transposed decoder lies above 0.7."
+    max_dimension_fvu: float | None = operational(None, gt=0)
+    """Largest mean over dimensions of each one's FVU, so that a dimension with a massive variance counts as any other. Where
+    left out: 0.8, or 1.6 times max_fvu where that is more. SAEs of SmolLM2-135M that are read rightly lie at 0.3, and with a
+    quarter of their latents a token at 0.5 to 0.64; what reproduces massive dimensions alone lies at 1."""
     compare_layers: bool = identity(True)
     "Refuse an SAE that explains the same module of another layer better than the one it is said to read."
     l0_factor: float = operational(2.0, gt=1)
     "Mean L0 must lie within this factor of the published one, where there is one."
+
+    @property
+    def dimension_limit(self) -> float:
+        """The largest mean FVU of dimensions that is allowed."""
+        return self.max_dimension_fvu or max(0.8, 1.6 * self.max_fvu)
