@@ -10,11 +10,12 @@ import pytest
 
 from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
-from interp_assets.proof_limits import beyond_limits
+from interp_assets.proof_limits import PROOF_VERSION, beyond_limits
 from interp_assets.settings import ProofOfLoad
 from interp_assets.study import load_study
 from resources.errors import UnusableInput
 from resources.loaded_models import LoadedModels
+from resources.partition_files import Partition
 from tests.changed_study import changed
 from tests.refusals import GOOD, make
 
@@ -80,7 +81,57 @@ def test_a_higher_limit_lets_a_layer_be_made(file: Path) -> None:
     assert states(strict)["activation_cache"][OTHER] == "fresh"
 
 
+def measured_less(file: Path, layer: str) -> Partition:
+    """What is stored of a layer, with a proof of load as it was before dimensions were looked at."""
+    look = Freshness(load_study(file))
+    stored = look.current("activation_cache", layer)
+    assert stored is not None
+    later = ("version", "dimension_fvu", "dimension_fvu_by_layer", "max_dimension_fvu", "largest_dimension")
+    proof = {name: value for name, value in stored.metadata["proof"].items() if name not in later}
+    metadata = {name: value for name, value in stored.metadata.items() if name != "dimension_fvu"}
+    with look.store.draft("activation_cache", layer, stored.fingerprint) as draft:
+        draft.adopt_all(stored)
+        return draft.commit(stored.parts, metadata | {"proof": proof})
+
+
+def test_a_proof_that_measured_less_is_made_anew_alone(file: Path) -> None:
+    """Its activations stay, file by file, and what reads them is fresh all the while; other reasons still count."""
+    before = measured_less(file, OTHER)
+    touched = {path: path.stat().st_mtime_ns for path in before.files("activations")}
+    look = Freshness(load_study(file))
+    why = ("the proof of load measures more than it did (version 1 -> 2); activations are kept",)
+    assert look.own_state(look.assets["activation_cache"], OTHER) == ("stale", why)
+    found = states(file)
+    assert found["activation_cache"][OTHER] == "stale"
+    assert found["examples"][OTHER] == "fresh"
+    fewer = changed(file, {"corpus.skip_first": 1}, "fewer.yaml")
+    assert states(fewer)["examples"][OTHER] == "stale", "the control: activations that are to be made anew"
+    made = make_partition(load_study(file), "activation_cache", OTHER, LoadedModels(), [GOOD, OTHER])
+    assert not made.reused
+    assert made.partition.content_hash == before.content_hash
+    assert {path: path.stat().st_mtime_ns for path in made.partition.files("activations")} == touched
+    metadata = made.partition.metadata
+    assert metadata["proof"]["dimension_fvu"] == metadata["dimension_fvu"] > 5e-4
+    assert metadata["proof"]["fvu"] == before.metadata["proof"]["fvu"]
+    assert metadata["activations_made"]["seconds"] == before.metadata["seconds"]
+    assert metadata["activations"] == before.metadata["activations"]
+    assert set(states(file)["activation_cache"].values()) == {"fresh"}
+
+
+def test_a_proof_made_anew_that_fails_stops_its_layer(file: Path) -> None:
+    measured_less(file, OTHER)
+    strict = changed(file, {"proof_of_load.max_dimension_fvu": 1e-4}, "strict.yaml")
+    with pytest.raises(UnusableInput, match=r"where dimensions count alike \(allowed: 0.0001\); of the whole it leaves"):
+        make_partition(load_study(strict), "activation_cache", OTHER, LoadedModels())
+    assert (states(strict)["activation_cache"][OTHER], states(strict)["examples"][OTHER]) == ("failed", "blocked")
+    made = make_partition(load_study(file), "activation_cache", OTHER, LoadedModels())
+    assert made.partition.metadata["proof"]["version"] == PROOF_VERSION, "and under the earlier limit it holds"
+    assert states(file)["examples"][OTHER] == "fresh"
+
+
 PROOF = {"hookpoint": "layers.1", "fvu": 0.2, "mean_l0": 30.0, "published_l0": 20.0}
+ALIKE = {"dimension_fvu": 0.7, "largest_dimension": {"dimension": 5, "share": 0.6}}
+ELSEWHERE = {"dimension_fvu_by_layer": {"layers.1": 0.7, "layers.2": 0.3}}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +146,14 @@ PROOF = {"hookpoint": "layers.1", "fvu": 0.2, "mean_l0": 30.0, "published_l0": 2
         ({"published_l0": None}, {"l0_factor": 1.1}, None),
         ({"fvu_by_layer": {"layers.1": 0.2, "layers.2": 0.15}}, {}, "the SAE explains layers.2 better (FVU 0.15) than"),
         ({"fvu_by_layer": {"layers.1": 0.2, "layers.2": 0.195}}, {}, None),
+        (ALIKE, {}, None),
+        (ALIKE, {"max_dimension_fvu": 0.69}, "at layers.1 the SAE leaves 0.7 of the variance unexplained where dimensions"),
+        (ALIKE | {"dimension_fvu": 0.81}, {}, "at layers.1 the SAE leaves 0.81 of the variance unexplained where"),
+        (ALIKE | {"dimension_fvu": 0.81}, {"max_fvu": 0.6}, None),
+        (ALIKE | {"dimension_fvu": float("nan")}, {}, "at layers.1 the SAE leaves nan of the variance unexplained where"),
+        (ALIKE | {"fvu_by_layer": {"layers.1": 0.2, "layers.2": 0.1}}, {}, None),
+        (ALIKE | ELSEWHERE, {}, "the SAE explains layers.2 better (mean FVU of dimensions 0.3) than layers.1 (0.7)"),
+        (ALIKE | ELSEWHERE | {"dimension_fvu": 1.2}, {}, "the SAE explains layers.2 better (mean FVU of dimensions 0.3)"),
     ],
 )
 def test_each_limit(proof: dict[str, Any], limits: dict[str, Any], said: str | None) -> None:
