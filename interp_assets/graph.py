@@ -24,6 +24,7 @@ from interp_assets.models_read import (
     tokenizer_files,
     tokenizer_read,
 )
+from interp_assets.proof_limits import PROOF_VERSION
 from interp_assets.scores.graph import score_assets
 from interp_assets.settings import JudgeScorer, LlmExplainer, SimilarText
 from interp_assets.study import Study
@@ -149,10 +150,11 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="score_report",
             group="report",
-            code_version="8",
+            code_version="9",
             description="Scores of all layers and methods beside their controls: one page, and the tables behind it.",
             reads=tuple(
                 [
+                    Read("activation_cache", "activations"),
                     Read("latent_statistics", "statistics"),
                     Read("examples", "examples"),
                     Read("explanations", "explanations"),
@@ -180,6 +182,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 "layers": [layer.key for layer in study.layers],
                 "tokenizer": tokenizer_read(study),
                 "bos": study.corpus.bos,
+                "proof_of_load": PROOF_VERSION,
                 "costs": {f"{kind}.{name}": engine_asked(each) for kind, name, each in roles(study)}
                 | ({"effects": study.scorers.intervention.explainer} if study.scorers.intervention else {}),
             },

@@ -183,6 +183,14 @@ def test_costs_add_up_to_the_sums_of_the_tables(tiny: Study, tiny_tables: dict[s
     assert row["money"] == pytest.approx((2 * row["prompt_tokens"] + 4 * row["completion_tokens"]) / 1e6)
 
 
+def test_both_figures_of_the_proof_of_load_stand_in_the_report(tiny_tables: dict[str, Partition]) -> None:
+    proof = tiny_tables["activation_cache"].metadata["proof"]
+    text = Elements(tiny_tables["score_report"].files("page")[0].read_text()).text
+    row = text[text.index("How well the SAEs reconstruct") :]
+    for figure in ("fvu", "dimension_fvu"):
+        assert f"{proof[figure]:.3g}" in row
+
+
 def test_deciles_by_brute_force() -> None:
     draw = np.random.default_rng(0)
     names = {"layer": "a", "method": "embedding", "explainer": "llm", "control": "none", "status": "ok"}

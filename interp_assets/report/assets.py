@@ -90,6 +90,12 @@ def gathered(job: Inputs) -> Evidence:
         layer: counts(table("latent_statistics", layer, "statistics"), examples.get(layer), explanations.get(layer))
         for layer in layers
     }
+    proofs = {
+        layer: proof
+        for layer in layers
+        if (cache := partition("activation_cache", layer)) is not None
+        and "dimension_fvu" in (proof := cache.metadata.get("proof", {}))
+    }
     pairs, of_pairs = gathered_pairs(study, partition)
     all_scores, all_trials = scores_of(scores), of_methods(trials, TRIALS_READ)
     return Evidence(
@@ -106,6 +112,7 @@ def gathered(job: Inputs) -> Evidence:
         effects,
         pairs,
         of_pairs,
+        proofs,
     )
 
 

@@ -50,6 +50,8 @@ class Evidence:
     "pairs of layers that were matched"
     of_pairs: dict[str, pl.DataFrame] = field(default_factory=dict)
     "the tables behind the part about them; none where there are no pairs"
+    proofs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    "what the proof of load measured of each layer, as far as there is one"
 
 
 class Tables(NamedTuple):

@@ -48,6 +48,7 @@ def render(evidence: Evidence, tables: Tables, rendering: Rendering) -> str:
         per=PER,
         count_names=list(dict.fromkeys(key for found in evidence.counts.values() for key in found)),
         layer_counts=evidence.counts,
+        proofs=evidence.proofs,
         problems=evidence.problems,
         latents=best_and_worst(scores, *shown),
         alignment=alignment.section(evidence.pairs, evidence.of_pairs, environment),

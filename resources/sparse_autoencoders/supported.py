@@ -53,7 +53,8 @@ that the SAE leaves less of the variance where the input's mean is taken away.
   hold, NaN, and settings in which a key stands twice.
 
 Where an SAE is read in a way that does not fit it all the same, the proof of load fails: it leaves more of the variance
-than `proof_of_load.max_fvu`, or its L0 is not the published one. The message names the hookpoint, and the cause where one
+than `proof_of_load.max_fvu`, more than `proof_of_load.max_dimension_fvu` where dimensions count alike (one massive dimension can
+hold most of the variance, as in Gemma 3), or its L0 is not the published one. The message names the hookpoint, and the cause where one
 of the known ones explains it: b_dec subtracted or not, decoder transposed, a missing norm, TopK read as ReLU, activations
 not rescaled, a threshold that is not strict, BOS kept.
 """
