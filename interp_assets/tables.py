@@ -310,8 +310,11 @@ DIFFERENCES: Schema = {
     "condition": TEXT,  # of an intervention, compared at equal KL; null where there is one, or the mean of all
     "n_latents": U32,
     "mean": F64,
-    "low": F64,
+    "low": F64,  # of the plain 95 % interval; null where nothing is said of the difference
     "high": F64,
+    "p_value": F64,
+    "p_corrected": F64,  # for the number of verdicts in the report
+    "verdict": TEXT,
 }
 CORRELATIONS: Schema = {
     "score": TEXT,  # a method, with its condition where it has several

@@ -15,7 +15,7 @@ from interp_assets.report.costs import costs
 from interp_assets.report.deciles import by_decile
 from interp_assets.report.evidence import EFFECTS_READ, NO_TRIALS, Evidence, by_layer, tables_of
 from interp_assets.report.page import render
-from interp_assets.report.summary import against_control, against_layers, summarise
+from interp_assets.report.summary import against_control, against_layers, corrected, summarise
 from interp_assets.settings import InterventionScorer
 from interp_assets.settings.engines import Price
 from interp_assets.study import Study
@@ -50,10 +50,14 @@ def test_summary_equals_scipy() -> None:
     table = summarise(scores(0.2))
     values = scores(0.2).filter(pl.col("control") == "none")["value"].to_numpy()
     row = table.filter(pl.col("control") == "none").row(0, named=True)
-    low, high = stats.norm.interval(0.95, values.mean(), stats.sem(values))
+    # Hardly skewed: nearly Student's t, and never narrower.
+    low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
     assert row["mean"] == pytest.approx(values.mean())
-    assert (row["mean_low"], row["mean_high"]) == pytest.approx((low, high))
+    assert (row["mean_low"], row["mean_high"]) == pytest.approx((low, high), abs=0.002)
+    assert row["mean_low"] <= low and high <= row["mean_high"]
     assert row["median"] == pytest.approx(np.median(values))
+    exact = stats.quantile_test(values, p=0.5).confidence_interval(0.95)
+    assert (row["median_low"], row["median_high"]) == (exact.low, exact.high)
     assert (row["n_latents"], row["n_failed_trials"]) == (60, 60)
 
 
@@ -62,12 +66,13 @@ def test_difference_is_paired_by_latent() -> None:
     differences = (wide["none"] - wide["shuffled"]).to_numpy()
     found = against_control(scores(0.2))[0]
     assert found.mean == pytest.approx(differences.mean())
-    low, high = stats.norm.interval(0.95, differences.mean(), stats.sem(differences))
-    assert (found.low, found.high) == pytest.approx((low, high))
+    low, high = stats.t.interval(0.95, len(differences) - 1, differences.mean(), stats.sem(differences))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.002)
+    assert found.p_value == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=2)
 
 
 def test_a_score_that_shows_nothing_is_called_so(tiny: Study) -> None:
-    above, flat = against_control(scores(0.2))[0], against_control(scores(0.0))[0]
+    above, flat = (corrected(against_control(scores(shift)))[0] for shift in (0.2, 0.0))
     assert above.above_control
     assert "above the shuffled control by +0." in above.sentence()
     assert not flat.above_control
@@ -220,7 +225,8 @@ def test_a_control_layer_is_compared_with_the_layer_itself() -> None:
     x, y = (each.filter(control="none")["value"].to_numpy() for each in (real, random))
     assert (found.layer, found.control) == ("layers.3", "layers.3@random")
     assert found.mean == pytest.approx(x.mean() - y.mean())
-    assert found.high - found.low == pytest.approx(2 * stats.t.ppf(0.975, 59) * np.hypot(stats.sem(x), stats.sem(y)))
+    width = 2 * stats.t.ppf(0.975, 59) * np.hypot(stats.sem(x), stats.sem(y))
+    assert width <= found.high - found.low < 1.01 * width
 
 
 @pytest.mark.parametrize(
@@ -264,7 +270,9 @@ def test_interventions_are_compared_at_equal_kl() -> None:
     assert (found.condition, found.n_latents) == ("1", 20)
     assert found.low < 0 < found.high
     assert "on a.3 at a KL of 1 nats is not above its control a.3@random" in found.sentence()
-    (above,) = against_layers(pl.concat([effect_scores("a.3", 2.0, "1"), effect_scores("a.3@random", 1.0, "1")]))
+    (above,) = corrected(
+        against_layers(pl.concat([effect_scores("a.3", 2.0, "1"), effect_scores("a.3@random", 1.0, "1")]))
+    )
     assert above.sentence().startswith(
         "intervention of effect explanations on a.3 at a KL of 1 nats: above the control"
     )

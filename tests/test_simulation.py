@@ -36,7 +36,7 @@ def found(
     predicted: list[list[float]], true: list[list[float]], contexts: list[int] | None = None
 ) -> dict[str, tuple[float, float, float]]:
     contexts = contexts or [*range(len(true))]
-    return {name: rest for name, *rest in correlations(predicted, true, contexts, np.random.default_rng(0))}  # type: ignore[misc]
+    return {name: rest for name, *rest in correlations(predicted, true, contexts)}  # type: ignore[misc]
 
 
 def test_pearson_and_ev_are_the_plain_ones() -> None:

@@ -37,7 +37,7 @@ def alignment_assets(study: Study) -> list[Asset]:
             Asset(
                 name="semantic_overlap",
                 group="alignment",
-                code_version="2",
+                code_version="3",
                 description="Whether matched latents are explained alike: cosine of their explanations, against chance.",
                 reads=(
                     Read("layer_matching", "matching", ("latent_a", "latent_b")),

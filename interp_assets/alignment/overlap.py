@@ -2,7 +2,7 @@
 
 Compared are latents that the same explainer has explained on both sides. Beside the matching stand the same figures for
 a greedy matching, the most similar pair first, and for random matchings of the same latents. A latent is what varies:
-intervals are bootstrap intervals over the latents of the first layer, with all that was measured of each.
+intervals are those of means over the latents of the first layer (`interp_assets.means`), with all that was measured of each.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import numpy as np
 import polars as pl
 
 from interp_assets.examples.draws import MATCH_AT_RANDOM, keyed
+from interp_assets.means import mean_with_interval, of_differences
 from interp_assets.tables import OVERLAP_PAIRS, SEMANTIC_OVERLAP, conform
 
-RANDOM_MATCHINGS, RESAMPLES = 100, 2_000
+RANDOM_MATCHINGS = 100
+COSINE = (-1.0, 1.0)
 Embed = Callable[[list[str]], np.ndarray]
 Vectors = tuple[np.ndarray, np.ndarray]
 "Of the explanations of two layers: unit vectors float32 [latents, d]."
@@ -40,9 +42,8 @@ def explained_alike(
             name: measured(matching, one["latent"], other["latent"], vectors) for name, matching in matchings.items()
         }
         found["random"] = at_random(one["latent"], other["latent"], vectors, seed)
-        rng = np.random.default_rng([seed, len(one), len(other)])
-        overlaps += [summary(explainer, name, rows, rng) for name, rows in found.items()]
-        overlaps.append(above_random(explainer, found["optimal"], found["random"], rng))
+        overlaps += [summary(explainer, name, rows) for name, rows in found.items()]
+        overlaps.append(above_random(explainer, found["optimal"], found["random"]))
         pairs += [
             rows.with_columns(explainer=pl.lit(explainer), matching=pl.lit(name))
             for name, rows in found.items()
@@ -96,24 +97,13 @@ def by_latent(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.group_by("latent_a").agg(pl.mean("cosine")).sort("latent_a")
 
 
-def summary(explainer: str, matching: str, rows: pl.DataFrame, rng: np.random.Generator) -> tuple[object, ...]:
+def summary(explainer: str, matching: str, rows: pl.DataFrame) -> tuple[object, ...]:
     values = by_latent(rows)["cosine"].to_numpy()
-    return (explainer, matching, "mean_cosine", len(values), *mean_interval(values, rng))
+    return (explainer, matching, "mean_cosine", len(values), *mean_with_interval(values, COSINE))
 
 
-def above_random(
-    explainer: str, optimal: pl.DataFrame, random: pl.DataFrame, rng: np.random.Generator
-) -> tuple[object, ...]:
+def above_random(explainer: str, optimal: pl.DataFrame, random: pl.DataFrame) -> tuple[object, ...]:
     """By how much the matched explanation is nearer than one of a random matching, latent by latent."""
     both = by_latent(optimal).join(by_latent(random), on="latent_a", suffix="_random")
     values = (both["cosine"] - both["cosine_random"]).to_numpy()
-    return (explainer, "optimal", "above_random", len(values), *mean_interval(values, rng))
-
-
-def mean_interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float | None, float | None, float | None]:
-    """The mean and its 95 % bootstrap interval (percentiles); no interval of fewer than two, nothing of none."""
-    if len(values) < 2:
-        return (float(values[0]) if len(values) else None), None, None
-    resampled = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
+    return (explainer, "optimal", "above_random", len(values), *mean_with_interval(values, of_differences(COSINE)))

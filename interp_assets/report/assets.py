@@ -23,7 +23,7 @@ from interp_assets.report.evidence import (
     tables_of,
 )
 from interp_assets.report.page import render
-from interp_assets.report.summary import counts
+from interp_assets.report.summary import counts, how_many
 from interp_assets.study import Study
 from resources.partition_files import Partition
 
@@ -39,6 +39,7 @@ def score_report(job: Job) -> Metadata:
     return {
         "page": {"path": str(page)},
         "in_words": {"markdown": in_words(tables)},
+        "verdicts": how_many(tables.differences),
         "layers_with_scores": evidence.scores.filter(pl.col("value").is_not_null())["layer"].n_unique(),
         "problems": len(evidence.problems),
     }

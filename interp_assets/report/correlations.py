@@ -8,12 +8,11 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from interp_assets.means import FEWEST
 from interp_assets.report.headline import SUBJECT, explained
 from interp_assets.scores.intervals import Z
 from interp_assets.tables import CORRELATIONS
 
-FEWEST = 4
-"Below this many latents the interval of a correlation does not exist."
 Interval = tuple[float, float, float]
 
 
@@ -51,12 +50,13 @@ def with_interval(r: float, latents: int, variance: float) -> Interval:
     """r and its 95 % interval by Fisher's z with standard error sqrt(variance / (latents - 3)).
 
     Variance is 1 for Pearson (Fisher 1921) and 1 + r^2 / 2 for Spearman (Bonett and Wright 2000). Several explanations
-    of one latent count as one.
+    of one latent count as one. An r nearer to 1 or -1 than half a step of Spearman's, 6 / (n^3 - n), is no surer than that:
+    a few latents in one order by chance would have an interval without width.
     """
     half = Z * np.sqrt(variance / (latents - 3))
-    with np.errstate(divide="ignore"):
-        z = np.arctanh(r)
-    return r, float(np.tanh(z - half)), float(np.tanh(z + half))
+    most = 1 - 6 / (latents**3 - latents)
+    z = np.arctanh(np.clip(r, -most, most))
+    return r, float(min(np.tanh(z - half), r)), float(max(np.tanh(z + half), r))
 
 
 def disagreements(scores: pl.DataFrame) -> pl.DataFrame:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
+from interp_assets.means import Moments, interval, moments_of
 from interp_assets.report.headline import HEADLINE
-from interp_assets.scores.intervals import Z
 from interp_assets.tables import BY_DECILE, conform
 
 SUBJECT = ["method", "layer", "explainer", "control", "latent"]
@@ -15,8 +15,8 @@ GROUP = ["method", "explainer", "control", "decile", "statistic"]
 def by_decile(trials: pl.DataFrame, examples: pl.DataFrame) -> pl.DataFrame:
     """The table `tables.BY_DECILE`: the headline statistic if the positives of one decile were all the positives.
 
-    Negatives are the same for all deciles. The value is the mean over latents, its interval +- 1.96 standard errors of
-    them. Methods with another headline than AUROC and balanced accuracy have no rows.
+    Negatives are the same for all deciles. The value is the mean over latents with its interval (`interp_assets.means`).
+    Methods with another headline than AUROC and balanced accuracy have no rows.
 
     Args:
         trials: `tables.TRIALS` with columns layer and method.
@@ -39,9 +39,12 @@ def by_decile(trials: pl.DataFrame, examples: pl.DataFrame) -> pl.DataFrame:
     of_latents = rows.group_by(*GROUP, "layer", "latent", maintain_order=True).agg(
         pl.col("right").mean(), n_trials=pl.len()
     )
-    mean, error = pl.col("right").mean(), Z * pl.col("right").std() / pl.len().sqrt()
     # Sums of floats depend on the order of what is summed.
     table = of_latents.group_by(GROUP, maintain_order=True).agg(
-        n_latents=pl.len(), n_trials=pl.col("n_trials").sum(), value=mean, low=mean - error, high=mean + error
+        n_trials=pl.col("n_trials").sum(), **moments_of(pl.col("right"))
+    )
+    low, high = map(pl.Series, interval(Moments.read(table), (0, 1)))
+    table = table.select(
+        *GROUP, "n_trials", n_latents="n", value="mean", low=low.fill_nan(None), high=high.fill_nan(None)
     )
     return conform(table, BY_DECILE).sort(GROUP)

@@ -15,7 +15,7 @@ from interp_assets.report.correlations import correlations
 from interp_assets.report.costs import TOKENS, costs, outcomes
 from interp_assets.report.deciles import by_decile
 from interp_assets.report.gaps import Gap, gaps
-from interp_assets.report.summary import Difference, against_control, against_layers, summarise
+from interp_assets.report.summary import Difference, against_control, against_layers, corrected, summarise
 from interp_assets.study import Study
 from interp_assets.tables import DIFFERENCES, EFFECTS, EXAMPLES, EXPLANATIONS, SCORES, TRIALS, Schema
 
@@ -67,15 +67,15 @@ class Tables(NamedTuple):
         """By name."""
         frames = {name: each for name, each in self._asdict().items() if isinstance(each, pl.DataFrame)}
         return frames | {
-            "differences": pl.DataFrame(self.differences, schema=DIFFERENCES, orient="row").with_columns(
-                pl.col("low", "high").fill_nan(None)
-            )
+            "differences": pl.DataFrame(
+                [(*each, each.verdict) for each in self.differences], schema=DIFFERENCES, orient="row"
+            ).with_columns(cs.float().fill_nan(None))
         }
 
 
 def tables_of(evidence: Evidence, study: Study) -> Tables:
     scores, trials = evidence.scores, evidence.trials
-    differences = against_control(scores) + against_layers(scores)
+    differences = corrected(against_control(scores) + against_layers(scores))
     return Tables(
         summarise(scores),
         differences,

@@ -53,7 +53,7 @@ def score_distributions(scores: pl.DataFrame, layers: Sequence[str], statistic: 
 
 
 def decile_curves(rows: pl.DataFrame, statistic: Statistic) -> Markup:
-    """A curve over the deciles of peak activation, real beside shuffled, with intervals as bands.
+    """A curve over the deciles of peak activation, real beside shuffled, with intervals as bands where there are any.
 
     Args:
         rows: of `tables.BY_DECILE`, of one method and explainer.
@@ -63,7 +63,7 @@ def decile_curves(rows: pl.DataFrame, statistic: Statistic) -> Markup:
     for control, color in (("shuffled", CONTROL), ("none", REAL)):
         mine = rows.filter(control=control).sort("decile")
         place = mine["decile"].to_numpy() + 1
-        low, high = (mine[name].fill_null(mine["value"]).to_numpy() for name in ("low", "high"))
+        low, high = (mine[name].cast(pl.Float64).to_numpy() for name in ("low", "high"))
         axes.fill_between(place, low, high, color=color, alpha=0.25, linewidth=0)
         axes.plot(place, mine["value"].to_numpy(), color=color, linewidth=1.8, marker="o", markersize=3.5)
     axes.set_xticks(range(1, 11))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import polars as pl
 
 from interp_assets.layers import control_in
+from interp_assets.means import UNBOUNDED, Limits
 from interp_assets.settings.scorers import ZERO_ABLATION
 
 HEADLINE = {
@@ -39,9 +40,25 @@ STATISTICS = {
     "accuracy": Statistic("accuracy", None, (0, 1)),
     "nats": Statistic("nats, all conditions", 0.0, None),
 }
+LIMITS_OF_OTHERS = {
+    "auprc": (0, 1),
+    "f1": (0, 1),
+    "precision_at_rate": (0, 1),
+    "chance": (0, 1),
+    "strength": (0, float("inf")),
+    "ev": (float("-inf"), 1),
+}
+"Of statistics that are no method's headline."
 SUBJECT = ["layer", "latent", "explainer"]
 OF_A_CONTROL = pl.col("layer").map_elements(lambda key: control_in(key) is not None, pl.Boolean)
 "Rows of layers whose latents are not those of a trained SAE."
+
+
+def limits_of(statistic: str) -> Limits:
+    """Between which all values of a statistic lie."""
+    name = statistic.removesuffix("_weighted")
+    known = STATISTICS[name].limits if name in STATISTICS else LIMITS_OF_OTHERS.get(name)
+    return known or UNBOUNDED
 
 
 def headlines(scores: pl.DataFrame) -> pl.DataFrame:

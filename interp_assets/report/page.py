@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from interp_assets.examples.rendering import Rendering
 from interp_assets.layers import CONTROLS, control_in
+from interp_assets.means import FEWEST
 from interp_assets.report import alignment
 from interp_assets.report.correlations import scored_by_both
 from interp_assets.report.costs import PER, per_latent
@@ -18,7 +19,7 @@ from interp_assets.report.figures import decile_curves, scatter, score_distribut
 from interp_assets.report.gallery import best_and_worst, failures
 from interp_assets.report.gaps import Gap
 from interp_assets.report.headline import HEADLINE, STATISTICS, explained, headlines
-from interp_assets.report.summary import Difference, scored
+from interp_assets.report.summary import Difference, how_many, scored
 
 Rows = list[dict[str, Any]]
 
@@ -35,6 +36,8 @@ def render(evidence: Evidence, tables: Tables, rendering: Rendering) -> str:
         calibrations=evidence.calibrations,
         sequential=sorted(set(scores.filter(pl.col("condition") == "sequential")["method"])),
         short=in_short(tables.differences),
+        how_many=how_many(tables.differences),
+        fewest=FEWEST,
         control_kinds=[kind for kind in CONTROLS if any(control_in(d.control) == kind for d in tables.differences)],
         sections=sections(evidence, tables),
         nothing_scored=[each.sentence() for each in tables.gaps if each.explainer is None],

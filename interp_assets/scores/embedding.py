@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Embedding(Comparing[EmbeddingScorer]):
     name = "embedding"
     description = "How well a sentence embedder finds a latent's examples from its explanation. No LLM."
-    code_version = "4"
+    code_version = "5"
 
     @property
     def role(self) -> Role:

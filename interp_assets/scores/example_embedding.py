@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class ExampleEmbedding(Comparing[ExampleEmbeddingScorer]):
     name = "example_embedding"
     description = "How well a sentence embedder finds a latent's examples from others of them. No explanation, no LLM."
-    code_version = "3"
+    code_version = "4"
     reads = (PLACED_EXAMPLES, WINDOWS, CONTEXTS)
 
     def tested(self, inputs: Inputs, examples: pl.DataFrame) -> dict[Key, Tested]:

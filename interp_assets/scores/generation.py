@@ -4,18 +4,19 @@ It tests whether an explanation is enough to make the latent fire, where the oth
 texts that are there. Each explanation is asked for once, and all its texts come in one reply.
 
 generation_rate: share of the texts on which the latent fires. strength: mean over the texts of its strongest activation
-on each, as a share of its strongest on the corpus; +- 1.96 standard errors.
+on each, as a share of its strongest on the corpus; its interval, as for all means, in `interp_assets.means`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from interp_assets.asset import Read
-from interp_assets.scores.intervals import Z
+from interp_assets.means import Moments, interval, moments_of
 from interp_assets.scores.judging import NOTHING
 from interp_assets.scores.method import EXPLANATIONS, SAE, AskingMethod, Most
 from interp_assets.scores.statistics import score_table, share
@@ -36,7 +37,7 @@ Row = dict[str, Any]
 
 class Generation(AskingMethod[GenerationScorer]):
     name = "generation"
-    code_version = "3"
+    code_version = "4"
     description = "On how many of the texts that an LLM writes from the explanation the latent fires, and how strongly."
     reads = (EXPLANATIONS, SAE, Read("latent_statistics", "statistics", ("latent", "max_activation")))
     schema = GENERATION_TRIALS
@@ -84,14 +85,11 @@ class Generation(AskingMethod[GenerationScorer]):
 
     def scores(self, inputs: Inputs, todo: Pending, trials: pl.DataFrame) -> pl.DataFrame:
         def statistics(kept: pl.DataFrame) -> list[pl.DataFrame]:
-            value = pl.col("share_of_maximum").cast(pl.Float64)
-            error = Z * value.std() / value.count().sqrt()
             strength = kept.group_by(KEYS, maintain_order=True).agg(
-                statistic=pl.lit("strength").first(),
-                value=value.mean(),
-                low=value.mean() - error,
-                high=value.mean() + error,
+                **moments_of(pl.col("share_of_maximum").cast(pl.Float64))
             )
+            low, high = map(pl.Series, interval(Moments.read(strength), (0, math.inf)))
+            strength = strength.select(*KEYS, statistic=pl.lit("strength"), value="mean", low=low, high=high)
             return [share(kept, "generation_rate"), strength] if len(kept) else []
 
         return score_table(trials, statistics, "no text was written")

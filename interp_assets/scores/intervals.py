@@ -76,6 +76,18 @@ def corrected(squares: np.ndarray, count: np.ndarray) -> np.ndarray:
     return squares * over(count, count - 1)
 
 
+def in_few_clusters(trials: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """What a number of independent trials shrinks by, where it was estimated from few clusters: the square of Student's t
+    for that many trials over t for that many clusters (Korn and Graubard 1998); 1 where each trial has its own.
+    """
+    from scipy.special import stdtrit
+
+    found = np.ones(len(trials))
+    fewer = (clusters < trials) & (clusters > 1)
+    found[fewer] = (stdtrit(trials[fewer] - 1, 0.975) / stdtrit(clusters[fewer] - 1, 0.975)) ** 2
+    return found
+
+
 @dataclass(frozen=True)
 class Share:
     """A weighted share of right answers of each subject; arrays float64 [subjects] unless said."""
@@ -104,7 +116,8 @@ class Share:
         together = corrected(within.squares(deviation), within.counts(taken))
         # From one context alone nothing is known of how contexts differ: it counts as one trial.
         n = np.minimum(over(of_trials * alone, together), of_trials)
-        return cls(value, np.where(np.isnan(n), of_clusters, n), deviation)
+        n *= in_few_clusters(per(group, taken.astype(float), within.n), within.counts(taken))
+        return cls(value, np.where(np.isnan(n), of_clusters, np.maximum(n, of_clusters)), deviation)
 
 
 def wilson(p: np.ndarray, n: np.ndarray) -> Bounds:

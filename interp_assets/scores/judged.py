@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Judged(AskingMethod[JudgeScorer]):
-    code_version = "5"
+    code_version = "6"
 
     @property
     def verbs(self) -> tuple[Capability, ...]:

@@ -14,7 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp_assets.scores.intervals import Bounds, Clusters, auroc_interval, corrected, over, per, wilson
+from interp_assets.scores.intervals import (
+    Bounds,
+    Clusters,
+    auroc_interval,
+    corrected,
+    in_few_clusters,
+    over,
+    per,
+    wilson,
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,10 @@ class Ranking:
         together += 2 * self.within.products(influence1, influence0)
         trials, clusters = self.sums(np.ones(len(self.group))), self.within.counts(np.ones(len(self.group)))
         found = over(together, alone)
+        # Where trials of one kind share contexts, and those are few, what was estimated is itself not well known.
+        by_kind = self.within.counts(self.positive) + self.within.counts(~self.positive)
+        shrinks = in_few_clusters(trials - 1, by_kind - 1)
+        found = np.where(shrinks < 1, np.minimum(found / shrinks, over(trials, by_kind)), found)
         return np.maximum(np.where(np.isnan(found), over(trials, clusters), found), 1)
 
     def auprc(self) -> tuple[np.ndarray, Bounds]:

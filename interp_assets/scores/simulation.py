@@ -6,7 +6,10 @@ after token, each behind the text up to it, and takes their expectation.
 pearson: correlation of predicted and true activations over all tokens of the latent's test windows; 0 where all that is
 predicted is one number, which foresees nothing. ev: share of the variance of the true activations that is explained by
 the predicted ones, 10 standing for the strongest activation in these windows. Tokens of one context hang together, so
-the intervals are quantiles over BOOTSTRAPS samples of whole contexts.
+the intervals leave out one whole context at a time (the jackknife, Efron 1982), on a scale without bounds: arctanh of
+pearson, as Fisher; -log(1 - ev). Student's t has as many degrees of freedom as contexts on which the latent fires, less
+one: the others hold little of the variance. There is no interval of fewer than FEWEST_ACTIVE of them. (Quantiles over
+resampled contexts, which stood here before, held the truth in 52 % of cases with two contexts and 86 % with ten.)
 """
 
 from __future__ import annotations
@@ -55,7 +58,7 @@ if TYPE_CHECKING:
 STRONGEST = 10
 # Of two digits each, so that none is the beginning of another.
 NUMBERS = tuple(f"{number:02d}" for number in range(STRONGEST + 1))
-BOOTSTRAPS = 1000
+FEWEST_ACTIVE = 3
 Request = ChooseRequest | GenerateRequest
 
 
@@ -158,9 +161,7 @@ class Simulation(AskingMethod[SimulationScorer]):
         tests = examples.filter(pl.col("purpose") == "test")
         tests = tests.select("latent", "example", "context", expected=pl.col("kind") == "activating")
         placed = trials.join(tests, on=["latent", "example", "expected"], how="left", maintain_order="left")
-        return score_table(
-            placed, lambda kept: simulated(kept, self.seed), "no answered trial on which the latent fires"
-        )
+        return score_table(placed, simulated, "no answered trial on which the latent fires")
 
     def most(self) -> list[Most]:
         windows = self.settings.activating + self.settings.non_activating
@@ -222,24 +223,19 @@ def together(answers: Sequence[Answer[list[float]]]) -> dict[str, Any]:
     return found
 
 
-def simulated(kept: pl.DataFrame, seed: int) -> list[pl.DataFrame]:
+def simulated(kept: pl.DataFrame) -> list[pl.DataFrame]:
     """pearson and ev of each latent, from answered trials with column context."""
     rows = []
     for key, group in kept.group_by(KEYS, maintain_order=True):
         predicted, true = group["predicted_activations"].to_list(), group["activations"].to_list()
-        latent, contexts = int(str(key[0])), group["context"].to_list()
-        draw = np.random.default_rng([seed, latent])
-        for statistic, value, low, high in correlations(predicted, true, contexts, draw):
+        for statistic, value, low, high in correlations(predicted, true, group["context"].to_list()):
             rows.append((*key, statistic, value, low, high))
     names = [*KEYS, "statistic", "value", "low", "high"]
     return [pl.DataFrame(rows, schema=names, orient="row").cast({"latent": pl.UInt32})] if rows else []
 
 
 def correlations(
-    predicted: Sequence[Sequence[float]],
-    true: Sequence[Sequence[float]],
-    contexts: Sequence[int],
-    draw: np.random.Generator,
+    predicted: Sequence[Sequence[float]], true: Sequence[Sequence[float]], contexts: Sequence[int]
 ) -> Iterator[tuple[str, float, float, float]]:
     """statistic, value, low, high of pearson and ev.
 
@@ -247,6 +243,8 @@ def correlations(
         predicted, true: for each window the numbers of its tokens.
         contexts: for each window where it comes from.
     """
+    from scipy.special import stdtrit  # loading it takes longer than what else a plan imports
+
     strongest = max(map(max, true))
     sums: dict[int, np.ndarray] = {}
     for x, y, context in zip(predicted, true, contexts, strict=True):
@@ -254,14 +252,32 @@ def correlations(
         own = np.array([len(a), a.sum(), b.sum(), a @ a, b @ b, a @ b])
         sums[context] = sums.get(context, np.zeros(6)) + own
     parts = np.array([*sums.values()])
-    draws = draw.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=BOOTSTRAPS) @ parts
-    for statistic, of in (("pearson", pearson), ("ev", explained_variance)):
-        value, sampled = float(of(parts.sum(0)[None])[0]), of(draws)
-        sampled = sampled[~np.isnan(sampled)]
-        # A single context says nothing of how contexts differ.
-        known = len(parts) > 1 and len(sampled)
-        low, high = np.quantile(sampled, [0.025, 0.975]) if known else (math.nan, math.nan)
-        yield statistic, value, float(low), float(high)
+    whole, count = parts.sum(0), len(parts)
+    active = int((parts[:, 2] > 0).sum())
+    for statistic, of, scale, back in (("pearson", pearson, arctanh, np.tanh), ("ev", explained_variance, gain, lost)):
+        value = of(whole[None])
+        with np.errstate(invalid="ignore", over="ignore"):
+            without = scale(of(whole - parts)) if active >= FEWEST_ACTIVE else np.full(count, math.nan)
+            error = math.sqrt((count - 1) * np.var(without))
+            # Where nothing differs, nothing is known of how contexts differ.
+            half = stdtrit(active - 1, 0.975) * error if error > 0 else math.nan
+            ends = back(scale(value)[0] + np.array([-half, half]))
+        yield statistic, float(value[0]), *map(float, ends)
+
+
+def arctanh(r: np.ndarray) -> np.ndarray:
+    """Fisher's z; finite where r is 1 or -1."""
+    return np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9))
+
+
+def gain(ev: np.ndarray) -> np.ndarray:
+    """-log of the share of variance that is left; finite where none is."""
+    return -np.log(np.maximum(1 - ev, 1e-9))
+
+
+def lost(gain: np.ndarray) -> np.ndarray:
+    """The ev of a `gain`."""
+    return 1 - np.exp(-gain)
 
 
 def pearson(sums: np.ndarray) -> np.ndarray:
