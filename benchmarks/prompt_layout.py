@@ -21,6 +21,7 @@ from interp_assets.scores.trials import Subject, TestExample, whole_texts
 from interp_assets.scores.wording import Wording, wording_of
 from interp_assets.settings import JudgeScorer
 from interp_assets.study import PROJECT
+from interp_assets.worked_examples import as_text
 from resources.language_models.prefix_share import PrefixShare, prefix_share
 from resources.tokenizers import do_without_torch, load_tokenizer, prompt_texts, token_ids
 
@@ -55,7 +56,8 @@ def share(method: str, latents: int, wording: Wording) -> PrefixShare:
 
 def text_first(wording: Wording) -> Wording:
     """The layout that a cache serves badly: what differs from prompt to prompt stands before what does not."""
-    return wording._replace(instructions="", question="Text: {text}\n\n" + wording.instructions + "\n\n{explanation}")
+    question = "Text: {text}\n\n" + as_text(wording.beginning()) + "\n\n{explanation}"
+    return wording._replace(instructions="", examples=(), question=question)
 
 
 class Text(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 from interp_assets.alignment.graph import alignment_assets
 from interp_assets.asset import EXAMPLE_COLUMNS, TRIAL_COLUMNS, Asset, Read
 from interp_assets.corpus.files import corpus_files
-from interp_assets.explanations.wording import system_message
+from interp_assets.explanations.wording import first_messages
 from interp_assets.models_read import (
     embedder_read,
     engine_files,
@@ -28,6 +28,7 @@ from interp_assets.proof_limits import PROOF_VERSION
 from interp_assets.scores.graph import score_assets
 from interp_assets.settings import JudgeScorer, LlmExplainer, SimilarText
 from interp_assets.study import Study
+from interp_assets.worked_examples import as_text
 
 
 def assets_of(study: Study) -> dict[str, Asset]:
@@ -131,7 +132,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
             }
             | {
                 "prompts": {
-                    name: system_message(explainer)
+                    name: as_text(first_messages(explainer))
                     for name, explainer in study.explainers.items()
                     if isinstance(explainer, LlmExplainer)
                 }

@@ -12,7 +12,7 @@ from jinja2.exceptions import TemplateError
 
 from resources.control_tokens import controls_spelt, ids_as_content
 from resources.errors import NotNow, UnusableInput
-from resources.language_models.protocol import LikelihoodRequest, without_system_role
+from resources.language_models.protocol import LikelihoodRequest, paragraphs, without_system_role
 from resources.tokenizer_checks import checked
 
 if TYPE_CHECKING:
@@ -98,15 +98,6 @@ def text_beginning(tokenizer: Any) -> str:
     """What stands before plain text: the BOS token of a tokenizer that puts it there by itself, as a server does too."""
     ids = tokenizer("a")["input_ids"]
     return tokenizer.bos_token if ids and ids[0] == tokenizer.bos_token_id else ""
-
-
-PARAGRAPHS_END = "\n\nAnswer:"
-"Of a prompt for a model without a chat format. No space at its end: the reply's first token brings its own."
-
-
-def paragraphs(messages: Sequence[Message]) -> str:
-    """A prompt for a model without a chat format."""
-    return "\n\n".join(message.content for message in messages) + PARAGRAPHS_END
 
 
 def chat_text(tokenizer: Any, messages: Sequence[Message], chat_template: Mapping[str, Any]) -> str:

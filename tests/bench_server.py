@@ -194,7 +194,8 @@ class BenchServer:
         texts = [message["content"] for message in asked["messages"]] if chat else [prompt]
         text, tops = "Yes", {"Yes": -0.1, " Yes": -9.0, "No": -3.0}
         if "Excerpt 1:" in prompt or "Text 1:" in prompt:
-            text = self.oracle.answer((), prompt)
+            # Without a chat format worked examples stand before.
+            text = self.oracle.answer((), prompt[max(0, prompt.rfind("Excerpt 1:")) :])
         elif "the word " in prompt and "\nText: " in prompt:
             explanation, judged = prompt[prompt.rfind("Description: ") :].split("\n")[:2]
             yes = self.oracle.fits(explanation, judged.removeprefix("Text: "))

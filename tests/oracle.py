@@ -31,6 +31,7 @@ from resources.language_models.protocol import (
 from resources.loaded_models import LoadedModels
 from tests.tiny import VOCABULARY
 
+COMPLAINT = "That cannot be used"
 MARKED = re.compile(r"<<(.+?)>>")
 
 
@@ -52,7 +53,9 @@ class OracleEngine:
     ) -> list[Generated]:
         replies = []
         for i, request in enumerate(requests):
-            asked = next(message.content for message in request.messages if message.role == "user")
+            # Worked examples stand before the question, and a complaint about the first reply behind it.
+            said = [message.content for message in request.messages if message.role == "user"]
+            asked = next(each for each in reversed(said) if not each.startswith(COMPLAINT))
             self.prompts.append(asked)
             replies.append(Generated(self.answer(request.messages, asked), True, Usage(len(asked), 0, 5)))
             arrived(i, replies[i])

@@ -23,7 +23,7 @@ from resources.language_models.structured import Unusable
 from resources.partition_files import Partition
 from resources.reply_log import ReplyLog
 from tests.conftest import make_all
-from tests.oracle import OracleEngine, OracleModels
+from tests.oracle import COMPLAINT, OracleEngine, OracleModels
 from tests.tiny import make_study
 
 
@@ -60,8 +60,10 @@ class Careless(OracleEngine):
         self.complaints: list[str] = []
 
     def careless(self, request: GenerateRequest | ChooseRequest, one_in: int) -> bool:
-        first = request.messages[1].content.split("\n\nYour answer must begin with")[0]
-        again = len(request.messages) > 2 or first != request.messages[1].content
+        said = [message.content for message in request.messages if message.role == "user"]
+        asked = next(each for each in reversed(said) if not each.startswith(COMPLAINT))
+        first = asked.split("\n\nYour answer must begin with")[0]
+        again = said[-1] != asked or first != asked
         if again:
             self.complaints.append(request.messages[-1].content)
         return crc32(first.encode()) % one_in == 0 and not (again and self.sorry)

@@ -254,9 +254,10 @@ def test_a_judge_without_a_chat_format_is_asked_for_what_it_would_say(tmp_path: 
         file.unlink()
     engine = TransformersEngine(folder, dtype="float32", device="cpu")
     question = DETECTION.question.format(explanation="names of rivers", text="we followed the Danube as far as Vienna")
-    messages = (Message("system", DETECTION.instructions), Message("user", question))
+    messages = (*DETECTION.beginning(), Message("user", question))
     (reply,) = engine.choose([ChooseRequest(messages, ("Yes", "No"))])
-    text = "\n\n".join(message.content for message in messages) + "\n\nAnswer:"
+    said = ["Answer: " + message.content if message.role == "assistant" else message.content for message in messages]
+    text = "\n\n".join([*said, "Answer:"])
     right = first_token(engine, text, ("Yes", " Yes")), first_token(engine, text, ("No", " No"))
     assert torch.tensor(reply.log_probabilities).exp().tolist() == pytest.approx(right, rel=1e-3)
     assert sum(right) > 0.2

@@ -131,13 +131,13 @@ def test_replies_that_cannot_be_used_say_why(reply: str, finished: bool, reason:
 def test_prompt_options() -> None:
     rendering = Rendering(make_tokenizer(VOCABULARY))
     windows = [([2, 3, 4], [0.0, 4.0, 2.0]), ([5, 6, 7], [1.0, 0.0, 0.0])]
-    plain = prompts.prompt(windows, None, PLAIN, rendering)[1].content
+    plain = prompts.prompt(windows, None, PLAIN, rendering)[-1].content
     assert plain.splitlines() == [
         f"Excerpt 1: {WORDS[0]} <<{WORDS[1]} {WORDS[2]}>>",
         f"Excerpt 2: <<{WORDS[3]}>> {WORDS[4]} {WORDS[5]}",
     ]
     more = LlmExplainer(engine="e", show_activations=True, promoted_tokens=True, chain_of_thought=True)
-    system, user = prompts.prompt(windows, ["x", " y"], more, rendering)
+    system, *worked, user = prompts.prompt(windows, ["x", " y"], more, rendering)
     assert f"Strengths: {WORDS[1]} (10), {WORDS[2]} (5)" in user.content
     assert f"Strengths: {WORDS[3]} (3)" in user.content
     assert "Output tokens: 'x', ' y'" in user.content

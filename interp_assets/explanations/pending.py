@@ -13,10 +13,11 @@ from interp_assets.carry_over import inputs_hash, still_hold, windows_by_latent,
 from interp_assets.examples.draws import first_latents
 from interp_assets.examples.rendering import Rendering, as_shown
 from interp_assets.explanations.prompts import form_of, prompt
-from interp_assets.explanations.wording import system_message
+from interp_assets.explanations.wording import first_messages
 from interp_assets.job import Inputs
 from interp_assets.settings import Explainer, LlmExplainer
 from interp_assets.tables import EXPLANATIONS
+from interp_assets.worked_examples import as_text
 from resources.language_models.protocol import GenerateRequest
 
 Window = tuple[list[int], list[float]]
@@ -82,7 +83,7 @@ def explainer_basis(inputs: Inputs, explainer: Explainer) -> Any:
     """What decides an explanation beside its latent: how many latents are explained does not."""
     basis: list[Any] = [explainer.identity() | {"latents": None}]
     if isinstance(explainer, LlmExplainer):
-        basis += [system_message(explainer), inputs.freshness.engine_identity(explainer.engine)]
+        basis += [as_text(first_messages(explainer)), inputs.freshness.engine_identity(explainer.engine)]
     return basis
 
 

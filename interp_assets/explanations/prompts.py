@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from interp_assets.examples.rendering import OPEN, Rendering, marks_of
-from interp_assets.explanations.wording import system_message
+from interp_assets.explanations.wording import EXCERPT, OUTPUT_TOKENS, STRENGTHS, first_messages
 from interp_assets.settings import LlmExplainer
 from resources.language_models.protocol import Constraint, Generated, Message
 from resources.language_models.reply_text import Unusable, json_object
@@ -29,18 +29,18 @@ def prompt(
     lines = []
     for number, (tokens, activations) in enumerate(windows, 1):
         marks = marks_of(activations, settings.mark_threshold)
-        lines.append(f"Excerpt {number}: {rendering.line(tokens, marks)}")
+        lines.append(EXCERPT.format(number=number, text=rendering.line(tokens, marks)))
         if settings.show_activations:
             strengths = [
                 f"{name} ({int(np.ceil(10 * activation / highest))})"
                 for name, activation, mark in zip(rendering.token_names(tokens), activations, marks, strict=True)
                 if mark
             ]
-            lines.append(f"Strengths: {', '.join(strengths)}")
+            lines.append(STRENGTHS.format(strengths=", ".join(strengths)))
     if settings.promoted_tokens and promoted is not None:
-        lines.append(f"Output tokens: {', '.join(repr(token) for token in promoted)}")
+        lines.append(OUTPUT_TOKENS.format(tokens=", ".join(repr(token) for token in promoted)))
     blanks = any(MARKED_BLANK.search(line) for line in lines)
-    return Message("system", system_message(settings, blanks)), Message("user", "\n".join(lines))
+    return *first_messages(settings, blanks), Message("user", "\n".join(lines))
 
 
 def form_of(settings: LlmExplainer) -> Constraint:

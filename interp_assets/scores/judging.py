@@ -77,11 +77,12 @@ def asked(subject: Subject) -> list[Trial]:
 def single_requests(
     subjects: list[Subject], wording: Wording, rendering: Rendering
 ) -> Iterator[tuple[Subject, Trial, ChooseRequest]]:
+    beginning = wording.beginning()
     for subject in subjects:
         before, after = (part.format(explanation=subject.explanation) for part in wording.question.split("{text}"))
         for trial in asked(subject):
             question = f"{before}{shown(trial, rendering, subject.explanation)}{after}"
-            messages = (Message("system", wording.instructions), Message("user", question))
+            messages = (*beginning, Message("user", question))
             yield subject, trial, ChooseRequest(messages, ("Yes", "No"), subject.group, shared=len(before))
 
 

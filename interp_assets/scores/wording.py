@@ -1,14 +1,25 @@
 """What judges are asked, in words. These texts enter the fingerprints: changing one changes the scores that use it.
 
 What many prompts have in common stands first and the example asked about last, with a word or two behind it, so that
-an engine with a prefix cache computes little more than the example: `python -m benchmarks.prompt_layout`.
+an engine with a prefix cache computes little more than the example: `python -m benchmarks.prompt_layout`. How judges of
+known answers fare with each layout: `python -m benchmarks.judge_prompts`.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from interp_assets.settings import JudgeScorer
+from interp_assets.settings import JudgeScorer, Layout
+from interp_assets.worked_examples import DEFAULT_LAYOUT, as_text, beginning
+from resources.language_models.protocol import Message
+
+
+class Worked(NamedTuple):
+    """A worked example."""
+
+    explanation: str
+    text: str
+    answer: str
 
 
 class Wording(NamedTuple):
@@ -16,39 +27,38 @@ class Wording(NamedTuple):
     "Which scorer asks, by its key in a study."
     instructions: str
     "The system message where one example stands in a prompt."
+    examples: tuple[Worked, ...]
     question: str
     "With {explanation} and {text}."
     list_instructions: str
     list_question: str
     "With {explanation}, {texts} and {count}."
+    layout: Layout = DEFAULT_LAYOUT
+
+    def beginning(self) -> tuple[Message, ...]:
+        """What stands before every single question."""
+        return beginning(self.instructions, [(self.asking(each), each.answer) for each in self.examples], self.layout)
+
+    def asking(self, example: Worked) -> str:
+        return self.question.format(explanation=example.explanation, text=example.text)
 
 
 DETECTION = Wording(
     method="detection",
     instructions="""\
-A unit of a language model is active on some texts and silent on others. You are given a description of what \
-activates it, and an excerpt of a text, which may begin and end anywhere. Decide whether the unit is active in it.
+You are given a description and an excerpt of a text, which may begin and end anywhere. Say whether the excerpt \
+contains what is described.
 
 One place that fits the description is enough, wherever it stands. A text that merely treats a related subject does \
 not fit. Where the description names a form, such as a word, an ending or a sign, only that form counts, whatever the \
-text is about. Say Yes or No, nothing else.
-
-Description: names of rivers
-Text: we followed the Danube as far as Vienna and then
-Active: Yes
-
-Description: names of rivers
-Text: rowed the boat to the other bank, where the water was
-Active: No
-
-Description: numbers written out as words
-Text: fell asleep at once. Some forty years later the house
-Active: Yes
-
-Description: the end of a quotation
-Text: the committee met again on the following day to speak
-Active: No""",
-    question="Is the unit active in this text?\n\nDescription: {explanation}\nText: {text}\nActive:",
+text is about. Say Yes or No, nothing else.""",
+    examples=(
+        Worked("names of rivers", "we followed the Danube as far as Vienna and then", "Yes"),
+        Worked("names of rivers", "rowed the boat to the other bank, where the water was", "No"),
+        Worked("numbers written out as words", "fell asleep at once. Some forty years later the house", "Yes"),
+        Worked("the end of a quotation", "the committee met again on the following day to speak", "No"),
+    ),
+    question="Does the following excerpt contain what is described?\n\nDescription: {explanation}\nText: {text}",
     list_instructions="""\
 A unit of a language model is active on some texts and silent on others. You are given a description of what \
 activates it, and several numbered texts. For each text decide whether the unit is active anywhere in it. Any number \
@@ -62,30 +72,20 @@ texts it looks like this: {"answers": [0, 1, 0]}""",
 FUZZING = Wording(
     method="fuzzing",
     instructions="""\
-A unit of a language model is active on some tokens of a text and silent on the others. You are given a description \
-of what activates it, and an excerpt of a text, which may begin and end anywhere, in which some tokens are marked \
-<<like this>>. Decide whether the marked tokens are those on which the unit is active.
+You are given a description and an excerpt of a text, which may begin and end anywhere, in which some words are marked \
+<<like this>>. Say whether the marked words are what is described.
 
-Look at the marked tokens themselves: what fits the description elsewhere in the text does not make them right. A \
+Look at the marked words themselves: what fits the description elsewhere in the excerpt does not make them right. A \
 mark may cover part of a word or several words. Where the description names a form, such as a word, an ending or a \
-sign, only that form counts, whatever the text is about. Say Yes or No, nothing else.
-
-Description: names of rivers
-Text: we followed the <<Danube>> as far as Vienna and then
-Right: Yes
-
-Description: names of rivers
-Text: we <<followed>> the Danube as far as Vienna and then
-Right: No
-
-Description: numbers written out as words
-Text: fell asleep at once. Some <<forty years>> later the house
-Right: Yes
-
-Description: the end of a quotation
-Text: "I will not," she said, and <<left the>> room before he
-Right: No""",
-    question="Are the right tokens marked?\n\nDescription: {explanation}\nText: {text}\nRight:",
+sign, only that form counts, whatever the text is about. Say Yes or No, nothing else.""",
+    examples=(
+        Worked("names of rivers", "we followed the <<Danube>> as far as Vienna and then", "Yes"),
+        Worked("names of rivers", "we <<followed>> the Danube as far as Vienna and then", "No"),
+        Worked("numbers written out as words", "fell asleep at once. Some <<forty years>> later the house", "Yes"),
+        Worked("the end of a quotation", '"I will not," she said, and <<left the>> room before he', "No"),
+    ),
+    question="Are the marked words in the following excerpt what is described?\n\n"
+    "Description: {explanation}\nText: {text}",
     list_instructions="""\
 A unit of a language model is active on some tokens of a text and silent on the others. You are given a description \
 of what activates it, and several numbered texts in which some tokens are marked <<like this>>. For each text decide \
@@ -100,15 +100,15 @@ WORDINGS = {"detection": DETECTION, "fuzzing": FUZZING}
 
 
 def wording_of(method: str, scorer: JudgeScorer) -> Wording:
-    """The method's texts, with the study's own instructions where it has some."""
-    wording = WORDINGS[method]
+    """The method's texts, with the study's own instructions where it has some: they bring their own examples."""
+    wording = WORDINGS[method]._replace(layout=scorer.layout or DEFAULT_LAYOUT)
     own = scorer.instructions
-    return wording if own is None else wording._replace(instructions=own, list_instructions=own)
+    return wording if own is None else wording._replace(instructions=own, examples=(), list_instructions=own)
 
 
 def prompts_read(method: str, scorer: JudgeScorer) -> dict[str, str]:
     """The texts that a scorer's protocol uses."""
-    wording = wording_of(method, scorer)._asdict()
-    single, lists = ("instructions", "question"), ("list_instructions", "list_question")
-    names = single + lists if scorer.list_sizes else single if scorer.protocol == "single" else lists
-    return {name: wording[name] for name in names}
+    wording = wording_of(method, scorer)
+    single = {"beginning": as_text(wording.beginning()), "question": wording.question}
+    lists = {"list_instructions": wording.list_instructions, "list_question": wording.list_question}
+    return single | lists if scorer.list_sizes else single if scorer.protocol == "single" else lists

@@ -7,7 +7,7 @@ operational because files enter by their content.
 
 from interp_assets.settings.alignment import Alignment
 from interp_assets.settings.automation import Automation, is_cron
-from interp_assets.settings.base import Settings, device, identity, mark, operational
+from interp_assets.settings.base import Layout, Settings, device, identity, mark, operational
 from interp_assets.settings.controls import Controls, NeuronsControl, RandomControl, UntrainedControl
 from interp_assets.settings.engines import (
     Budget,
@@ -72,6 +72,7 @@ __all__ = [
     "InterventionScorer",
     "IntruderScorer",
     "JudgeScorer",
+    "Layout",
     "LlmExplainer",
     "LocalModel",
     "NegativeKind",

@@ -44,6 +44,8 @@ def counts_where_set(field: Any) -> bool:
 
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Layout = Literal["turns", "system"]
+"Where the worked examples of a prompt stand: as turns of user and assistant, or inside the system message."
 
 
 def device() -> Any:

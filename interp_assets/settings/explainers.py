@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from interp_assets.settings.base import Settings, identity
+from interp_assets.settings.base import Layout, Settings, identity
 
 NO_EXPLAINER = "none"
 "Stands in the tables as the explainer where no explanation is read."
@@ -44,7 +44,9 @@ class LlmExplainer(Settings):
     chain_of_thought: bool = identity(False)
     "Let the model think in writing before it answers."
     instructions: str | None = identity(None)
-    "Stands in place of our own instructions; how to answer is added to it."
+    "Stands in place of our own instructions and worked examples; how to answer is added to it."
+    layout: Layout | None = identity(None, where_set=True)
+    "Where worked examples stand: as turns of user and assistant, the default, or inside the system message."
     max_tokens: int = identity(100, ge=16)
     "Of one reply; with chain_of_thought give it some 400."
 

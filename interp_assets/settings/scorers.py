@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from interp_assets.settings.base import Dtype, Settings, device, identity, operational
+from interp_assets.settings.base import Dtype, Layout, Settings, device, identity, operational
 from interp_assets.settings.examples import NegativeKinds
 
 ListSize = Annotated[int, Field(ge=2)]
@@ -107,7 +107,10 @@ class JudgeScorer(Settings):
     mark_threshold: float = identity(0.3, ge=0, lt=1)
     "Fuzzing: tokens above this share of an example's maximum are marked."
     instructions: str | None = identity(None)
-    "Stands in place of our own instructions."
+    "Stands in place of our own instructions and worked examples."
+    layout: Layout | None = identity(None, where_set=True)
+    """With the single protocol, where worked examples stand: as turns of user and assistant, the default, or inside the
+    system message. `benchmarks.judge_prompts` measures both for a judge."""
     shuffled_control: bool = identity(True)
 
     @property

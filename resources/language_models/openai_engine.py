@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from resources.errors import NotNow
 from resources.language_models.accepted_fields import OUTPUT_LIMIT, Accepted
 from resources.language_models.logged import VERBS
-from resources.language_models.openai_fields import form_fields, paragraphs
+from resources.language_models.openai_fields import form_fields
 from resources.language_models.openai_replies import likeliest, said, usage_of
 from resources.language_models.protocol import (
     FORMS,
@@ -30,6 +30,7 @@ from resources.language_models.protocol import (
     LikelihoodRequest,
     Message,
     Usage,
+    paragraphs,
     silent,
     why_not,
     without_system_role,

@@ -1,12 +1,11 @@
-"""What single fields of requests hold: forms, and prompts without a chat format."""
+"""What single fields of requests hold: the forms of replies."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
-from resources.language_models.protocol import Constraint, Message
+from resources.language_models.protocol import Constraint
 
 ODD = "742"
 ODD_SCHEMA = (
@@ -26,8 +25,3 @@ def form_fields(constraint: Constraint) -> dict[str, Any]:
         schema = {"name": "reply", "strict": True, "schema": json.loads(content)}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
     return {"structured_outputs": {constraint.form: content}}
-
-
-def paragraphs(messages: Sequence[Message]) -> str:
-    """A prompt for a model without a chat format."""
-    return "\n\n".join(message.content for message in messages) + "\n\nAnswer:"

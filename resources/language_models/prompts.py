@@ -11,8 +11,15 @@ import numpy as np
 
 from resources.control_tokens import content_offsets
 from resources.language_models.chat_tokens import ChatTokens
-from resources.language_models.protocol import ChooseRequest, LikelihoodRequest, Message, Request
-from resources.tokenizers import PARAGRAPHS_END, paragraphs, text_beginning, text_ids, token_ids
+from resources.language_models.protocol import (
+    PARAGRAPHS_END,
+    ChooseRequest,
+    LikelihoodRequest,
+    Message,
+    Request,
+    paragraphs,
+)
+from resources.tokenizers import text_beginning, text_ids, token_ids
 
 Ids = list[int]
 Way = tuple[int, ...]
@@ -109,11 +116,12 @@ class Prompts:
         return tuple(whole[own:]) if whole[:own] == alone else None
 
     def of_instructions(self, messages: Sequence[Message]) -> Ids:
-        """The beginning that all prompts with the same system message share, whatever follows it."""
-        if messages[0].role != "system" or len(messages) < 2:
+        """The beginning that all prompts share that differ in their last message alone: instructions and worked examples."""
+        *before, last = messages
+        if not before:
             return []
         # This prompt itself is among those compared: a tokenizer may not tell the other two apart.
-        probes = [self.of_messages((messages[0], Message("user", text))) for text in PROBES]
+        probes = [self.of_messages((*before, Message(last.role, text))) for text in PROBES]
         return probes[0][: common_prefix([*probes, self.of_messages(messages)])]
 
     def shared_length(self, request: ChooseRequest | LikelihoodRequest, prompt: Ids) -> int:
@@ -146,11 +154,11 @@ def alike(places: Iterable[int], of: Callable[[int], Kind]) -> Iterable[tuple[Ki
 
 
 def grouped(requests: Sequence[ChooseRequest | LikelihoodRequest]) -> list[list[int]]:
-    """Indices of the requests of each group, groups in the order of their first request; one group, one instruction."""
+    """Indices of the requests of each group, groups in the order of their first request; in a group only last messages differ."""
 
     def group(i: int) -> Hashable:
         request = requests[i]
-        return request.group or i, request.messages[0] if isinstance(request, ChooseRequest) else None
+        return request.group or i, request.messages[:-1] if isinstance(request, ChooseRequest) else None
 
     return [members for _, members in alike(range(len(requests)), group)]
 

@@ -32,6 +32,16 @@ def without_system_role(messages: Sequence[Message]) -> list[Message]:
     return [Message("user", first.content), *others]
 
 
+PARAGRAPHS_END = "\n\nAnswer:"
+"Of a prompt for a model without a chat format. No space at its end: the reply's first token brings its own."
+
+
+def paragraphs(messages: Sequence[Message]) -> str:
+    """A prompt for a model without a chat format; what the assistant said stands where the reply is to stand."""
+    said = [f"{'Answer: ' if message.role == 'assistant' else ''}{message.content}" for message in messages]
+    return "\n\n".join(said) + PARAGRAPHS_END
+
+
 Form = Literal["json_schema", "regex", "choice"]
 FORMS: frozenset[Form] = frozenset({"json_schema", "regex", "choice"})
 

@@ -1,7 +1,8 @@
 """A language model in this process, run by transformers, that computes shared beginnings of prompts once.
 
-Two beginnings are kept as key-value caches: the instructions (the system message), computed once, and what the
-requests of one group share beyond them, computed once a group. Only the rest of each prompt is computed per request.
+Two beginnings are kept as key-value caches: the instructions (the system message and worked examples), computed once, and
+what the requests of one group share beyond them, computed once a group. Only the rest of each prompt is computed per
+request.
 
 A reply depends on its request alone, not on what is asked beside it: where the beginning ends and to what length the
 rest is padded follow from the request. On a CPU replies are the same to the last bit, whoever is asked together. On a

@@ -47,7 +47,7 @@ def judgements() -> list[ChooseRequest]:
     for description in DESCRIPTIONS:
         before, after = (part.format(explanation=description) for part in DETECTION.question.split("{text}"))
         for text in TEXTS:
-            messages = (Message("system", DETECTION.instructions), Message("user", before + text + after))
+            messages = (*DETECTION.beginning(), Message("user", before + text + after))
             found.append(ChooseRequest(messages, ("Yes", "No"), description, shared=len(before)))
     return found
 

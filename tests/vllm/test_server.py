@@ -13,7 +13,6 @@ import pytest
 from tokenizers import Tokenizer
 
 from resources.language_models.openai_engine import OpenAIEngine
-from resources.language_models.openai_fields import paragraphs
 from resources.language_models.protocol import (
     FORMS,
     ChooseRequest,
@@ -22,6 +21,7 @@ from resources.language_models.protocol import (
     LikelihoodRequest,
     Message,
     Usage,
+    paragraphs,
 )
 from resources.language_models.structured import json_form
 from resources.language_models.token_pieces import from_bytes_alphabet
