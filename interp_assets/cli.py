@@ -28,6 +28,7 @@ examples:
   interp inspect path/to/saes                      what an SAE is: format, shapes, what it reads and writes
   interp doctor                                    versions, devices, weights, ports
   interp doctor smollm2_demo                       its engines: what they can do, how fast, hours and money for all
+  interp doctor smollm2_demo --judge               its judges on planted concepts: AUROC, calibration, bias to Yes
 """
 
 
@@ -103,6 +104,9 @@ def parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument(
         "study", metavar="STUDY", nargs="?", help="start its engines, ask 20 prompts of each, forecast hours and money"
+    )
+    doctor.add_argument(
+        "--judge", action="store_true", help="instead ask its judges about planted concepts whose answers are known"
     )
     return root
 

@@ -179,9 +179,15 @@ def command_doctor(arguments: argparse.Namespace) -> int:
 
         study = find_study(arguments.study)
         quiet_libraries()
+        if arguments.judge:
+            from interp_assets.doctor_judge import examine_judges
+
+            return examine_judges(study)
         from interp_assets.doctor_study import examine_study
 
         return examine_study(study)
+    if arguments.judge:
+        raise UserError("--judge examines the judges of a study; name one: interp doctor STUDY --judge")
     from interp_assets.doctor import examine
 
     return examine(PROJECT)

@@ -142,6 +142,9 @@ def test_prompt_options() -> None:
     assert f"Strengths: {WORDS[3]} (3)" in user.content
     assert "Output tokens: 'x', ' y'" in user.content
     assert '"steps"' in system.content
+    # Worked examples have the form that is asked for.
+    assert all("Strengths: " in asked.content and "Output tokens: " in asked.content for asked in worked[::2])
+    assert all('"steps"' in answer.content for answer in worked[1::2])
     assert '"steps"' not in prompts.prompt(windows, None, PLAIN, rendering)[0].content
 
 

@@ -139,7 +139,7 @@ def two_methods(rho: float, latents: int = 400) -> pl.DataFrame:
     values = np.random.default_rng(5).multivariate_normal([0, 0], [[1, rho], [rho, 1]], latents)
     values[0] = 9, -9
     parts = []
-    for column, (method, statistic) in enumerate((("embedding", "auroc"), ("fuzzing", "balanced_accuracy"))):
+    for column, (method, statistic) in enumerate((("embedding", "auroc"), ("fuzzing", "auroc"))):
         frame = pl.DataFrame({"latent": np.arange(latents), "value": values[:, column] / 20 + 0.5})
         frame = frame.with_columns(
             explainer=pl.lit("llm"), control=pl.lit("none"), statistic=pl.lit(statistic), n_failed=0

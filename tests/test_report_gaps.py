@@ -152,16 +152,16 @@ def assert_spoken_of(part: Evidence, tables: Tables, text: str, told: str, name:
         assert f"{method} on {layer}: nothing was scored." in told, name
 
 
-def test_f1_without_balanced_accuracy_makes_a_page(study: Study, evidence: Evidence) -> None:
-    """One dense latent under detection: no negatives, so no balanced accuracy, but an f1."""
+def test_f1_without_auroc_makes_a_page(study: Study, evidence: Evidence) -> None:
+    """One dense latent under detection: no negatives, so no AUROC, but an f1."""
     f1 = evidence.scores.filter(method="detection", statistic="f1", latent=evidence.scores["latent"].min())
     part = scored_by(evidence, "detection", f1.drop("method"))
     part = replace(part, trials=NO_TRIALS)
     tables = tables_of(part, study)
-    assert in_words(tables) == f"- detection of llm explanations on {LAYER}: no balanced accuracy (there is f1)."
+    assert in_words(tables) == f"- detection of llm explanations on {LAYER}: no AUROC (there is f1)."
     assert "All numbers" in words_of(render(part, tables, Rendering.of(study)))
     # The control: what chose the latents to show found the method by values of any statistic.
-    chosen = part.scores.filter(pl.col("value").is_not_null()).filter(pl.col("statistic") == "balanced_accuracy")
+    chosen = part.scores.filter(pl.col("value").is_not_null()).filter(pl.col("statistic") == "auroc")
     with pytest.raises(pl.exceptions.OutOfBoundsError):
         chosen.group_by("method", "explainer").len().row(0)
 

@@ -102,6 +102,24 @@ def test_scores_equal_scikit_learn() -> None:
         assert mine["auroc"] == pytest.approx(metrics.roc_auc_score(truth, group["probability"]))
         assert mine["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(truth, guess))
         assert mine["f1"] == pytest.approx(metrics.f1_score(truth, guess))
+        assert mine["share_yes"] == pytest.approx((guess[truth].mean() + guess[~truth].mean()) / 2)
+
+
+def test_a_list_s_answers_are_ranked_as_0_and_1() -> None:
+    table = scores(trials().with_columns(probability=None)).pivot("statistic", index="latent", values="value")
+    assert table["auroc"].to_numpy() == pytest.approx(table["balanced_accuracy"].to_numpy())
+    # Control: probabilities tell more.
+    told = scores(trials()).pivot("statistic", index="latent", values="value")
+    assert not np.allclose(told["auroc"].to_numpy(), told["balanced_accuracy"].to_numpy())
+
+
+def test_a_judge_that_leans_to_yes_loses_accuracy_and_keeps_its_auroc() -> None:
+    lenient = trials().with_columns(predicted=pl.col("probability") > 0.2)
+    for table, leans in ((trials(), False), (lenient, True)):
+        wide = scores(table).pivot("statistic", index="latent", values="value").mean()
+        assert (wide["share_yes"][0] > 0.8) == leans
+        assert (wide["balanced_accuracy"][0] < 0.6) == leans
+        assert wide["auroc"][0] == pytest.approx(scores(trials()).filter(statistic="auroc")["value"].mean())
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:

@@ -16,7 +16,7 @@ def by_decile(trials: pl.DataFrame, examples: pl.DataFrame) -> pl.DataFrame:
     """The table `tables.BY_DECILE`: the headline statistic if the positives of one decile were all the positives.
 
     Negatives are the same for all deciles. The value is the mean over latents with its interval (`interp_assets.means`).
-    Methods with another headline than AUROC and balanced accuracy have no rows.
+    Methods with another headline than AUROC have no rows.
 
     Args:
         trials: `tables.TRIALS` with columns layer and method.
@@ -25,17 +25,16 @@ def by_decile(trials: pl.DataFrame, examples: pl.DataFrame) -> pl.DataFrame:
     deciles = examples.filter((pl.col("purpose") == "test") & (pl.col("kind") == "activating"))
     deciles = deciles.select("layer", "latent", "example", "decile", expected=pl.lit(True))
     headline = pl.col("method").replace_strict(HEADLINE, default="auroc", return_dtype=pl.String)
-    answered = trials.filter(pl.col("status") == "ok").with_columns(statistic=headline)
+    # A list's answers are ranked as 0 and 1.
+    answer = pl.coalesce("probability", pl.col("predicted").cast(pl.Float64))
+    answered = trials.filter(pl.col("status") == "ok").with_columns(statistic=headline, probability=answer)
     placed = answered.join(deciles, on=["layer", "latent", "example", "expected"], how="left", maintain_order="left")
     positive, value = pl.col("expected"), pl.col("probability")
     # Of a positive: the share of negatives below it, ties counting half. Ranks count positives too, which are taken off.
     ranked = placed.filter((pl.col("statistic") == "auroc") & value.is_not_null())
     above = value.rank("average").over(SUBJECT) - value.rank("average").over(*SUBJECT, "expected")
     ranked = ranked.with_columns(right=above / (~positive).sum().over(SUBJECT))
-    decided = placed.filter((pl.col("statistic") == "balanced_accuracy") & pl.col("predicted").is_not_null())
-    passes = (~pl.col("predicted")).filter(~positive).mean().over(SUBJECT)
-    decided = decided.with_columns(right=(pl.col("predicted") + passes) / 2)
-    rows = pl.concat([ranked, decided]).filter(positive & pl.col("decile").is_not_null() & pl.col("right").is_finite())
+    rows = ranked.filter(positive & pl.col("decile").is_not_null() & pl.col("right").is_finite())
     of_latents = rows.group_by(*GROUP, "layer", "latent", maintain_order=True).agg(
         pl.col("right").mean(), n_trials=pl.len()
     )

@@ -12,8 +12,8 @@ from interp_assets.settings.scorers import ZERO_ABLATION
 
 HEADLINE = {
     "embedding": "auroc",
-    "detection": "balanced_accuracy",
-    "fuzzing": "balanced_accuracy",
+    "detection": "auroc",
+    "fuzzing": "auroc",
     "surprisal": "auroc",
     "simulation": "pearson",
     "generation": "generation_rate",
@@ -34,7 +34,6 @@ class Statistic(NamedTuple):
 
 STATISTICS = {
     "auroc": Statistic("AUROC", 0.5, (0, 1)),
-    "balanced_accuracy": Statistic("balanced accuracy", 0.5, (0, 1)),
     "pearson": Statistic("Pearson correlation", 0.0, (-1, 1)),
     "generation_rate": Statistic("share of texts that activate it", None, (0, 1)),
     "accuracy": Statistic("accuracy", None, (0, 1)),

@@ -68,11 +68,19 @@ def sections(evidence: Evidence, tables: Tables) -> Rows:
                 "title": scored(str(method), str(explainer)),
                 "statistic": statistic.title,
                 "picture": score_distributions(shown, evidence.layers, statistic) if len(shown) else None,
+                "share_yes": shares_of_yes(rows),
                 "differences": [d for d in tables.differences if (d.method, d.explainer) == (method, explainer)],
                 "gaps": layers_by_reason(g for g in tables.gaps if (g.method, g.explainer) == (method, explainer)),
             }
         )
     return found
+
+
+def shares_of_yes(scores: pl.DataFrame) -> Rows:
+    """By layer, of the explanations themselves, where a judge said Yes or No."""
+    said = scores.filter((pl.col("statistic") == "share_yes") & (pl.col("control") == "none"))
+    by_layer = said.group_by("layer", maintain_order=True).agg(share=pl.col("value").mean())
+    return by_layer.drop_nulls().to_dicts()
 
 
 def layers_by_reason(gaps: Iterable[Gap]) -> dict[str, list[str]]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 class Judged(AskingMethod[JudgeScorer]):
+    # Up to 5, there was no share_yes, lists had no auroc, and intervals of few trials were too narrow.
     code_version = "6"
 
     @property

@@ -1,11 +1,13 @@
 """From trials to scores, each with its interval.
 
+auroc, auprc: see `ranking`. A list's answers are ranked as 0 and 1, which makes auroc its balanced accuracy.
 balanced_accuracy: mean of the shares of right answers on positives and on negatives.
+share_yes: of answers, how many would be Yes if both kinds were as frequent: the mean of the shares of Yes on positives and
+    on negatives. Far from one half the judge is biased, and balanced accuracy falls behind what auroc shows it can tell.
 f1: harmonic mean of precision and recall on the trials as they are.
 precision_at_rate: precision if positives were as frequent among windows as the latent's firing makes them:
     r p1 / (r p1 + (1 - r) (1 - p0)), r the latent's `rate`, p1 and p0 the shares of right answers. 0 where no answer is
     Yes. It sees explanations that are too broad, which balanced accuracy and AUROC hardly do.
-auroc, auprc: see `ranking`.
 ..._weighted: the same with each decile of peak activation weighted by its share of the latent's windows, so what
     windows drawn at random from all would have given. Deciles without an answered trial leave theirs to the others.
     precision_at_rate is weighted in this way where deciles are known.
@@ -54,7 +56,8 @@ def scores(trials: pl.DataFrame, population: Population = NOWHERE) -> pl.DataFra
 
     def of_block(kept: pl.DataFrame) -> list[pl.DataFrame]:
         parts = []
-        if len(ranked := kept.filter(pl.col("probability").is_not_null())):
+        answer = pl.coalesce("probability", pl.col("predicted").cast(pl.Float64))
+        if len(ranked := kept.with_columns(probability=answer).filter(pl.col("probability").is_not_null())):
             parts += of_ranking(ranked, population.known)
         if len(decided := kept.filter(pl.col("predicted").is_not_null())):
             parts += of_decisions(decided, population.known)
@@ -161,7 +164,9 @@ def of_decisions(frame: pl.DataFrame, weighted: bool) -> list[pl.DataFrame]:
     for suffix, weight in (("", trials.alike), ("_weighted", trials.by_decile))[: 1 + weighted]:
         hits, passes = (Share.of(right, kind, weight, group, within) for kind in (positive, ~positive))
         figures = {f"balanced_accuracy{suffix}": balanced_accuracy, f"f1{suffix}": f1_of(n1, n0)}
-        if suffix and not np.isnan(trials.rate).any():
+        if not suffix:
+            figures["share_yes"] = share_yes
+        elif not np.isnan(trials.rate).any():
             figures["precision_at_rate"] = precision_at(trials.rate)
         for name, figure in figures.items():
             results.append((name, figure(hits.value, passes.value), square_and_add(figure, hits, passes, within)))
@@ -170,6 +175,10 @@ def of_decisions(frame: pl.DataFrame, weighted: bool) -> list[pl.DataFrame]:
 
 def balanced_accuracy(p1: np.ndarray, p0: np.ndarray) -> np.ndarray:
     return (p1 + p0) / 2
+
+
+def share_yes(p1: np.ndarray, p0: np.ndarray) -> np.ndarray:
+    return (p1 + 1 - p0) / 2
 
 
 def f1_of(n1: np.ndarray, n0: np.ndarray) -> Figure:
