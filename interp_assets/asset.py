@@ -74,5 +74,9 @@ EXAMPLE_COLUMNS = (
 )
 "What reads examples, reads of them."
 
+ORDER_OF_DRAWS = Read("examples", "draws", ("latent",))
+"""What reads examples and takes only some of their latents, reads of them where latents are drawn along an alignment: the
+order in which they are taken."""
+
 TRIAL_COLUMNS = ("latent", "explainer", "control", "example", "expected", "probability", "predicted", "status")
 "What reads trials, reads of them as content."

@@ -12,7 +12,7 @@ import psutil
 from interp_assets.asset import Asset
 from interp_assets.graph import assets_of
 from interp_assets.job import Made, make_partition
-from interp_assets.partitions import layer_keys, layer_pairs, pair_key
+from interp_assets.partitions import layer_keys, layer_pairs, pair_key, partitions_of, partitions_read
 from interp_assets.run_processes import IN_PROGRESS, PROCESS_TAG, process_name
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import Study, load_study
@@ -62,14 +62,15 @@ def study_assets(study: Study, condition: dg.AutomationCondition | None = None) 
 
 
 def dependency(study: Study, asset: Asset, source: Asset) -> dg.AssetDep:
-    """A pair reads both of its layers; other partitions read their like, or all of them."""
-    if asset.scope != "pair" or not source.per_layer:
+    """A pair reads both of its layers, a layer the pairs that its draws follow; other partitions read their like, or all
+    of them."""
+    if {asset.scope, source.scope} != {"layer", "pair"}:
         return dg.AssetDep(asset_key(study, source.name))
-    of_layer: dict[str, set[str]] = {key: set() for key in layer_keys(study)}
-    for pair in layer_pairs(study):
-        for layer in pair:
-            of_layer[layer].add(pair_key(*pair))
-    return dg.AssetDep(asset_key(study, source.name), partition_mapping=dg.StaticPartitionMapping(of_layer))
+    readers: dict[str, set[str]] = {str(key): set() for key in partitions_of(study, source)}
+    for reader in partitions_of(study, asset):
+        for read in partitions_read(study, asset, reader, source):
+            readers[str(read)].add(str(reader))
+    return dg.AssetDep(asset_key(study, source.name), partition_mapping=dg.StaticPartitionMapping(readers))
 
 
 def one_asset(

@@ -235,9 +235,8 @@ def least(*counts: int | None) -> int | None:
 
 
 def most_latents(study: Study, asset: Asset, layer: str) -> int | None:
-    wanted = study.examples_of(layer).latents
-    if wanted != "all":
-        return wanted if isinstance(wanted, int) else len(wanted)
+    if (most := study.examples_of(layer).most_latents) is not None:
+        return most
     try:
         return study.layer(layer).location.declared_latents()
     except (UnusableInput, OSError):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from interp_assets.alignment.graph import alignment_assets
-from interp_assets.asset import EXAMPLE_COLUMNS, TRIAL_COLUMNS, Asset, Read
+from interp_assets.alignment.graph import MATCHES, matching_asset, overlap_asset
+from interp_assets.asset import EXAMPLE_COLUMNS, ORDER_OF_DRAWS, TRIAL_COLUMNS, Asset, Read
 from interp_assets.corpus.files import corpus_files
 from interp_assets.explanations.wording import first_messages
 from interp_assets.models_read import (
@@ -93,6 +93,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
             pool="gpu",
             in_process=True,
         ),
+        *matching_asset(study),
         *text_index_asset(study),
         Asset(
             name="examples",
@@ -104,6 +105,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 Read("corpus", "corpus", ("tokens",)),
                 *((Read("sae_weights", "files", ("sha256",)),) if reads_directions(study) else ()),
                 *((Read("text_index", "windows"),) if by_text else ()),
+                *((MATCHES,) if study.examples.along_alignment else ()),
             ),
             settings={"examples": study.examples.identity()} | similar_text_read(study, by_text),
             files=embedder_files(study, by_text),
@@ -123,6 +125,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                     if shows_promoted(study)
                     else ()
                 ),
+                *((ORDER_OF_DRAWS,) if study.examples.along_alignment and explains_some(study) else ()),
             ),
             settings={
                 "explainers": {name: explainer.identity() for name, explainer in study.explainers.items()},
@@ -146,7 +149,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         ),
     ]
     found += score_assets(study)
-    found += alignment_assets(study)
+    found += overlap_asset(study)
     found.append(
         Asset(
             name="score_report",
@@ -256,6 +259,11 @@ def roles(study: Study) -> list[tuple[str, str, Any]]:
 def engine_asked(role: Any) -> str | None:
     """The name of the engine at whose price a role's calls are counted."""
     return getattr(role, "engine", None) or getattr(role, "scorer", None)
+
+
+def explains_some(study: Study) -> bool:
+    """Whether some explainer explains only some of the latents that have examples."""
+    return any(getattr(explainer, "latents", None) is not None for explainer in study.explainers.values())
 
 
 def shows_promoted(study: Study) -> bool:

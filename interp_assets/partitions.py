@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from interp_assets.asset import Asset
-from interp_assets.study import Study
+
+if TYPE_CHECKING:
+    from interp_assets.study import Study
 
 BETWEEN = "__"
 "Stands between the two layers of a pair's key."
@@ -37,6 +40,40 @@ def layer_pairs(study: Study) -> list[tuple[str, str]]:
     return [(keys[i], keys[i + 1]) for keys in in_order for i in range(len(keys) - 1)]
 
 
+def pairs_followed(study: Study, layer: str) -> list[tuple[str, str]]:
+    """The pairs along which the draws of a layer follow latents, from this layer to the first of its row; none where
+    latents are not drawn along the alignment, or nothing is matched with this layer.
+
+    Pairs may branch or skip layers. One that joins layers which those listed before it have joined already is not
+    followed, so that one way leads from each layer to another, and no latent meets another one of its own layer.
+    """
+    if not study.examples.along_alignment:
+        return []
+    above: dict[str, tuple[str, str]] = {}
+    joined: dict[str, set[str]] = {}
+    branches: dict[str, list[tuple[str, str]]] = {}
+    for pair in layer_pairs(study):
+        a, b = (joined.setdefault(key, {key}) for key in pair)
+        if a is not b:
+            a |= b
+            joined |= dict.fromkeys(b, a)
+            for key in pair:
+                branches.setdefault(key, []).append(pair)
+    first = next((key for key in joined if joined[key] is joined.get(layer)), layer)
+    reached = [first]
+    for key in reached:
+        for pair in branches.get(key, []):
+            other = pair[1] if pair[0] == key else pair[0]
+            if pair != above.get(key):
+                above[other] = pair
+                reached.append(other)
+    way = []
+    while layer in above:
+        way.append(above[layer])
+        layer = way[-1][1] if way[-1][0] == layer else way[-1][0]
+    return way
+
+
 def pair_key(first: str, second: str) -> str:
     return f"{first}{BETWEEN}{second}"
 
@@ -64,6 +101,8 @@ def partitions_read(study: Study, asset: Asset, key: str | None, source: Asset) 
         return partitions_of(study, source)
     if asset.scope == "pair" and source.per_layer:
         return [*layers_of_pair(study, str(key))]
+    if source.scope == "pair" and asset.per_layer:
+        return [pair_key(*pair) for pair in pairs_followed(study, str(key))]
     return [key]
 
 

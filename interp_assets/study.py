@@ -103,10 +103,8 @@ class Study(Settings):
 
     def examples_of(self, key: str) -> Examples:
         """The settings of one layer's examples: of a control fewer latents may be interpreted."""
-        limit, wanted = self.layer(key).latents, self.examples.latents
-        if limit is None:
-            return self.examples
-        return self.examples.model_copy(update={"latents": min(limit, wanted) if isinstance(wanted, int) else limit})
+        limit = self.layer(key).latents
+        return self.examples if limit is None else self.examples.at_most(limit)
 
     def negatives_of(self, scorer: WindowScorer) -> tuple[NegativeKind, ...]:
         """The kinds of negatives that a scorer asks about."""

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from interp_assets.corpus.files import kind_of, why_not_read
 from interp_assets.layers import names_control
+from interp_assets.partitions import layer_pairs
 from interp_assets.setting_errors import StudyError, first_twice, listed
 from interp_assets.settings import (
     EFFECT_EXPLAINER,
@@ -43,6 +44,7 @@ def check_layers(study: Study) -> None:
     """
     check_keys(study)
     check_pairs(study)
+    check_draws(study)
 
 
 def check_names(study: Study) -> None:
@@ -195,3 +197,20 @@ def check_pairs(study: Study) -> None:
             raise StudyError(f"alignment.pairs[{i}]: {pair[0]} is matched with another layer, not with itself")
         if pair in pairs[:i]:
             raise StudyError(f"alignment.pairs[{i}]: {', '.join(pair)} stand there twice; leave one out")
+
+
+def check_draws(study: Study) -> None:
+    """Latents are drawn along an alignment that matches something."""
+    if not study.examples.along_alignment:
+        return
+    if study.alignment is None:
+        raise StudyError(
+            "examples.latents.along: this study has no alignment; add `alignment: {}`, which matches neighbouring layers, "
+            "or give examples.latents a number alone"
+        )
+    if not layer_pairs(study):
+        known = listed(layer.key for layer in study.layers if layer.control is None)
+        raise StudyError(
+            "examples.latents.along: no two layers of this study are neighbours, so nothing is matched; name pairs of "
+            f"layers in alignment.pairs, or give examples.latents a number alone; {known}"
+        )

@@ -21,7 +21,7 @@ NOT_CONTENT = (
 )
 "Columns that tell how a row came about. They enter no content hash: what lies behind need not be made anew for them."
 
-AUXILIARY = ("index", "latents", "page", "calibration")
+AUXILIARY = ("index", "latents", "draws", "page", "calibration")
 "Tables that help to read the others."
 
 SAE_WEIGHTS: Schema = {"file": TEXT, "bytes": U64, "sha256": TEXT}
@@ -80,6 +80,12 @@ EXAMPLE_LATENTS: Schema = {
     "windows": U32,  # on which it fires
     "smaller_side": U32,  # of these, in explain or in test contexts, whichever are fewer
     "inputs_hash": U64,
+}
+
+# Where latents are drawn along an alignment: those with enough windows, in the order in which they are taken.
+LATENT_DRAWS: Schema = {
+    "latent": U32,
+    "number": U64,  # uniform; matched latents of different layers share it
 }
 
 EXPLANATIONS: Schema = {

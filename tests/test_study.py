@@ -31,7 +31,7 @@ def refusal(file: Path) -> str:
 KEYS = "name, storage, subject_model, saes, controls, corpus, proof_of_load, examples, engines, explainers, scorers, alignment, budget, automation"
 CORPUS_KEYS = "path, split, column, tokens, context_length, bos, skip_first, separator"
 SAE_LIST = "it must be a list of mappings with the keys path, revision, format, hookpoints, label, not empty"
-LATENTS = "it must be a whole number, at least 1, or a list of whole numbers, at least 0, not empty, or 'all'"
+LATENTS = "it must be a whole number, at least 1, or a list of whole numbers, at least 0, not empty, or 'all', or a mapping such as {count: 200, along: alignment}"
 LABEL = "it must be letters, digits and any of _ . -, without three dots in a row"
 NO_KEY = "stands where a key does; quote it if it is text, fill it in if it is a template"
 

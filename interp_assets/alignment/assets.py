@@ -77,17 +77,18 @@ def semantic_overlap(job: Job) -> Metadata:
     matched = job.input("layer_matching")
     matchings = {"optimal": matched.read("matching", ["latent_a", "latent_b"]), "greedy": matched.read("greedy")}
     columns = ["latent", "explainer", "explanation", "status"]
-    sides = [
-        job.input("explanations", layer).read("explanations", columns)
-        for layer in layers_of_pair(job.study, str(job.key))
-    ]
+    pair = layers_of_pair(job.study, str(job.key))
+    a, b = (job.input("explanations", layer).read("explanations", columns) for layer in pair)
+    draws = None
+    if job.study.examples.along_alignment:
+        draws = (job.input("examples", pair[0]).read("draws"), job.input("examples", pair[1]).read("draws"))
     model = embedder(job.study, settings, job.models)
 
     def embed(texts: list[str]) -> np.ndarray:
         with Progress(f"{job.label}: explanations", model.new({"query": texts}), "texts") as progress:
             return model.embed(texts, progress.advance, "query")
 
-    overlap, pairs = explained_alike(matchings, sides[0], sides[1], embed, job.study.examples.seed)
+    overlap, pairs = explained_alike(matchings, a, b, embed, job.study.examples.seed, draws)
     job.draft.write("overlap", overlap)
     job.draft.write("pairs", pairs)
     return {"overlap": {"table": overlap.to_dicts()}}

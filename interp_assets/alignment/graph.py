@@ -6,8 +6,10 @@ from interp_assets.asset import Asset, Read
 from interp_assets.models_read import model_read, scorer_files
 from interp_assets.study import Study
 
+MATCHES = Read("layer_matching", "matching", ("latent_a", "latent_b"))
 
-def alignment_assets(study: Study) -> list[Asset]:
+
+def matching_asset(study: Study) -> list[Asset]:
     settings = study.alignment
     if settings is None:
         return []
@@ -18,7 +20,7 @@ def alignment_assets(study: Study) -> list[Asset]:
         else (Read("sae_weights", "files", ("sha256",)),)
     )
     dead = (Read("latent_statistics", "statistics", ("latent", "dead")),) if settings.dead == "left_out" else ()
-    found = [
+    return [
         Asset(
             name="layer_matching",
             group="alignment",
@@ -31,25 +33,29 @@ def alignment_assets(study: Study) -> list[Asset]:
             pool="gpu",
         )
     ]
+
+
+def overlap_asset(study: Study) -> list[Asset]:
     scorer = study.scorers.embedding
-    if scorer is not None:
-        found.append(
-            Asset(
-                name="semantic_overlap",
-                group="alignment",
-                code_version="3",
-                description="Whether matched latents are explained alike: cosine of their explanations, against chance.",
-                reads=(
-                    Read("layer_matching", "matching", ("latent_a", "latent_b")),
-                    Read("layer_matching", "greedy", ("latent_a", "latent_b")),
-                    Read("explanations", "explanations", ("latent", "explainer", "explanation", "status")),
-                ),
-                settings={"dtype": scorer.dtype, "seed": study.examples.seed} | model_read(study, scorer),
-                files=scorer_files(study, scorer),
-                scope="pair",
-                kinds=("torch", "polars"),
-                pool="gpu",
-                in_process=True,
-            )
+    if study.alignment is None or scorer is None:
+        return []
+    return [
+        Asset(
+            name="semantic_overlap",
+            group="alignment",
+            code_version="3",
+            description="Whether matched latents are explained alike: cosine of their explanations, against chance.",
+            reads=(
+                MATCHES,
+                Read("layer_matching", "greedy", ("latent_a", "latent_b")),
+                Read("explanations", "explanations", ("latent", "explainer", "explanation", "status")),
+                *((Read("examples", "draws", ("latent", "number")),) if study.examples.along_alignment else ()),
+            ),
+            settings={"dtype": scorer.dtype, "seed": study.examples.seed} | model_read(study, scorer),
+            files=scorer_files(study, scorer),
+            scope="pair",
+            kinds=("torch", "polars"),
+            pool="gpu",
+            in_process=True,
         )
-    return found
+    ]

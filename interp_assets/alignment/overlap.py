@@ -3,6 +3,10 @@
 Compared are latents that the same explainer has explained on both sides. Beside the matching stand the same figures for
 a greedy matching, the most similar pair first, and for random matchings of the same latents. A latent is what varies:
 intervals are those of means over the latents of the first layer (`interp_assets.means`), with all that was measured of each.
+
+Where latents are drawn along the alignment, matched ones are drawn together and others are not. So pairs are weighted by
+how seldom both are drawn, or a random matching would meet the right one as often as there are few latents, and of the
+greedy one those pairs would count most in which it is right.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
+from interp_assets.examples.along import threshold
 from interp_assets.examples.draws import MATCH_AT_RANDOM, keyed
 from interp_assets.means import mean_with_interval, of_differences
 from interp_assets.tables import OVERLAP_PAIRS, SEMANTIC_OVERLAP, conform
@@ -21,10 +26,17 @@ COSINE = (-1.0, 1.0)
 Embed = Callable[[list[str]], np.ndarray]
 Vectors = tuple[np.ndarray, np.ndarray]
 "Of the explanations of two layers: unit vectors float32 [latents, d]."
+Draws = tuple[pl.DataFrame, pl.DataFrame]
+"`tables.LATENT_DRAWS` of two layers."
 
 
 def explained_alike(
-    matchings: dict[str, pl.DataFrame], a: pl.DataFrame, b: pl.DataFrame, embed: Embed, seed: int
+    matchings: dict[str, pl.DataFrame],
+    a: pl.DataFrame,
+    b: pl.DataFrame,
+    embed: Embed,
+    seed: int,
+    draws: Draws | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The tables `tables.SEMANTIC_OVERLAP` and `tables.OVERLAP_PAIRS`.
 
@@ -32,6 +44,7 @@ def explained_alike(
         matchings: columns latent_a, latent_b, by name; one is called `optimal`.
         a, b: `tables.EXPLANATIONS` of the two layers.
         embed: texts to unit vectors float32 [texts, d].
+        draws: where latents were drawn along the alignment.
     """
     overlaps, pairs = [], []
     told = [side.filter(status="ok").select("explainer", "latent", "explanation") for side in (a, b)]
@@ -42,10 +55,11 @@ def explained_alike(
             name: measured(matching, one["latent"], other["latent"], vectors) for name, matching in matchings.items()
         }
         found["random"] = at_random(one["latent"], other["latent"], vectors, seed)
+        found = {name: weighted(rows, draws, one["latent"], other["latent"]) for name, rows in found.items()}
         overlaps += [summary(explainer, name, rows) for name, rows in found.items()]
         overlaps.append(above_random(explainer, found["optimal"], found["random"]))
         pairs += [
-            rows.with_columns(explainer=pl.lit(explainer), matching=pl.lit(name))
+            rows.drop("weight").with_columns(explainer=pl.lit(explainer), matching=pl.lit(name))
             for name, rows in found.items()
             if name != "random"
         ]
@@ -92,18 +106,46 @@ def at_random(of_a: pl.Series, of_b: pl.Series, vectors: Vectors, seed: int) -> 
     return pl.concat(parts)
 
 
+def weighted(rows: pl.DataFrame, draws: Draws | None, of_a: pl.Series, of_b: pl.Series) -> pl.DataFrame:
+    """Pairs with a column `weight`: the inverse of the probability that both latents are drawn, 1 for those drawn apart.
+
+    With shares t and u of the numbers below the threshold of either layer, two latents of one chain are both drawn with
+    probability min(t, u), others with t u.
+    """
+    if draws is None:
+        return rows.with_columns(weight=pl.lit(1.0))
+    above = max(threshold(draws[0], of_a), threshold(draws[1], of_b))
+    numbers = []
+    for side, drawn in zip(("latent_a", "latent_b"), draws, strict=True):
+        named = drawn.select(pl.col("latent").alias(side), "number")
+        numbers.append(rows.select(side).join(named, on=side, how="left", maintain_order="left")["number"])
+    together = numbers[0] == numbers[1]
+    return rows.with_columns(weight=pl.select(pl.when(together).then(above).otherwise(1.0)).to_series())
+
+
 def by_latent(rows: pl.DataFrame) -> pl.DataFrame:
-    """The mean cosine of each latent of the first layer."""
-    return rows.group_by("latent_a").agg(pl.mean("cosine")).sort("latent_a")
+    """The mean cosine of each latent of the first layer, and the mean weight of its pairs."""
+    mean = (pl.col("cosine") * pl.col("weight")).sum() / pl.col("weight").sum()
+    return rows.group_by("latent_a").agg(mean.alias("cosine"), pl.mean("weight")).sort("latent_a")
+
+
+def linearised(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Values whose plain mean is the weighted mean of those given, and whose spread is that of its error (Taylor
+    linearisation of a ratio: Saerndal, Swensson and Wretman, Model Assisted Survey Sampling, 1992, section 5.5)."""
+    if not len(values) or (weight == weight[0]).all():
+        return values
+    mean = np.average(values, weights=weight)
+    return np.asarray(mean + (values - mean) * weight / weight.mean())
 
 
 def summary(explainer: str, matching: str, rows: pl.DataFrame) -> tuple[object, ...]:
-    values = by_latent(rows)["cosine"].to_numpy()
+    latents = by_latent(rows)
+    values = linearised(latents["cosine"].to_numpy(), latents["weight"].to_numpy())
     return (explainer, matching, "mean_cosine", len(values), *mean_with_interval(values, COSINE))
 
 
 def above_random(explainer: str, optimal: pl.DataFrame, random: pl.DataFrame) -> tuple[object, ...]:
     """By how much the matched explanation is nearer than one of a random matching, latent by latent."""
     both = by_latent(optimal).join(by_latent(random), on="latent_a", suffix="_random")
-    values = (both["cosine"] - both["cosine_random"]).to_numpy()
+    values = linearised((both["cosine"] - both["cosine_random"]).to_numpy(), both["weight"].to_numpy())
     return (explainer, "optimal", "above_random", len(values), *mean_with_interval(values, of_differences(COSINE)))

@@ -12,6 +12,7 @@ from interp_assets.activations.cache_file import CacheReader
 from interp_assets.carry_over import inputs_hash
 from interp_assets.corpus.contexts import tokens_matrix
 from interp_assets.examples import text_index
+from interp_assets.examples.along import draws_table, numbers_of
 from interp_assets.examples.cooccurrence import cooccurring
 from interp_assets.examples.drawing import asked_latents, count_windows, draw_examples, window_shape
 from interp_assets.examples.negatives import NEIGHBOURS, nearest_rows
@@ -41,6 +42,11 @@ def examples(job: Job) -> Metadata:
         known = earlier.read("latents", ["windows", "smaller_side"])
         for column, name in ((counted.windows, "windows"), (counted.smaller_side, "smaller_side")):
             column[same] = known[name].to_numpy()[np.flatnonzero(same)]
+    if settings.along_alignment:
+        draws = draws_table(numbers_of(job, cache.n_latents), counted.enough(settings))
+        job.draft.write("draws", draws)
+        settings = settings.model_copy(update={"latents": tuple(draws["latent"].head(settings.most_latents or 0))})
+    if earlier is not None and same.any():
         has_rows = same & (asked_latents(counted, settings) | ~counted.enough(settings))
         rows = earlier.read("examples")
         kept = rows.filter(pl.Series(has_rows[rows["latent"].to_numpy()]))

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from interp_assets.carry_over import inputs_hash, still_hold, windows_by_latent, without
-from interp_assets.examples.draws import first_latents
+from interp_assets.examples.along import first_drawn
 from interp_assets.examples.rendering import Rendering, as_shown
 from interp_assets.explanations.prompts import form_of, prompt
 from interp_assets.explanations.wording import first_messages
@@ -66,7 +66,7 @@ def pending(inputs: Inputs) -> Pending:
     for name, explainer in study.explainers.items():
         basis = [explainer_basis(inputs, explainer), *reading]
         count = explainer.latents if isinstance(explainer, LlmExplainer) else None
-        for latent in first_latents(study.examples.seed, list(shown), count):
+        for latent in first_drawn(inputs, list(shown), count):
             also = promoted.get(latent) if shows_promoted(explainer) else None
             wanted.append((name, latent, inputs_hash(basis, shown[latent], also)))
     keys = {"explainer": pl.String, "latent": pl.UInt32, "inputs_hash": pl.UInt64}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from interp_assets.asset import Asset, Read
+from interp_assets.asset import ORDER_OF_DRAWS, Asset, Read
 from interp_assets.models_read import (
     engines_asked,
     model_read,
@@ -49,6 +49,7 @@ def of_method(study: Study, method: Method[Any]) -> Asset:
     if prompts := method.prompts():
         settings["prompts"] = prompts
     engines = engines_asked(scorer)
+    takes_some = study.examples.along_alignment and scorer.latents is not None
     if SAE in method.reads:
         settings["subject_model"] = subject_read(study)
         # No text is read further than the corpus's contexts are long.
@@ -60,7 +61,7 @@ def of_method(study: Study, method: Method[Any]) -> Asset:
         group="scores",
         code_version=method.code_version,
         description=method.description,
-        reads=method.reads,
+        reads=(*method.reads, *((ORDER_OF_DRAWS,) if takes_some else ())),
         settings=settings | model_read(study, scorer),
         files=files | scorer_files(study, scorer),
         kinds=("llm", "polars") if engines else ("torch", "polars"),
@@ -71,7 +72,7 @@ def of_method(study: Study, method: Method[Any]) -> Asset:
 
 
 def intervention(study: Study, scorer: InterventionScorer) -> Asset:
-    """It has its own explanations, of what a latent does, so it reads neither examples nor explanations."""
+    """It has its own explanations, of what a latent does, so it reads neither windows nor other explanations."""
     return Asset(
         name="scores/intervention",
         group="scores",
@@ -82,6 +83,7 @@ def intervention(study: Study, scorer: InterventionScorer) -> Asset:
             Read("activation_cache", "activations"),
             Read("corpus", "corpus", ("tokens",)),
             Read("latent_statistics", "statistics", ("latent", "max_activation")),
+            *((ORDER_OF_DRAWS,) if study.examples.along_alignment else ()),
         ),
         settings={
             "scorer": scorer.identity(),
@@ -89,7 +91,7 @@ def intervention(study: Study, scorer: InterventionScorer) -> Asset:
             "subject_model": subject_read(study),
             "bos": study.corpus.bos,
             "seed": study.examples.seed,
-            "interpreted": {name: getattr(study.examples, name) for name in DECIDE_INTERPRETED},
+            "interpreted": {name: study.examples.identity()[name] for name in DECIDE_INTERPRETED},
         }
         | model_read(study, scorer),
         files={"subject_model": subject_files(study)} | scorer_files(study, scorer),

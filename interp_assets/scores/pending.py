@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 
 from interp_assets.carry_over import inputs_hash, still_hold, windows_by_latent, without
-from interp_assets.examples.draws import CALIBRATE, first_latents, keyed
+from interp_assets.examples.along import first_drawn
+from interp_assets.examples.draws import CALIBRATE, keyed
 from interp_assets.scores.method import Method
 from interp_assets.scores.trials import KEYS, Key, Subject, Tested, Trial, test_examples
 from interp_assets.tables import SCORES
@@ -61,7 +62,7 @@ def pending(inputs: Inputs, method: Method[Any]) -> Pending:
 def tested_of(inputs: Inputs, method: Method[Any], examples: pl.DataFrame) -> dict[Key, Tested]:
     """What is put to the test, of as many latents as the study scores with this method."""
     found = method.tested(inputs, examples)
-    chosen = set(first_latents(method.seed, sorted({key[0] for key in found}), method.settings.latents))
+    chosen = set(first_drawn(inputs, sorted({key[0] for key in found}), method.settings.latents))
     return {key: each for key, each in found.items() if key[0] in chosen}
 
 

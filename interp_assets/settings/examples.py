@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,15 @@ NegativeKinds = NegativeKind | Annotated[tuple[NegativeKind, ...], Field(min_len
 "One kind, or several."
 Count = Annotated[int, Field(ge=1)]
 LatentNumbers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+
+class LatentsAlong(Settings):
+    """So many latents of each layer, drawn so that latents which `alignment` matches are drawn together."""
+
+    count: Count = identity()
+    "Of each layer; fewer where fewer have enough windows."
+    along: Literal["alignment"] = identity()
+    "Matched latents share one random number, and each layer takes those with the lowest (`examples/along.py`)."
 
 
 def kinds_in(negatives: NegativeKinds) -> tuple[NegativeKind, ...]:
@@ -77,11 +86,38 @@ class Examples(Settings):
     "aligned: contexts are cut into windows. centred: the peak stands at three quarters of the window."
     min_windows: int = identity(20, ge=2)
     "Latents with fewer active windows are counted and reported, not interpreted."
-    latents: Count | LatentNumbers | Literal["all"] = identity("all")
-    "All, a number (drawn by a keyed hash from those with enough windows) or a list of latents."
+    latents: Count | LatentNumbers | Literal["all"] | LatentsAlong = identity(
+        "all",
+        allowed="a whole number, at least 1, or a list of whole numbers, at least 0, not empty, or 'all', "
+        "or a mapping such as {count: 200, along: alignment}",
+    )
+    """All, a number (drawn by a keyed hash from those with enough windows), a list of latents, or a number drawn along the
+    alignment: then matched latents are explained on both sides, and semantic_overlap is about as many pairs as it can be."""
     explain: ExplainExamples = identity(ExplainExamples())
     test: TestExamples = identity(TestExamples())
     similar_text: SimilarText | None = identity(None, where_set=True)
     "Needed where a test negative is of the kind similar_text."
     seed: int = identity(0)
     "Of every draw: which latents, which windows, which negatives."
+
+    @property
+    def along_alignment(self) -> bool:
+        return isinstance(self.latents, LatentsAlong)
+
+    @property
+    def most_latents(self) -> int | None:
+        """The most latents that are interpreted of a layer; None where all are."""
+        if self.latents == "all":
+            return None
+        if isinstance(self.latents, LatentsAlong):
+            return self.latents.count
+        return self.latents if isinstance(self.latents, int) else len(self.latents)
+
+    def at_most(self, count: int) -> Examples:
+        """The same with fewer latents, for a control; those of a list are the SAE's, so the control's are drawn."""
+        wanted = self.latents
+        if isinstance(wanted, LatentsAlong):
+            fewer: Any = wanted.model_copy(update={"count": min(count, wanted.count)})
+        else:
+            fewer = min(count, wanted) if isinstance(wanted, int) else count
+        return self.model_copy(update={"latents": fewer})

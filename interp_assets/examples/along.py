@@ -1,0 +1,103 @@
+"""Draws along an alignment: matched latents share one random number, so that they are drawn together or not at all.
+
+Every latent has a number, uniform and keyed. That of a latent which is matched is its match's, one layer further up, and
+so on to the first latent of its chain. Each layer takes the latents with the lowest numbers of those with enough
+windows. As a matching is one to one, no two latents of a layer share a number, so that every layer's latents are a
+simple random sample, each drawn with the same probability, and means over them need no weights; of two matched latents
+both are drawn nearly as often as one of them. (Permanent random numbers: Ohlsson, in Business Survey Methods, 1995.)
+
+Pairs of latents are not drawn equally often: those of one chain are. What is estimated over pairs is weighted by the
+inverse of the probability, given all other numbers, that both are drawn (Cohen and Kaplan, PODC 2007).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from interp_assets.examples.draws import PICK_LATENT, first_latents, keyed
+from interp_assets.partitions import pair_key, pairs_followed
+from interp_assets.tables import LATENT_DRAWS, conform
+
+if TYPE_CHECKING:
+    from interp_assets.job import Inputs
+
+Match = tuple[np.ndarray, np.ndarray]
+"Latents of a layer and those of the layer above that they are matched with, int64 [matched] each."
+DRAWS = 2.0**64
+
+
+def numbers_along(seed: int, n_latents: int, layers: Sequence[str], matches: Sequence[Match]) -> np.ndarray:
+    """The random number of each latent of a layer, uint64 [n_latents].
+
+    A chain has the number of its first latent. In the layer at the top that is the number by which latents are drawn
+    where nothing is matched.
+
+    Args:
+        layers: keys of the layer, the one that its draws follow, and so on to the top.
+        matches: of each of these layers with the next.
+    """
+    number = np.zeros(n_latents, dtype=np.uint64)
+    latent, at = np.arange(n_latents), np.arange(n_latents)
+    for layer, (here, above) in zip(layers, matches, strict=False):
+        matched = np.isin(at, here)
+        number[latent[~matched]] = keyed(seed, PICK_LATENT, at[~matched], named(layer))
+        latent, at = latent[matched], at[matched]
+        if len(here):
+            order = np.argsort(here)
+            at = above[order][np.searchsorted(here[order], at)]
+    number[latent] = keyed(seed, PICK_LATENT, at)
+    return number
+
+
+def named(layer: str) -> int:
+    return int.from_bytes(hashlib.blake2b(layer.encode(), digest_size=7).digest(), "little")
+
+
+def numbers_of(inputs: Inputs, n_latents: int) -> np.ndarray:
+    """The random number of each latent of a partition's layer, uint64 [n_latents], from the matchings that it reads."""
+    layers, matches = [inputs.layer], []
+    for pair in pairs_followed(inputs.study, inputs.layer):
+        table = inputs.input("layer_matching", pair_key(*pair)).read("matching", ["latent_a", "latent_b"])
+        sides = [table[name].to_numpy().astype(np.int64) for name in ("latent_a", "latent_b")]
+        here = pair.index(layers[-1])
+        matches.append((sides[here], sides[1 - here]))
+        layers.append(pair[1 - here])
+    return numbers_along(inputs.study.examples.seed, n_latents, layers, matches)
+
+
+def draws_table(numbers: np.ndarray, enough: np.ndarray) -> pl.DataFrame:
+    """The table `tables.LATENT_DRAWS`: all latents that could be drawn, in the order in which they are.
+
+    Args:
+        numbers: uint64 [n_latents].
+        enough: bool [n_latents], whether a latent has enough windows.
+    """
+    latents = np.flatnonzero(enough)
+    return conform(pl.DataFrame({"latent": latents, "number": numbers[latents]}), LATENT_DRAWS).sort("number")
+
+
+def first_drawn(inputs: Inputs, latents: list[int], count: int | None) -> list[int]:
+    """So many latents of a layer, the first in the keyed order which every stage takes them in; by number."""
+    examples = inputs.study.examples
+    if count is None or not examples.along_alignment:
+        return first_latents(examples.seed, latents, count)
+    order = inputs.input("examples").read("draws", ["latent"])["latent"]
+    return sorted(order.filter(order.is_in(latents)).head(count).to_list())
+
+
+def threshold(draws: pl.DataFrame, drawn: pl.Series) -> float:
+    """The share of all numbers below which a latent of a layer is drawn, given the numbers of all others: the lowest
+    number that was not.
+
+    Args:
+        draws: `tables.LATENT_DRAWS`.
+        drawn: latents, those with the lowest numbers.
+    """
+    last = draws.with_row_index("place").filter(pl.col("latent").is_in(drawn.implode()))["place"].max()
+    beyond = 0 if last is None else int(last) + 1  # type: ignore[arg-type]
+    return float(draws["number"][beyond]) / DRAWS if beyond < len(draws) else 1.0
