@@ -13,7 +13,7 @@ from interp_assets.ctrl_c import ending_at_once
 from interp_assets.differences import in_short
 from interp_assets.freshness import Freshness, partition_label
 from interp_assets.job import CHANGED_MEANWHILE, load_stage, say_waiting, wanted_partitions
-from interp_assets.partitions import layer_keys, partitions_of
+from interp_assets.partitions import layer_keys, layers_touched, partitions_of
 from interp_assets.proof_limits import in_words
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import Study
@@ -45,10 +45,11 @@ def run_study(study: Study, layers: Sequence[str] | None, until: str | None) -> 
     with study_lease(study).acquire(STUDY_LEASE, waiting=say_waiting):
         check_engines(Freshness(study), layers, until)
         for attempt in range(TRIES):
-            runner = Runner(study, [key for key in known if layers is None or key in layers])
-            for asset in needed_for(Freshness(study), until):
-                for key in wanted_partitions(study, asset, layers):
-                    runner.bring_up_to_date(asset, key)
+            wanted = wanted_nodes(Freshness(study), layers, until)
+            touched = {layer for asset, key in wanted for layer in layers_touched(study, asset, key)}
+            runner = Runner(study, [key for key in known if key in touched])
+            for asset, key in wanted:
+                runner.bring_up_to_date(asset, key)
             if not runner.inputs_moved or attempt == TRIES - 1:
                 break
             print(f"{'again':8} {study.name}: {runner.inputs_moved[-1]}", flush=True)
@@ -61,8 +62,7 @@ def check_engines(look: Freshness, layers: Sequence[str] | None, until: str | No
     Raises:
         NotNow: an engine that this run will ask is not there.
     """
-    assets = [asset for asset in needed_for(look, until) if asset.engines]
-    wanted = {(asset.name, key) for asset in assets for key in wanted_partitions(look.study, asset, layers)}
+    wanted = {(asset.name, key) for asset, key in wanted_nodes(look, layers, until) if asset.engines}
     due = [each for each in look.states() if (each.asset, each.partition) in wanted and look.is_due(each.state)]
     if due:
         from interp_assets.engine_trial import require_engines
@@ -87,6 +87,20 @@ def needed_for(freshness: Freshness, until: str | None) -> list[Asset]:
         if asset.name in needed:
             needed |= {read.asset for read in asset.reads}
     return [asset for asset in freshness.assets.values() if asset.name in needed]
+
+
+def wanted_nodes(
+    freshness: Freshness, layers: Sequence[str] | None, until: str | None
+) -> list[tuple[Asset, str | None]]:
+    """The partitions that are about the layers asked for (about any where None), and those of other layers that they are
+    made from, as where latents are drawn along the alignment; inputs first."""
+    study, assets = freshness.study, needed_for(freshness, until)
+    nodes = {(asset.name, key) for asset in assets for key in wanted_partitions(study, asset, layers)}
+    for asset in reversed(assets):
+        if asset.scope != "study":
+            for key in partitions_of(study, asset):
+                nodes |= {*freshness.inputs(asset, key)} if (asset.name, key) in nodes else set()
+    return [(asset, key) for asset in assets for key in partitions_of(study, asset) if (asset.name, key) in nodes]
 
 
 class Runner:

@@ -48,11 +48,15 @@ class Place(NamedTuple):
 def first_problem(error: ValidationError, model: type[Settings]) -> str:
     """The first error of a validation, and how many other keys have one."""
     problems = error.errors()
-    first = place_of(problems[0]["loc"], model)
+    problem, first = problems[0], place_of(problems[0]["loc"], model)
+    if isinstance(problem["input"], dict):
+        # It is meant as the member of a union that is a mapping: what is wrong is said of that one.
+        within = ((each, place_of(each["loc"], model)) for each in problems)
+        problem, first = next((each for each in within if each[1].key.startswith(f"{first.key}.")), (problem, first))
     # What holds a wrong part is reported as wrong too, and each member of a union by itself.
     keys = {place_of(problem["loc"], model).key for problem in problems}
     others = [key for key in keys if not f"{first.key}.".startswith((f"{key}.", f"{key}["))]
-    return sentence(problems[0], first) + (f" (and {len(others)} more)" if others else "")
+    return sentence(problem, first) + (f" (and {len(others)} more)" if others else "")
 
 
 def sentence(problem: Any, place: Place) -> str:
@@ -89,6 +93,8 @@ def place_of(location: tuple[Any, ...], model: type[Settings]) -> Place:
             key, wanted, allowed = f"{key}.{part}", get_args(inner)[1], None
         elif kinds := kinds_of(inner):
             wanted = kinds.get(part, wanted)
+        elif mapping := [member for member in members_of(inner) if getattr(member, "__name__", None) == part]:
+            wanted = mapping[0]
         else:
             break  # which member of a union was tried: all members are told together
     return Place(key, wanted, allowed, parent)

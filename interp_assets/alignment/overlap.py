@@ -4,9 +4,10 @@ Compared are latents that the same explainer has explained on both sides. Beside
 a greedy matching, the most similar pair first, and for random matchings of the same latents. A latent is what varies:
 intervals are those of means over the latents of the first layer (`interp_assets.means`), with all that was measured of each.
 
-Where latents are drawn along the alignment, matched ones are drawn together and others are not. So pairs are weighted by
-how seldom both are drawn, or a random matching would meet the right one as often as there are few latents, and of the
-greedy one those pairs would count most in which it is right.
+Where latents are drawn along the alignment, matched ones are drawn together and others are not. So pairs of one chain and
+other pairs count as their share of all pairs whose latents could be drawn (post-stratification: Holt and Smith, JRSS A,
+1979); otherwise a random matching would meet the right one too often, and of the greedy one those pairs would count too
+much in which it is right. Where none of either kind was drawn, nothing is said.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
-from interp_assets.examples.along import threshold
 from interp_assets.examples.draws import MATCH_AT_RANDOM, keyed
 from interp_assets.means import mean_with_interval, of_differences
 from interp_assets.tables import OVERLAP_PAIRS, SEMANTIC_OVERLAP, conform
@@ -54,15 +54,11 @@ def explained_alike(
         found = {
             name: measured(matching, one["latent"], other["latent"], vectors) for name, matching in matchings.items()
         }
+        pairs += [rows.with_columns(explainer=pl.lit(explainer), matching=pl.lit(name)) for name, rows in found.items()]
         found["random"] = at_random(one["latent"], other["latent"], vectors, seed)
-        found = {name: weighted(rows, draws, one["latent"], other["latent"]) for name, rows in found.items()}
+        found = {name: weighted(rows, draws, matchings.get(name)) for name, rows in found.items()}
         overlaps += [summary(explainer, name, rows) for name, rows in found.items()]
         overlaps.append(above_random(explainer, found["optimal"], found["random"]))
-        pairs += [
-            rows.drop("weight").with_columns(explainer=pl.lit(explainer), matching=pl.lit(name))
-            for name, rows in found.items()
-            if name != "random"
-        ]
     empty = pl.DataFrame(schema=OVERLAP_PAIRS)
     return (
         conform(pl.DataFrame(overlaps, schema=SEMANTIC_OVERLAP, orient="row"), SEMANTIC_OVERLAP),
@@ -106,21 +102,35 @@ def at_random(of_a: pl.Series, of_b: pl.Series, vectors: Vectors, seed: int) -> 
     return pl.concat(parts)
 
 
-def weighted(rows: pl.DataFrame, draws: Draws | None, of_a: pl.Series, of_b: pl.Series) -> pl.DataFrame:
-    """Pairs with a column `weight`: the inverse of the probability that both latents are drawn, 1 for those drawn apart.
+def weighted(rows: pl.DataFrame, draws: Draws | None, matching: pl.DataFrame | None) -> pl.DataFrame:
+    """Pairs with a column `weight`, of mean 1; none where there are pairs of a kind of which none was drawn.
 
-    With shares t and u of the numbers below the threshold of either layer, two latents of one chain are both drawn with
-    probability min(t, u), others with t u.
+    Args:
+        matching: all pairs that there are; every latent of one layer with every one of the other where None.
     """
     if draws is None:
         return rows.with_columns(weight=pl.lit(1.0))
-    above = max(threshold(draws[0], of_a), threshold(draws[1], of_b))
+    if matching is None:
+        chains = len(draws[0].join(draws[1], on="number"))
+        counts = {True: chains, False: len(draws[0]) * len(draws[1]) - chains}
+    else:
+        counts = dict(of_one_chain(matching, draws).drop_nulls().value_counts().iter_rows())
+    kind = of_one_chain(rows, draws)
+    drawn = dict(kind.value_counts().iter_rows())
+    if any(count and not drawn.get(each) for each, count in counts.items()):
+        return rows.clear().with_columns(weight=pl.lit(1.0))
+    scale = len(rows) / max(1, sum(counts.values()))
+    weights = {each: scale * counts[each] / drawn[each] for each in drawn}
+    return rows.with_columns(weight=kind.replace_strict(weights, return_dtype=pl.Float64))
+
+
+def of_one_chain(pairs: pl.DataFrame, draws: Draws) -> pl.Series:
+    """Whether two latents are drawn together; null where one of them cannot be drawn."""
     numbers = []
-    for side, drawn in zip(("latent_a", "latent_b"), draws, strict=True):
-        named = drawn.select(pl.col("latent").alias(side), "number")
-        numbers.append(rows.select(side).join(named, on=side, how="left", maintain_order="left")["number"])
-    together = numbers[0] == numbers[1]
-    return rows.with_columns(weight=pl.select(pl.when(together).then(above).otherwise(1.0)).to_series())
+    for side, of_layer in zip(("latent_a", "latent_b"), draws, strict=True):
+        named = of_layer.select(pl.col("latent").alias(side), "number")
+        numbers.append(pairs.select(side).join(named, on=side, how="left", maintain_order="left")["number"])
+    return numbers[0] == numbers[1]
 
 
 def by_latent(rows: pl.DataFrame) -> pl.DataFrame:

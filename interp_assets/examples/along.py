@@ -6,8 +6,8 @@ windows. As a matching is one to one, no two latents of a layer share a number, 
 simple random sample, each drawn with the same probability, and means over them need no weights; of two matched latents
 both are drawn nearly as often as one of them. (Permanent random numbers: Ohlsson, in Business Survey Methods, 1995.)
 
-Pairs of latents are not drawn equally often: those of one chain are. What is estimated over pairs is weighted by the
-inverse of the probability, given all other numbers, that both are drawn (Cohen and Kaplan, PODC 2007).
+Pairs of latents are not drawn equally often: those of one chain are drawn more often than others. What is estimated over
+pairs is weighted for it (`alignment/overlap.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Match = tuple[np.ndarray, np.ndarray]
 "Latents of a layer and those of the layer above that they are matched with, int64 [matched] each."
-DRAWS = 2.0**64
 
 
 def numbers_along(seed: int, n_latents: int, layers: Sequence[str], matches: Sequence[Match]) -> np.ndarray:
@@ -88,16 +87,3 @@ def first_drawn(inputs: Inputs, latents: list[int], count: int | None) -> list[i
         return first_latents(examples.seed, latents, count)
     order = inputs.input("examples").read("draws", ["latent"])["latent"]
     return sorted(order.filter(order.is_in(latents)).head(count).to_list())
-
-
-def threshold(draws: pl.DataFrame, drawn: pl.Series) -> float:
-    """The share of all numbers below which a latent of a layer is drawn, given the numbers of all others: the lowest
-    number that was not.
-
-    Args:
-        draws: `tables.LATENT_DRAWS`.
-        drawn: latents, those with the lowest numbers.
-    """
-    last = draws.with_row_index("place").filter(pl.col("latent").is_in(drawn.implode()))["place"].max()
-    beyond = 0 if last is None else int(last) + 1  # type: ignore[arg-type]
-    return float(draws["number"][beyond]) / DRAWS if beyond < len(draws) else 1.0
