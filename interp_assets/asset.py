@@ -15,6 +15,8 @@ class Read:
     asset: str
     table: str
     columns: tuple[str, ...] | None = None
+    dispensable: bool = False
+    "Where it cannot be made, what reads it is made without it."
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ class Freshness:
         self._fingerprints: dict[Node, Fingerprint | InputMissing] = {}
         self._current: dict[Node, Partition | None] = {}
         self._own: dict[Node, tuple[State, tuple[str, ...]]] = {}
+        self._stopped: dict[Node, bool] = {}
 
     @cached_property
     def log(self) -> ReplyLog:
@@ -117,12 +118,22 @@ class Freshness:
         return self._current[asset, key]
 
     def inputs(self, asset: Asset, key: str | None) -> Iterator[tuple[str, str | None]]:
-        """The partitions that a partition reads, each once."""
+        """The partitions that a partition reads, each once; not those that it does without."""
         seen: dict[tuple[str, str | None], None] = {}
         for read in asset.reads:
             for of in partitions_read(self.study, asset, key, self.assets[read.asset]):
-                seen[read.asset, of] = None
+                if not (read.dispensable and self.stopped(read.asset, of)):
+                    seen[read.asset, of] = None
         return iter(seen)
+
+    def stopped(self, name: str, key: str | None) -> bool:
+        """Whether a partition cannot be made: it failed, or something that it needs did."""
+        if (name, key) not in self._stopped:
+            asset, failed = self.assets[name], False
+            with contextlib.suppress(NotNow, OSError):  # a file that could not be looked at yet has not failed
+                failed = self.own_state(asset, key)[0] == "failed"
+            self._stopped[name, key] = failed or any(self.stopped(*each) for each in self.inputs(asset, key))
+        return self._stopped[name, key]
 
     def fingerprint(self, asset: Asset, key: str | None) -> Fingerprint:
         """
@@ -157,6 +168,9 @@ class Freshness:
         for read in asset.reads:
             for of in partitions_read(self.study, asset, key, self.assets[read.asset]):
                 label = partition_label(read.asset, of)
+                if read.dispensable and self.stopped(read.asset, of):
+                    parts["inputs"][label] = "cannot be made"
+                    continue
                 partition = self.current(read.asset, of)
                 if partition is None:
                     if asset.scope != "study":

@@ -6,6 +6,7 @@ code that makes an asset stands in `<stage>/assets.py`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 Read("corpus", "corpus", ("tokens",)),
                 *((Read("sae_weights", "files", ("sha256",)),) if reads_directions(study) else ()),
                 *((Read("text_index", "windows"),) if by_text else ()),
-                *((MATCHES,) if study.examples.along_alignment else ()),
+                *((replace(MATCHES, dispensable=True),) if study.examples.along_alignment else ()),
             ),
             settings={"examples": study.examples.identity()} | similar_text_read(study, by_text),
             files=embedder_files(study, by_text),

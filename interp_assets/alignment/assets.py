@@ -15,6 +15,7 @@ from interp_assets.alignment.matching import best_matching
 from interp_assets.alignment.measures import similarities_of, weights_of, without_direction
 from interp_assets.alignment.outcome import Side, tables_of
 from interp_assets.alignment.overlap import explained_alike
+from interp_assets.examples.along import draws_of
 from interp_assets.job import Job, Metadata, computes
 from interp_assets.models import embedder
 from interp_assets.partitions import layers_of_pair
@@ -79,9 +80,7 @@ def semantic_overlap(job: Job) -> Metadata:
     columns = ["latent", "explainer", "explanation", "status"]
     pair = layers_of_pair(job.study, str(job.key))
     a, b = (job.input("explanations", layer).read("explanations", columns) for layer in pair)
-    draws = None
-    if job.study.examples.along_alignment:
-        draws = (job.input("examples", pair[0]).read("draws"), job.input("examples", pair[1]).read("draws"))
+    draws = draws_of(job, pair[0]), draws_of(job, pair[1])
     model = embedder(job.study, settings, job.models)
 
     def embed(texts: list[str]) -> np.ndarray:

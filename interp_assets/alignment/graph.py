@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from interp_assets.asset import Asset, Read
 from interp_assets.models_read import model_read, scorer_files
 from interp_assets.study import Study
@@ -49,9 +51,12 @@ def overlap_asset(study: Study) -> list[Asset]:
                 MATCHES,
                 Read("layer_matching", "greedy", ("latent_a", "latent_b")),
                 Read("explanations", "explanations", ("latent", "explainer", "explanation", "status")),
-                *((Read("examples", "draws", ("latent", "number")),) if study.examples.along_alignment else ()),
+                Read("examples", "draws", ("latent", "number"))
+                if study.examples.along_alignment
+                else Read("examples", "latents", ("latent", "windows", "smaller_side")),
             ),
-            settings={"dtype": scorer.dtype, "seed": study.examples.seed} | model_read(study, scorer),
+            settings={"dtype": scorer.dtype, "seed": study.examples.seed, "drawn_from": drawn_from(study)}
+            | model_read(study, scorer),
             files=scorer_files(study, scorer),
             scope="pair",
             kinds=("torch", "polars"),
@@ -59,3 +64,9 @@ def overlap_asset(study: Study) -> list[Asset]:
             in_process=True,
         )
     ]
+
+
+def drawn_from(study: Study) -> dict[str, Any]:
+    """What decides which latents could be drawn, beside their windows."""
+    listed = isinstance(study.examples.latents, tuple)
+    return {"min_windows": study.examples.min_windows} | ({"latents": study.examples.latents} if listed else {})

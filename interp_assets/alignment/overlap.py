@@ -4,10 +4,11 @@ Compared are latents that the same explainer has explained on both sides. Beside
 a greedy matching, the most similar pair first, and for random matchings of the same latents. A latent is what varies:
 intervals are those of means over the latents of the first layer (`interp_assets.means`), with all that was measured of each.
 
-Where latents are drawn along the alignment, matched ones are drawn together and others are not. So pairs of one chain and
-other pairs count as their share of all pairs whose latents could be drawn (post-stratification: Holt and Smith, JRSS A,
-1979); otherwise a random matching would meet the right one too often, and of the greedy one those pairs would count too
-much in which it is right. Where none of either kind was drawn, nothing is said.
+Latents with the same random number are drawn together (`examples/along.py`): matched ones where they are drawn along the
+alignment, elsewhere those with the same index, which after a shared start of training are more alike than others. So pairs
+with one number and pairs with two count as their share of all pairs whose latents could be drawn (post-stratification:
+Holt and Smith, JRSS A, 1979). Otherwise a random matching would meet the right one too often, and of a greedy one those
+pairs would count too much in which it is right.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import numpy as np
 import polars as pl
 
 from interp_assets.examples.draws import MATCH_AT_RANDOM, keyed
-from interp_assets.means import mean_with_interval, of_differences
+from interp_assets.means import Limits, mean_with_interval, of_differences
 from interp_assets.tables import OVERLAP_PAIRS, SEMANTIC_OVERLAP, conform
 
 RANDOM_MATCHINGS = 100
 COSINE = (-1.0, 1.0)
+NEGLIGIBLE = 0.02
+"Where a larger share of all pairs is of a kind of which none was drawn, nothing is said of their mean."
 Embed = Callable[[list[str]], np.ndarray]
 Vectors = tuple[np.ndarray, np.ndarray]
 "Of the explanations of two layers: unit vectors float32 [latents, d]."
@@ -44,7 +47,7 @@ def explained_alike(
         matchings: columns latent_a, latent_b, by name; one is called `optimal`.
         a, b: `tables.EXPLANATIONS` of the two layers.
         embed: texts to unit vectors float32 [texts, d].
-        draws: where latents were drawn along the alignment.
+        draws: of both layers; None where all latents are explained.
     """
     overlaps, pairs = [], []
     told = [side.filter(status="ok").select("explainer", "latent", "explanation") for side in (a, b)]
@@ -103,7 +106,7 @@ def at_random(of_a: pl.Series, of_b: pl.Series, vectors: Vectors, seed: int) -> 
 
 
 def weighted(rows: pl.DataFrame, draws: Draws | None, matching: pl.DataFrame | None) -> pl.DataFrame:
-    """Pairs with a column `weight`, of mean 1; none where there are pairs of a kind of which none was drawn.
+    """Pairs with a column `weight`, of mean 1; null where too many pairs are of a kind of which none was drawn.
 
     Args:
         matching: all pairs that there are; every latent of one layer with every one of the other where None.
@@ -111,21 +114,21 @@ def weighted(rows: pl.DataFrame, draws: Draws | None, matching: pl.DataFrame | N
     if draws is None:
         return rows.with_columns(weight=pl.lit(1.0))
     if matching is None:
-        chains = len(draws[0].join(draws[1], on="number"))
-        counts = {True: chains, False: len(draws[0]) * len(draws[1]) - chains}
+        same = len(draws[0].join(draws[1], on="number"))
+        all_pairs = {True: same, False: len(draws[0]) * len(draws[1]) - same}
     else:
-        counts = dict(of_one_chain(matching, draws).drop_nulls().value_counts().iter_rows())
-    kind = of_one_chain(rows, draws)
+        all_pairs = dict(with_one_number(matching, draws).drop_nulls().value_counts().iter_rows())
+    kind = with_one_number(rows, draws)
     drawn = dict(kind.value_counts().iter_rows())
-    if any(count and not drawn.get(each) for each, count in counts.items()):
-        return rows.clear().with_columns(weight=pl.lit(1.0))
-    scale = len(rows) / max(1, sum(counts.values()))
-    weights = {each: scale * counts[each] / drawn[each] for each in drawn}
+    known = sum(all_pairs.get(each, 0) for each in drawn)
+    if not drawn or known < (1 - NEGLIGIBLE) * sum(all_pairs.values()):
+        return rows.with_columns(weight=pl.lit(None, pl.Float64))
+    weights = {each: all_pairs[each] / known * len(rows) / drawn[each] for each in drawn}
     return rows.with_columns(weight=kind.replace_strict(weights, return_dtype=pl.Float64))
 
 
-def of_one_chain(pairs: pl.DataFrame, draws: Draws) -> pl.Series:
-    """Whether two latents are drawn together; null where one of them cannot be drawn."""
+def with_one_number(pairs: pl.DataFrame, draws: Draws) -> pl.Series:
+    """Whether two latents have the same random number; null where one of them cannot be drawn."""
     numbers = []
     for side, of_layer in zip(("latent_a", "latent_b"), draws, strict=True):
         named = of_layer.select(pl.col("latent").alias(side), "number")
@@ -150,12 +153,19 @@ def linearised(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 def summary(explainer: str, matching: str, rows: pl.DataFrame) -> tuple[object, ...]:
     latents = by_latent(rows)
-    values = linearised(latents["cosine"].to_numpy(), latents["weight"].to_numpy())
-    return (explainer, matching, "mean_cosine", len(values), *mean_with_interval(values, COSINE))
+    return (explainer, matching, "mean_cosine", len(latents), *weighted_mean(latents, COSINE))
 
 
 def above_random(explainer: str, optimal: pl.DataFrame, random: pl.DataFrame) -> tuple[object, ...]:
     """By how much the matched explanation is nearer than one of a random matching, latent by latent."""
     both = by_latent(optimal).join(by_latent(random), on="latent_a", suffix="_random")
-    values = linearised((both["cosine"] - both["cosine_random"]).to_numpy(), both["weight"].to_numpy())
-    return (explainer, "optimal", "above_random", len(values), *mean_with_interval(values, of_differences(COSINE)))
+    above = both.select(
+        cosine=pl.col("cosine") - pl.col("cosine_random"), weight=pl.when(pl.col("weight_random") > 0).then("weight")
+    )
+    return (explainer, "optimal", "above_random", len(above), *weighted_mean(above, of_differences(COSINE)))
+
+
+def weighted_mean(latents: pl.DataFrame, limits: Limits) -> tuple[float | None, float | None, float | None]:
+    if latents["weight"].has_nulls():
+        return None, None, None
+    return mean_with_interval(linearised(latents["cosine"].to_numpy(), latents["weight"].to_numpy()), limits)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from interp_assets.examples.drawing import Counted
 from interp_assets.examples.draws import PICK_LATENT, first_latents, keyed
 from interp_assets.partitions import pair_key, pairs_followed
 from interp_assets.tables import LATENT_DRAWS, conform
@@ -58,9 +59,12 @@ def named(layer: str) -> int:
 
 
 def numbers_of(inputs: Inputs, n_latents: int) -> np.ndarray:
-    """The random number of each latent of a partition's layer, uint64 [n_latents], from the matchings that it reads."""
+    """The random number of each latent of a partition's layer, uint64 [n_latents], from the matchings that it reads.
+    Chains begin anew behind a layer that cannot be matched, since its SAE failed."""
     layers, matches = [inputs.layer], []
     for pair in pairs_followed(inputs.study, inputs.layer):
+        if inputs.freshness.stopped("layer_matching", pair_key(*pair)):
+            break
         table = inputs.input("layer_matching", pair_key(*pair)).read("matching", ["latent_a", "latent_b"])
         sides = [table[name].to_numpy().astype(np.int64) for name in ("latent_a", "latent_b")]
         here = pair.index(layers[-1])
@@ -87,3 +91,16 @@ def first_drawn(inputs: Inputs, latents: list[int], count: int | None) -> list[i
         return first_latents(examples.seed, latents, count)
     order = inputs.input("examples").read("draws", ["latent"])["latent"]
     return sorted(order.filter(order.is_in(latents)).head(count).to_list())
+
+
+def draws_of(inputs: Inputs, layer: str) -> pl.DataFrame:
+    """The table `tables.LATENT_DRAWS` of a layer, however the study draws latents; of a list only those in it."""
+    examples, partition = inputs.study.examples, inputs.input("examples", layer)
+    if examples.along_alignment:
+        return partition.read("draws")
+    columns = partition.read("latents", ["windows", "smaller_side"]).to_dict()
+    windows, smaller_side = (columns[name].to_numpy() for name in ("windows", "smaller_side"))
+    enough = Counted(windows, windows, smaller_side).enough(examples)
+    if isinstance(examples.latents, tuple):
+        enough &= np.isin(np.arange(len(enough)), examples.latents)
+    return draws_table(keyed(examples.seed, PICK_LATENT, np.arange(len(enough))), enough)
