@@ -16,14 +16,16 @@ from safetensors.torch import load_file, save_file
 
 from interp_assets.alignment import overlap
 from interp_assets.alignment.overlap import by_latent, explained_alike, linearised, weighted
+from interp_assets.asset import ORDER_OF_DRAWS
 from interp_assets.dagster_assets import asset_key, definitions_of
 from interp_assets.examples.along import draws_table, numbers_along
 from interp_assets.examples.draws import PICK_LATENT, keyed
 from interp_assets.freshness import Freshness
-from interp_assets.job import make_partition
+from interp_assets.job import Inputs, make_partition
 from interp_assets.partitions import pair_key, pairs_followed
 from interp_assets.plan import plan
 from interp_assets.running import wanted_nodes
+from interp_assets.scores.intervention.pending import latents_to_change
 from interp_assets.setting_errors import StudyError
 from interp_assets.study import Study, load_study
 from resources.errors import UnusableInput
@@ -246,6 +248,12 @@ def test_pairs_of_either_kind_count_as_their_share_of_all() -> None:
 LAYERS, DRAWN = ["embed_tokens", "layers.0", "layers.1"], 8
 PAIRS = [[a, b] for a, b in pairwise(LAYERS)]
 ALONG = {"count": DRAWN, "along": "alignment"}
+ASKING = {
+    "engines": {"oracle": {"kind": "transformers", "path": "./model"}},
+    "explainers.llm": {"kind": "llm", "engine": "oracle", "latents": 3},
+    "scorers.intervention": {"explainer": "oracle", "scorer": "oracle", "latents": 3, "prompt_tokens": 16},
+}
+NOT_LOOKED_AT: Any = (None, None)
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +318,15 @@ def test_a_study_explains_matched_latents_on_both_sides(world: Path) -> None:
     scored = [scores["scores/embedding", layer].read("scores")["latent"].unique() for layer in LAYERS]
     assert len({frozenset(words_drawn(world, *each)) for each in zip(LAYERS, scored, strict=True)}) == 1
     assert [len(each) for each in scored] == [3] * 3
-    # The control: drawn by number alone, few are the same words. The first layer's are those drawn along the alignment.
+    intervening = load_study(changed(world, ASKING, "asking.yaml"))
+    look = Freshness(intervening)
+    assert all(ORDER_OF_DRAWS in look.assets[name].reads for name in ("scores/intervention", "explanations"))
+    changing = [
+        latents_to_change(Inputs(intervening, look.assets["scores/intervention"], layer, look), *NOT_LOOKED_AT, 3)
+        for layer in LAYERS
+    ]
+    assert changing == [each.sort().to_list() for each in scored]
+    # The control: drawn by index alone, few are the same words. The first layer's are those drawn along the alignment.
     apart = make(load_study(changed(world, {"examples.latents": DRAWN}, "apart.yaml")), models, "examples")
     words = [words_drawn(world, layer, interpreted(apart["examples", layer])) for layer in LAYERS]
     assert words[0] == drawn[0]

@@ -10,29 +10,33 @@ import torch
 
 from interp_assets.activations.cache_file import CacheReader
 from interp_assets.carry_over import inputs_hash
+from interp_assets.examples.along import first_drawn
 from interp_assets.examples.drawing import asked_latents, count_windows, window_shape
-from interp_assets.examples.draws import first_latents
 from interp_assets.job import Inputs
 from interp_assets.scores.intervention.wording import prompts_read
-from interp_assets.settings import Examples, InterventionScorer
+from interp_assets.settings import InterventionScorer
 
 DECIDES_NO_EFFECT = {"scorer": None, "shuffled_control": None, "latents": None}
 "Settings that decide which effects there are, or what becomes of them afterwards."
 
 
-def latents_to_change(cache: CacheReader, tokens: np.ndarray, examples: Examples, latents: int | None) -> list[int]:
+def latents_to_change(inputs: Inputs, cache: CacheReader, tokens: np.ndarray, latents: int | None) -> list[int]:
     """The latents that the study interprets, in the keyed order in which it takes them; a list in it is taken whole.
 
     Args:
         tokens: uint32 [contexts, context_length].
         latents: at most so many.
     """
+    examples = inputs.study.examples_of(inputs.layer)
+    if examples.along_alignment:
+        order = inputs.input("examples").read("draws", ["latent"])["latent"]
+        return first_drawn(inputs, sorted(order.head(examples.most_latents or 0)), latents)
     shape = window_shape(examples, tokens)
     counted = count_windows(cache, shape, examples.seed, np.ones(cache.n_latents, dtype=bool))
     asked = asked_latents(counted, examples)
     listed = isinstance(examples.latents, tuple)
     found = np.flatnonzero(asked if listed else asked & counted.enough(examples))
-    return first_latents(examples.seed, found.tolist(), latents)
+    return first_drawn(inputs, found.tolist(), latents)
 
 
 def effects_wanted(

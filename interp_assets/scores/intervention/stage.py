@@ -10,7 +10,6 @@ import polars as pl
 from interp_assets.activations.cache_file import CacheReader
 from interp_assets.carry_over import still_hold, without
 from interp_assets.corpus.contexts import tokens_matrix
-from interp_assets.examples.along import first_drawn
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations.prompts import read_reply
 from interp_assets.job import Job, Metadata, failed_rows, not_asked
@@ -66,12 +65,7 @@ def all_effects(job: Job, settings: InterventionScorer) -> tuple[pl.DataFrame, p
     tokens = tokens_matrix(job.input("corpus").read("corpus", ["tokens"]))
     statistics = job.input("latent_statistics").read("statistics", ["latent", "max_activation"])
     strongest = dict(statistics.with_columns(pl.col("max_activation").fill_null(0)).iter_rows())
-    examples = study.examples_of(job.layer)
-    if examples.along_alignment:
-        drawn = job.input("examples").read("draws", ["latent"])["latent"].head(examples.most_latents or 0)
-        latents = first_drawn(job, drawn.sort().to_list(), settings.latents)
-    else:
-        latents = latents_to_change(cache, tokens, examples, settings.latents)
+    latents = latents_to_change(job, cache, tokens, settings.latents)
     # A change as large as the latent's own largest activation moves most models by some tenths of a nat.
     strengths = {latent: strongest[latent] for latent in latents}
     layer = study.layer(job.layer)
