@@ -99,7 +99,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
         Asset(
             name="examples",
             group="examples",
-            code_version="2" if by_text else "1",
+            code_version="3",
             description="For each latent: windows to explain it from and others to test the explanation on.",
             reads=(
                 Read("activation_cache", "activations"),
@@ -162,6 +162,8 @@ def assets_of(study: Study) -> dict[str, Asset]:
                     Read("activation_cache", "activations"),
                     Read("latent_statistics", "statistics"),
                     Read("examples", "examples"),
+                    Read("examples", "latents", ("latent", "windows", "repeated")),
+                    Read("examples", "shortfalls"),
                     Read("explanations", "explanations"),
                 ]
                 + [

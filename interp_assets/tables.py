@@ -21,7 +21,7 @@ NOT_CONTENT = (
 )
 "Columns that tell how a row came about. They enter no content hash: what lies behind need not be made anew for them."
 
-AUXILIARY = ("index", "latents", "draws", "page", "calibration")
+AUXILIARY = ("index", "latents", "draws", "shortfalls", "page", "calibration")
 "Tables that help to read the others."
 
 SAE_WEIGHTS: Schema = {"file": TEXT, "bytes": U64, "sha256": TEXT}
@@ -77,8 +77,9 @@ TEXT_INDEX: Schema = {"context": U32, "start": U16, "vector": pl.List(F32)}
 # One row for each latent of the SAE: what it takes to know whether its examples still hold.
 EXAMPLE_LATENTS: Schema = {
     "latent": U32,
-    "windows": U32,  # on which it fires
-    "smaller_side": U32,  # of these, in explain or in test contexts, whichever are fewer
+    "windows": U32,  # on which it fires, of different text
+    "repeated": U32,  # further windows on which it fires, left out since one of `windows` has their text
+    "smaller_side": U32,  # of `windows`, in explain or in test contexts, whichever are fewer
     "inputs_hash": U64,
 }
 
@@ -86,6 +87,16 @@ EXAMPLE_LATENTS: Schema = {
 LATENT_DRAWS: Schema = {
     "latent": U32,
     "number": U64,  # uniform; matched latents of different layers share it
+}
+
+# Where an interpreted latent has fewer windows of a kind than the study asks for.
+SHORTFALLS: Schema = {
+    "latent": U32,
+    "purpose": TEXT,  # as in EXAMPLES
+    "kind": TEXT,
+    "wanted": U32,
+    "drawn": U32,
+    "reason": TEXT,
 }
 
 EXPLANATIONS: Schema = {

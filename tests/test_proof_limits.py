@@ -121,7 +121,9 @@ def test_a_proof_that_measured_less_is_made_anew_alone(file: Path) -> None:
 def test_a_proof_made_anew_that_fails_stops_its_layer(file: Path) -> None:
     measured_less(file, OTHER)
     strict = changed(file, {"proof_of_load.max_dimension_fvu": 1e-4}, "strict.yaml")
-    with pytest.raises(UnusableInput, match=r"where dimensions count alike \(allowed: 0.0001\); of the whole it leaves"):
+    with pytest.raises(
+        UnusableInput, match=r"where dimensions count alike \(allowed: 0.0001\); of the whole it leaves"
+    ):
         make_partition(load_study(strict), "activation_cache", OTHER, LoadedModels())
     assert (states(strict)["activation_cache"][OTHER], states(strict)["examples"][OTHER]) == ("failed", "blocked")
     made = make_partition(load_study(file), "activation_cache", OTHER, LoadedModels())
@@ -147,13 +149,25 @@ ELSEWHERE = {"dimension_fvu_by_layer": {"layers.1": 0.7, "layers.2": 0.3}}
         ({"fvu_by_layer": {"layers.1": 0.2, "layers.2": 0.15}}, {}, "the SAE explains layers.2 better (FVU 0.15) than"),
         ({"fvu_by_layer": {"layers.1": 0.2, "layers.2": 0.195}}, {}, None),
         (ALIKE, {}, None),
-        (ALIKE, {"max_dimension_fvu": 0.69}, "at layers.1 the SAE leaves 0.7 of the variance unexplained where dimensions"),
+        (
+            ALIKE,
+            {"max_dimension_fvu": 0.69},
+            "at layers.1 the SAE leaves 0.7 of the variance unexplained where dimensions",
+        ),
         (ALIKE | {"dimension_fvu": 0.81}, {}, "at layers.1 the SAE leaves 0.81 of the variance unexplained where"),
         (ALIKE | {"dimension_fvu": 0.81}, {"max_fvu": 0.6}, None),
-        (ALIKE | {"dimension_fvu": float("nan")}, {}, "at layers.1 the SAE leaves nan of the variance unexplained where"),
+        (
+            ALIKE | {"dimension_fvu": float("nan")},
+            {},
+            "at layers.1 the SAE leaves nan of the variance unexplained where",
+        ),
         (ALIKE | {"fvu_by_layer": {"layers.1": 0.2, "layers.2": 0.1}}, {}, None),
         (ALIKE | ELSEWHERE, {}, "the SAE explains layers.2 better (mean FVU of dimensions 0.3) than layers.1 (0.7)"),
-        (ALIKE | ELSEWHERE | {"dimension_fvu": 1.2}, {}, "the SAE explains layers.2 better (mean FVU of dimensions 0.3)"),
+        (
+            ALIKE | ELSEWHERE | {"dimension_fvu": 1.2},
+            {},
+            "the SAE explains layers.2 better (mean FVU of dimensions 0.3)",
+        ),
     ],
 )
 def test_each_limit(proof: dict[str, Any], limits: dict[str, Any], said: str | None) -> None:

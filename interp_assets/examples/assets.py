@@ -17,6 +17,8 @@ from interp_assets.examples.cooccurrence import cooccurring
 from interp_assets.examples.drawing import asked_latents, count_windows, draw_examples, window_shape
 from interp_assets.examples.negatives import NEIGHBOURS, nearest_rows
 from interp_assets.examples.rendering import Rendering
+from interp_assets.examples.repeats import RepeatedText
+from interp_assets.examples.shortfalls import shortfalls
 from interp_assets.job import Inputs, Job, Metadata, computes
 from interp_assets.layer_sae import sae_of
 from interp_assets.models import embedder
@@ -36,12 +38,13 @@ def examples(job: Job) -> Metadata:
     hashes = latent_inputs(job, settings, cache.entries_hash, neighbours)
     earlier = job.earlier()
     same = unchanged(earlier, hashes)
-    counted = count_windows(cache, window_shape(settings, tokens), settings.seed, ~same)
+    texts = RepeatedText(tokens, settings.window)
+    counted = count_windows(cache, window_shape(settings, tokens), texts, settings.seed, ~same)
     kept = pl.DataFrame(schema=EXAMPLES)
     if earlier is not None and same.any():
-        known = earlier.read("latents", ["windows", "smaller_side"])
-        for column, name in ((counted.windows, "windows"), (counted.smaller_side, "smaller_side")):
-            column[same] = known[name].to_numpy()[np.flatnonzero(same)]
+        known = earlier.read("latents", COUNTED)
+        for name in COUNTED:
+            getattr(counted, name)[same] = known[name].to_numpy()[np.flatnonzero(same)]
     if settings.along_alignment:
         draws = draws_table(numbers_of(job, cache.n_latents), counted.enough(settings))
         job.draft.write("draws", draws)
@@ -53,13 +56,17 @@ def examples(job: Job) -> Metadata:
     again = np.ones(cache.n_latents, dtype=bool)
     again[kept["latent"].unique().to_numpy()] = False
     with Progress(job.label, int(again.sum()), "latents") as progress:
-        drawn = draw_examples(cache, tokens, settings, neighbours, progress.advance, counted=counted, wanted=again)
+        drawn = draw_examples(
+            cache, tokens, settings, neighbours, progress.advance, counted=counted, wanted=again, texts=texts
+        )
     if "similar_text" in settings.test.kinds:
-        drawn = pl.concat([drawn, similar_text_rows(job, drawn, cache, tokens)])
+        drawn = pl.concat([drawn, similar_text_rows(job, drawn, cache, tokens, texts)])
     table = pl.concat([kept, drawn]).sort("latent", maintain_order=True)
     job.draft.write("examples", table)
-    latents = {"windows": counted.windows, "smaller_side": counted.smaller_side, "inputs_hash": hashes}
+    latents = {name: getattr(counted, name) for name in COUNTED} | {"inputs_hash": hashes}
     job.draft.write("latents", conform(pl.DataFrame(latents).with_row_index("latent"), EXAMPLE_LATENTS))
+    short = shortfalls(table, settings)
+    job.draft.write("shortfalls", short)
     per_status = table.unique("latent")["status"].value_counts()
     counts = dict(per_status.iter_rows())
     return {
@@ -69,8 +76,17 @@ def examples(job: Job) -> Metadata:
         "latents_carried_over": kept["latent"].n_unique(),
         "latents_drawn": drawn["latent"].n_unique(),
         "examples": int((table["status"] == "ok").sum()),
+        "repeated_share_of_corpus_windows": float(texts.somewhere.mean()),
+        "repeated_share_of_active_windows": float(
+            counted.repeated.sum() / max((counted.windows + counted.repeated).sum(), 1)
+        ),
+        "lacking": lacking(short),
         "some_examples": {"table": strongest(table, Rendering.of(job.study))},
     }
+
+
+COUNTED = ["windows", "repeated", "smaller_side"]
+"What `count_windows` gives and the table `latents` keeps."
 
 
 def neighbours_of(job: Job, cache: CacheReader, tokens: np.ndarray) -> np.ndarray:
@@ -83,7 +99,18 @@ def neighbours_of(job: Job, cache: CacheReader, tokens: np.ndarray) -> np.ndarra
     return nearest_rows(sae.W_dec if by == "decoder" else sae.W_enc.T)
 
 
-def similar_text_rows(job: Job, drawn: pl.DataFrame, cache: CacheReader, tokens: np.ndarray) -> pl.DataFrame:
+def lacking(short: pl.DataFrame) -> str:
+    """In words how many windows of each kind are missing."""
+    of = short.group_by("purpose", "kind", maintain_order=True).agg(
+        pl.len(), missing=(pl.col("wanted") - pl.col("drawn")).sum()
+    )
+    rows = of.sort("purpose", "kind").iter_rows()
+    return "; ".join(f"{missing} {purpose} {kind} of {n} latents" for purpose, kind, n, missing in rows) or "nothing"
+
+
+def similar_text_rows(
+    job: Job, drawn: pl.DataFrame, cache: CacheReader, tokens: np.ndarray, repeated: RepeatedText
+) -> pl.DataFrame:
     """Negatives of the kind similar_text for the latents that were drawn."""
     settings, rendering = job.study.examples, Rendering.of(job.study)
     numbers = settings.test.numbers("similar_text")
@@ -97,7 +124,7 @@ def similar_text_rows(job: Job, drawn: pl.DataFrame, cache: CacheReader, tokens:
         with Progress(f"{job.label}: explain windows", model.new({"document": texts}), "texts") as progress:
             return model.embed(texts, progress.advance)
 
-    found = text_index.similar_negatives(drawn, len(numbers), index, embed, cache, tokens, settings.seed)
+    found = text_index.similar_negatives(drawn, len(numbers), index, embed, cache, tokens, repeated, settings.seed)
     return found.with_columns(example=pl.col("example") * numbers.step + numbers.start)
 
 

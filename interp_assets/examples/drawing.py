@@ -11,9 +11,11 @@ import polars as pl
 import pyarrow as pa
 
 from interp_assets.activations.cache_file import CacheReader, Entries
+from interp_assets.examples.distinct import Shown, slots_beside
 from interp_assets.examples.draws import first_latents
-from interp_assets.examples.negatives import POOL, neighbour_negatives, random_negatives
-from interp_assets.examples.samplers import first_of_each, sample
+from interp_assets.examples.negatives import Pools, neighbour_negatives, random_negatives, window_pools
+from interp_assets.examples.repeats import RepeatedText
+from interp_assets.examples.samplers import sample
 from interp_assets.examples.windows import (
     ActivationLookup,
     Windows,
@@ -33,8 +35,11 @@ class Counted(NamedTuple):
 
     firings: np.ndarray
     windows: np.ndarray
+    "of different text"
+    repeated: np.ndarray
+    "those left out since another one has their text"
     smaller_side: np.ndarray
-    "among explain or among test contexts, whichever are fewer"
+    "of `windows`, among explain or among test contexts, whichever are fewer"
 
     def enough(self, settings: Examples) -> np.ndarray:
         return (self.windows >= settings.min_windows) & (self.smaller_side > 0)
@@ -49,6 +54,7 @@ def draw_examples(
     threads: int = 2,
     counted: Counted | None = None,
     wanted: np.ndarray | None = None,
+    texts: RepeatedText | None = None,
 ) -> pl.DataFrame:
     """The table `tables.EXAMPLES`, sorted by latent, purpose, kind, example.
 
@@ -57,12 +63,15 @@ def draw_examples(
         neighbours: int64 [n_latents, count], nearest first; where test negatives come from neighbours. Those by text are drawn in `text_index`.
         counted: what `count_windows` gave.
         wanted: bool [n_latents]; only rows of these latents, of all when left out.
+        texts: of the same tokens and windows, if it is there already.
 
     Raises:
         UnusableInput: a latent is asked for that the SAE does not have.
     """
     shape = window_shape(settings, tokens)
-    counted = counted or count_windows(cache, shape, settings.seed, np.ones(cache.n_latents, dtype=bool), threads)
+    texts = texts or RepeatedText(tokens, shape.window)
+    everything = np.ones(cache.n_latents, dtype=bool)
+    counted = counted or count_windows(cache, shape, texts, settings.seed, everything, threads)
     enough, asked = counted.enough(settings), asked_latents(counted, settings)
     with_rows = ~enough | asked
     if wanted is not None:
@@ -70,7 +79,7 @@ def draw_examples(
 
     def draw(number: int) -> pl.DataFrame:
         latents, entries = cache.part(number, with_rows)
-        frame = draw_block(latents, entries, counted, enough, tokens, shape, settings, neighbours, pools)
+        frame = draw_block(latents, entries, counted, enough, tokens, shape, texts, settings, neighbours, pools)
         advance(len(latents))
         return frame
 
@@ -81,7 +90,7 @@ def draw_examples(
         if neighbours is not None:
             near = np.zeros(cache.n_latents, dtype=bool)
             near[neighbours[with_rows & enough].ravel()] = True
-            pools = window_pools(cache, shape, settings.seed, near, pool)
+            pools = window_pools(cache, shape, texts, settings.seed, near, pool)
         return pl.concat([EMPTY, *pool.map(draw, cache.blocks_of(with_rows))])
 
 
@@ -92,19 +101,24 @@ def window_shape(settings: Examples, tokens: np.ndarray) -> WindowShape:
     return WindowShape(settings.window, settings.placement, *tokens.shape)
 
 
-def count_windows(cache: CacheReader, shape: WindowShape, seed: int, wanted: np.ndarray, threads: int = 2) -> Counted:
+def count_windows(
+    cache: CacheReader, shape: WindowShape, texts: RepeatedText, seed: int, wanted: np.ndarray, threads: int = 2
+) -> Counted:
     """The active windows of each wanted latent; 0 for the others.
 
     Args:
         wanted: bool [n_latents].
     """
-    counted = Counted(cache.entries, *np.zeros((2, cache.n_latents), dtype=np.int64))
+    counted = Counted(cache.entries, *np.zeros((3, cache.n_latents), dtype=np.int64))
 
     def count(number: int) -> None:
         latents, entries = cache.part(number, wanted)
-        windows = active_windows(entries, shape, seed)
-        ends = np.searchsorted(windows.latent, np.append(latents, latents[-1] + 1))
+        active = active_windows(entries, shape, seed)
+        windows = texts.distinct(active, seed)
+        after = np.append(latents, latents[-1] + 1)
+        ends = np.searchsorted(windows.latent, after)
         both = np.diff(ends)
+        counted.repeated[latents] = np.diff(np.searchsorted(active.latent, after)) - both
         explaining = for_explaining(seed, windows.latent, windows.context)
         explain = np.diff(np.concatenate([[0], np.cumsum(explaining)])[ends])
         counted.windows[latents], counted.smaller_side[latents] = both, np.minimum(explain, both - explain)
@@ -148,9 +162,10 @@ def draw_block(
     enough: np.ndarray,
     tokens: np.ndarray,
     shape: WindowShape,
+    texts: RepeatedText,
     settings: Examples,
     neighbours: np.ndarray | None,
-    pools: Windows | None,
+    pools: Pools | None,
 ) -> pl.DataFrame:
     """The rows of some latents: examples of those with enough windows, the reason for those with too few."""
     refused = without_examples(latents[~enough[latents]], counted, settings)
@@ -158,12 +173,12 @@ def draw_block(
     if not len(chosen):
         return conform(refused, EXAMPLES)
     windows = active_windows(entries, shape, settings.seed)
-    windows = windows.take(enough[windows.latent])
+    windows = texts.distinct(windows.take(enough[windows.latent]), settings.seed)
     explaining = for_explaining(settings.seed, windows.latent, windows.context)
     lookup = ActivationLookup(entries, shape)
     decile, priority = deciles(windows), priorities(settings.seed, windows)
     explain, test = settings.explain, settings.test
-    drawn = []
+    drawn, shown = [], Shown(texts)
     for purpose, sampler, n, side in (
         ("explain", explain.sampler, explain.n, explaining),
         ("test", "quantiles", test.activating, ~explaining),
@@ -171,20 +186,21 @@ def draw_block(
         at = np.flatnonzero(side)
         group = np.searchsorted(chosen, windows.latent[at])
         taken, turn = sample(sampler, n, explain.pool, group, windows.peak[at], decile[at], priority[at])
-        drawn.append(Drawn(windows.take(at[taken]), turn, purpose, "activating", decile=decile[at[taken]]))
-    for kind in test.kinds:
-        numbers = test.numbers(kind)
+        picked = windows.take(at[taken])
+        shown.add(picked.latent, picked.context, picked.start)
+        drawn.append(Drawn(picked, turn, purpose, "activating", decile=decile[at[taken]]))
+    # Random ones first: so they stay a sample of all that is silent. Those of similar text come later, from `text_index`.
+    for kind in ("random", "neighbour"):
+        numbers = np.array(test.numbers(kind) if kind in test.kinds else ())
         if not len(numbers):
             continue
-        if kind == "neighbour":
+        slots = slots_beside(picked.latent, picked.start, len(numbers))
+        if kind == "random":
+            found = random_negatives(slots, lookup, shown, settings.seed)
+        else:
             assert neighbours is not None and pools is not None
-            picked, neighbour, rank = neighbour_negatives(
-                chosen, len(numbers), neighbours, pools, lookup, settings.seed
-            )
-            drawn.append(Drawn(picked, np.array(numbers)[rank], "test", kind, neighbour=neighbour))
-        elif kind == "random":
-            picked, rank = random_negatives(chosen, len(numbers), lookup, settings.seed)
-            drawn.append(Drawn(picked, np.array(numbers)[rank], "test", kind))
+            found = neighbour_negatives(slots, neighbours, pools, lookup, shown, settings.seed)
+        drawn.append(Drawn(found.windows, numbers[found.number], "test", kind, neighbour=found.neighbour))
     by = NEIGHBOUR_BY[test.neighbour_by]
     rows = pl.concat([refused, *(as_frame(each, by) for each in drawn)], how="diagonal").sort(
         "latent", maintain_order=True
@@ -220,24 +236,6 @@ def with_text(rows: pl.DataFrame, tokens: np.ndarray, lookup: ActivationLookup) 
     return rows.with_columns(
         tokens=lists(every_start[windows.context, windows.start]), activations=lists(lookup.within(windows))
     )
-
-
-def window_pools(
-    cache: CacheReader, shape: WindowShape, seed: int, near: np.ndarray, pool: ThreadPoolExecutor
-) -> Windows:
-    """The POOL windows of lowest priority of every latent that is somebody's neighbour, sorted by latent."""
-
-    def lowest(number: int) -> Windows:
-        latents, entries = cache.part(number, near)
-        windows = active_windows(entries, shape, seed)
-        picked, _ = first_of_each(np.searchsorted(latents, windows.latent), priorities(seed, windows), POOL)
-        return windows.take(picked)
-
-    pools = list(pool.map(lowest, cache.blocks_of(near)))
-    return Windows(*(np.concatenate(columns) for columns in zip(*pools, strict=True))) if pools else NO_WINDOWS
-
-
-NO_WINDOWS = Windows(*(np.zeros(0, dtype=dtype) for dtype in (np.int64, np.int64, np.int64, np.float32)))
 
 
 def without_examples(latents: np.ndarray, counted: Counted, settings: Examples) -> pl.DataFrame:

@@ -1,20 +1,36 @@
-"""Windows on which a latent does not fire: drawn at random, or where a similar latent does fire."""
+"""Windows on which a latent does not fire: drawn at random, or where a similar latent does fire.
+
+Each kind offers windows for the places of `distinct`, which lets in what was not shown yet.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from interp_assets.examples.draws import DRAW_NEGATIVE, PICK_NEGATIVE, keyed, order_by, rank_in_group
-from interp_assets.examples.windows import ActivationLookup, Windows, for_explaining
+from interp_assets.activations.cache_file import CacheReader
+from interp_assets.examples.distinct import Shown, Slots, fill, offers
+from interp_assets.examples.draws import DRAW_NEGATIVE, PICK_NEGATIVE, keyed, order_by
+from interp_assets.examples.repeats import RepeatedText
+from interp_assets.examples.samplers import first_of_each
+from interp_assets.examples.windows import (
+    ActivationLookup,
+    Windows,
+    WindowShape,
+    active_windows,
+    for_explaining,
+    priorities,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+DRAWS_AT_FIRST = 4
 LARGEST_ROUND = 64
-"Draws per wanted window after which a latent that fires nearly everywhere goes without."
+"Draws for each slot after which it stays empty: the latent fires nearly everywhere."
 NEIGHBOURS = 10
 POOL = 64
 "Windows of each neighbour that are considered: those of lowest priority."
@@ -22,72 +38,65 @@ LATENTS_AT_ONCE = 256
 "Bounds the memory for candidates, of which a latent may have thousands; results do not depend on it."
 
 
-def random_negatives(latents: np.ndarray, n: int, lookup: ActivationLookup, seed: int) -> tuple[Windows, np.ndarray]:
-    """Up to n windows for each latent, in its test contexts, on which it is silent.
+class Negatives(NamedTuple):
+    windows: Windows
+    number: np.ndarray
+    "int64, of the slot within its latent"
+    neighbour: np.ndarray | None = None
+    "int64, which latent fires there"
 
-    Draw number i of a latent is a hash of (seed, latent, i), refused if the latent fires there, if the context is for
-    explaining, or if it came before. So new text or another latent never changes a draw, and a new firing at most one.
+
+def random_negatives(slots: Slots, lookup: ActivationLookup, shown: Shown, seed: int) -> Negatives:
+    """For each slot a window of a test context of its latent, on which that is silent.
+
+    Draw number i for a slot is a context: a hash of (seed, latent, number of the slot, i). So new text or another
+    latent never changes a draw, and a new firing at most one.
 
     Args:
-        latents: int64 [count], ascending, whose activations `lookup` holds.
-
-    Returns:
-        the windows, sorted by latent, and for each its number within its latent.
+        slots: of latents whose activations `lookup` holds.
     """
-    shape = lookup.shape
-    parts = [enough_draws(some, n, lookup, seed) for some in few_at_a_time(latents)]
-    latent, window = np.concatenate(parts, axis=1)
-    rank = rank_in_group(latent)
-    latent, window, rank = latent[rank < n], window[rank < n], rank[rank < n]
-    start = shape.start(window % shape.places)
-    return Windows(latent, window // shape.places, start, np.zeros(len(latent), dtype=np.float32)), rank
+    return by_parts(slots, lambda some: first_free_draws(some, lookup, shown, seed))
 
 
-def few_at_a_time(latents: np.ndarray) -> Iterator[np.ndarray]:
-    return (latents[start : start + LATENTS_AT_ONCE] for start in range(0, len(latents), LATENTS_AT_ONCE))
+def by_parts(slots: Slots, negatives_of: Callable[[Slots], Negatives]) -> Negatives:
+    """A few latents at a time."""
+    latents = np.unique(slots.latent)[::LATENTS_AT_ONCE]
+    bounds = np.searchsorted(slots.latent, latents[1:])
+    parts = [negatives_of(Slots(*columns)) for columns in zip(*(np.split(each, bounds) for each in slots), strict=True)]
+    windows = Windows(*(np.concatenate(columns) for columns in zip(*(each.windows for each in parts), strict=True)))
+    neighbours = [each.neighbour for each in parts if each.neighbour is not None]
+    return Negatives(
+        windows, np.concatenate([each.number for each in parts]), np.concatenate(neighbours) if neighbours else None
+    )
 
 
-def enough_draws(latents: np.ndarray, n: int, lookup: ActivationLookup, seed: int) -> np.ndarray:
-    """Usable draws, at least n of each latent that has so many: its latent and window, int64 [2, draws]."""
-    found: list[np.ndarray] = []
-    draws = 3 * n + 8
-    while len(latents):
-        row, window = usable_draws(latents, draws, lookup, seed)
-        # Few latents lack windows, so these simply draw again from number 0.
-        done = (np.bincount(row, minlength=len(latents)) >= n) | (draws >= LARGEST_ROUND * n)
-        found.append(np.stack([latents[row], window])[:, done[row]])
-        latents, draws = latents[~done], 2 * draws + 3 * n + 8
-    rows = np.concatenate(found, axis=1)
-    return rows[:, np.argsort(rows[0], kind="stable")]
+def first_free_draws(slots: Slots, lookup: ActivationLookup, shown: Shown, seed: int) -> Negatives:
+    empty, drawn, draws = np.arange(len(slots.latent)), 0, DRAWS_AT_FIRST
+    filled, where = [empty[:0]], [empty[:0]]
+    while len(empty) and drawn < LARGEST_ROUND:
+        open_slots = slots.take(empty)
+        latent, numbers = open_slots.latent[:, None], np.arange(drawn, drawn + draws)
+        drawn_contexts = keyed(seed, DRAW_NEGATIVE, latent, open_slots.number[:, None], numbers)
+        contexts = (drawn_contexts % np.uint64(lookup.shape.contexts)).astype(np.int64)
+        slot, number = np.nonzero(~for_explaining(seed, latent, contexts))
+        context = contexts[slot, number]
+        usable = lookup.silent(open_slots.latent[slot], context, open_slots.start[slot])
+        slot, context = slot[usable], context[usable]
+        taken = fill(open_slots, slot, context, shown)
+        filled.append(empty[slot[taken]])
+        where.append(context[taken])
+        empty = np.delete(empty, slot[taken])
+        drawn, draws = drawn + draws, min(2 * draws, LARGEST_ROUND - drawn - draws)
+    return in_order(slots, np.concatenate(filled), np.concatenate(where))
 
 
-def usable_draws(latents: np.ndarray, draws: int, lookup: ActivationLookup, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the first draws of each latent are not refused: its row in `latents` and its window, in that order."""
-    shape = lookup.shape
-    total = shape.contexts * shape.places
-    drawn = keyed(seed, DRAW_NEGATIVE, latents[:, None], np.arange(draws)[None, :]) % np.uint64(total)
-    windows = drawn.astype(np.int64)
-    row, number = np.nonzero(~for_explaining(seed, latents[:, None], windows // shape.places))
-    window = windows[row, number]
-    by_window = order_by(row, aligned_left(window, total))  # ties in the order of draws
-    by_window = by_window[~repeats(row[by_window], window[by_window])]
-    row, number, window = row[by_window], number[by_window], window[by_window]
-    kept = lookup.silent(latents[row], window // shape.places, shape.start(window % shape.places))
-    usable = np.zeros(windows.shape, dtype=bool)
-    usable[row[kept], number[kept]] = True
-    return np.nonzero(usable)[0], windows[usable]
-
-
-def aligned_left(number: np.ndarray, limit: int) -> np.ndarray:
-    """Numbers below a limit as uint64 whose uppermost bits tell them apart, as `order_by` likes them."""
-    return number.astype(np.uint64) << np.uint64(64 - limit.bit_length())
-
-
-def repeats(row: np.ndarray, window: np.ndarray) -> np.ndarray:
-    """Whether the same window of the same row stands just before."""
-    again = np.zeros(len(row), dtype=bool)
-    again[1:] = (row[1:] == row[:-1]) & (window[1:] == window[:-1])
-    return again
+def in_order(slots: Slots, slot: np.ndarray, context: np.ndarray, neighbour: np.ndarray | None = None) -> Negatives:
+    """What fills each slot, in the order of slots."""
+    order = np.argsort(slot)
+    of = slots.take(slot[order])
+    silent = np.zeros(len(order), dtype=np.float32)
+    windows = Windows(of.latent, context[order], of.start, silent)
+    return Negatives(windows, of.number, None if neighbour is None else neighbour[order])
 
 
 def nearest_rows(rows: Tensor, count: int = NEIGHBOURS, rows_per_block: int = 1024) -> np.ndarray:
@@ -107,39 +116,71 @@ def nearest_rows(rows: Tensor, count: int = NEIGHBOURS, rows_per_block: int = 10
     return torch.cat(found).cpu().numpy()
 
 
+class Pools(NamedTuple):
+    """The windows considered of each latent that is somebody's neighbour: parallel arrays, sorted by latent."""
+
+    latent: np.ndarray
+    "int64"
+    context: np.ndarray
+    "int64"
+    position: np.ndarray
+    "int64, where in its context the latent fires"
+
+
+def window_pools(
+    cache: CacheReader,
+    shape: WindowShape,
+    texts: RepeatedText,
+    seed: int,
+    near: np.ndarray,
+    pool: ThreadPoolExecutor,
+) -> Pools:
+    """The POOL windows of lowest priority of every latent that is somebody's neighbour."""
+
+    def lowest(number: int) -> Pools:
+        latents, entries = cache.part(number, near)
+        windows = texts.distinct(active_windows(entries, shape, seed), seed)
+        picked, _ = first_of_each(np.searchsorted(latents, windows.latent), priorities(seed, windows), POOL)
+        windows = windows.take(picked)
+        peak = ActivationLookup(entries, shape).within(windows).argmax(axis=1)
+        return Pools(windows.latent, windows.context, windows.start + peak)
+
+    pools = list(pool.map(lowest, cache.blocks_of(near)))
+    return Pools(*(np.concatenate(columns) for columns in zip(*pools, strict=True))) if pools else NO_POOLS
+
+
+NO_POOLS = Pools(*np.zeros((3, 0), dtype=np.int64))
+
+
 def neighbour_negatives(
-    latents: np.ndarray, n: int, neighbours: np.ndarray, pools: Windows, lookup: ActivationLookup, seed: int
-) -> tuple[Windows, np.ndarray, np.ndarray]:
-    """Up to n windows for each latent, in its test contexts, on which a neighbour fires and it does not.
+    slots: Slots, neighbours: np.ndarray, pools: Pools, lookup: ActivationLookup, shown: Shown, seed: int
+) -> Negatives:
+    """For each slot a window of a test context of its latent, on which a neighbour fires and that is silent.
 
     Args:
+        slots: of latents whose activations `lookup` holds.
         neighbours: int64 [all latents, count], nearest first.
-        pools: the windows considered of each latent, sorted by latent.
-
-    Returns:
-        the windows, which neighbour fires on each, and for each its number within its latent.
     """
     counts = np.bincount(pools.latent, minlength=len(neighbours))
     starts = np.cumsum(counts) - counts
-    parts = []
-    for some in few_at_a_time(latents):
-        theirs = neighbours[some]
+
+    def drawn(some: Slots) -> Negatives:
+        latents = np.unique(some.latent)
+        theirs = neighbours[latents]
         sizes = counts[theirs].ravel()
-        row = np.repeat(np.repeat(np.arange(len(some)), theirs.shape[1]), sizes)
-        entry = np.repeat(starts[theirs].ravel() - (np.cumsum(sizes) - sizes), sizes) + np.arange(len(row))
-        usable = ~for_explaining(seed, some[row], pools.context[entry])
-        row, entry = row[usable], entry[usable]
-        # Where several neighbours fire on one window it counts once, for the nearest of them, which stands first.
-        window = pools.context[entry] * lookup.shape.context_length + pools.start[entry]
-        order = order_by(row, aligned_left(window, lookup.shape.contexts * lookup.shape.context_length))
-        order = order[~repeats(row[order], window[order])]
-        row, entry = row[order], entry[order]
-        usable = lookup.silent(some[row], pools.context[entry], pools.start[entry])
-        row, entry = row[usable], entry[usable]
-        order = order_by(row, keyed(seed, PICK_NEGATIVE, some[row], pools.context[entry], pools.start[entry]))
-        rank = rank_in_group(row[order])
-        order, rank = order[rank < n], rank[rank < n]
-        parts.append(np.stack([some[row[order]], entry[order], rank]))
-    latent, entry, rank = np.concatenate(parts, axis=1)
-    silent = np.zeros(len(latent), dtype=np.float32)
-    return Windows(latent, pools.context[entry], pools.start[entry], silent), pools.latent[entry], rank
+        latent = np.repeat(np.repeat(latents, theirs.shape[1]), sizes)
+        entry = np.repeat(starts[theirs].ravel() - (np.cumsum(sizes) - sizes), sizes) + np.arange(len(latent))
+        usable = ~for_explaining(seed, latent, pools.context[entry])
+        latent, entry = latent[usable], entry[usable]
+        context = pools.context[entry]
+        slot, liked = offers(some, latent, context, pools.position[entry], shown.texts, seed)
+        context, entry = context[liked], entry[liked]
+        usable = lookup.silent(some.latent[slot], context, some.start[slot])
+        slot, context, entry = slot[usable], context[usable], entry[usable]
+        # Where several neighbours fire on one window the nearest of them is named, which stands first.
+        order = order_by(slot, keyed(seed, PICK_NEGATIVE, some.latent[slot], context, some.start[slot]))
+        slot, context, entry = slot[order], context[order], entry[order]
+        taken = fill(some, slot, context, shown)
+        return in_order(some, slot[taken], context[taken], pools.latent[entry[taken]])
+
+    return by_parts(slots, drawn)

@@ -13,8 +13,10 @@ import polars as pl
 
 from interp_assets.activations.cache_file import CacheReader
 from interp_assets.corpus.contexts import tokens_matrix
+from interp_assets.examples.distinct import Shown, fill, offers, slots_beside
 from interp_assets.examples.draws import INDEX_WINDOW, keyed
 from interp_assets.examples.rendering import Rendering
+from interp_assets.examples.repeats import RepeatedText
 from interp_assets.examples.windows import ActivationLookup, WindowShape, for_explaining
 from interp_assets.job import Job, Metadata, computes
 from interp_assets.models import embedder
@@ -24,6 +26,8 @@ from resources.partition_files import Partition
 
 Embed = Callable[[Sequence[Sequence[int]], Sequence[int]], np.ndarray]
 "Windows of token ids, and where in its context each begins, to unit vectors float32 [windows, d]."
+NEAREST = 32
+"Windows considered for each that is wanted, the nearest."
 LATENTS_AT_ONCE = 256
 "Bounds the memory for similarities; results do not depend on it."
 
@@ -75,19 +79,35 @@ class TextIndex:
         return cls(table["context"].to_numpy().astype(np.int64), table["start"].to_numpy().astype(np.int64), vectors)
 
 
+def places_of(rows: pl.DataFrame, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Latent, context and start of what some latents have in the examples table, int64; by latent and number."""
+    theirs = rows.filter(pl.col("latent").is_in(latents.tolist()), pl.col("start").is_not_null())
+    theirs = theirs.sort("latent", "example").select(pl.col("latent", "context", "start").cast(pl.Int64))
+    return theirs["latent"].to_numpy(), theirs["context"].to_numpy(), theirs["start"].to_numpy()
+
+
 def similar_negatives(
-    drawn: pl.DataFrame, n: int, index: TextIndex, embed: Embed, cache: CacheReader, tokens: np.ndarray, seed: int
+    drawn: pl.DataFrame,
+    n: int,
+    index: TextIndex,
+    embed: Embed,
+    cache: CacheReader,
+    tokens: np.ndarray,
+    texts: RepeatedText,
+    seed: int,
 ) -> pl.DataFrame:
     """For each latent up to n windows of its test contexts, on which it is silent, that read most like what it fires on.
 
-    A latent's query is the mean embedding of its explain examples.
+    A latent's query is the mean embedding of its explain examples. A window stands where one of the latent's test
+    windows stands in its context, and holds the middle of a window of the index.
 
     Args:
-        drawn: rows of the examples table with the explain examples of some latents.
+        drawn: rows of the examples table, all that were drawn for some latents.
         tokens: uint32 [contexts, context_length], the corpus of the cache.
+        texts: of these tokens.
 
     Returns:
-        rows of the examples table; `example` is the rank, nearest first.
+        rows of the examples table; `example` is the number of the test window beside which each stands.
     """
     explain = drawn.filter(pl.col("purpose") == "explain")
     if not len(explain):
@@ -105,18 +125,28 @@ def similar_negatives(
     for number in cache.blocks_of(wanted):
         held, entries = cache.part(number, wanted)
         lookup = ActivationLookup(entries, shape)
+        shown = Shown(texts)
+        shown.add(*places_of(drawn, held))
         for some in np.split(held, range(LATENTS_AT_ONCE, len(held), LATENTS_AT_ONCE)):
             similar = queries[np.searchsorted(latents, some)] @ index.vectors.T
-            row, entry = np.divmod(np.arange(similar.size), len(index.context))
-            usable = ~for_explaining(seed, some[row], index.context[entry])
+            similar[for_explaining(seed, some[:, None], index.context)] = -np.inf
+            entry = np.argsort(-similar, axis=1, kind="stable")[:, : NEAREST * n].ravel()
+            row = np.repeat(np.arange(len(some)), len(entry) // len(some))
+            usable = np.isfinite(similar[row, entry])
             row, entry = row[usable], entry[usable]
-            usable = lookup.silent(some[row], index.context[entry], index.start[entry])
-            row, entry = row[usable], entry[usable]
-            order = np.lexsort((entry, -similar[row, entry], row))
-            rank = np.arange(len(order)) - np.searchsorted(row[order], row[order])
-            order, rank = order[rank < n], rank[rank < n]
-            columns = {"latent": some[row[order]], "example": rank}
-            columns |= {"context": index.context[entry[order]], "start": index.start[entry[order]]}
+            latent, _, start = places_of(
+                drawn.filter(pl.col("kind") == "activating", pl.col("purpose") == "test"), some
+            )
+            slots = slots_beside(latent, start, n)
+            slot, liked = offers(slots, some[row], index.context[entry], index.start[entry] + window // 2, texts, seed)
+            row, entry = row[liked], entry[liked]
+            usable = lookup.silent(some[row], index.context[entry], slots.start[slot])
+            slot, entry, liked = slot[usable], entry[usable], liked[usable]
+            order = np.lexsort((liked, slot))  # nearest first
+            slot, context = slot[order], index.context[entry[order]]
+            taken = fill(slots, slot, context, shown)
+            of = slots.take(slot[taken])
+            columns = {"latent": of.latent, "example": of.number, "context": context[taken], "start": of.start}
             rows.append(pl.DataFrame(columns))
     found = pl.concat(rows)
     text = np.lib.stride_tricks.sliding_window_view(tokens, window, axis=1)[found["context"], found["start"]]

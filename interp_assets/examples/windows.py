@@ -24,12 +24,8 @@ class WindowShape:
 
     @property
     def places(self) -> int:
-        """How many places in a context a window without the latent may stand."""
-        aligned = self.placement == "aligned"
-        return self.context_length // self.window if aligned else self.context_length - self.window + 1
-
-    def start(self, place: np.ndarray) -> np.ndarray:
-        return place * self.window if self.placement == "aligned" else place
+        """How many aligned windows there are in a context."""
+        return self.context_length // self.window
 
 
 class Windows(NamedTuple):

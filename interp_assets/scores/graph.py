@@ -76,7 +76,7 @@ def intervention(study: Study, scorer: InterventionScorer) -> Asset:
     return Asset(
         name="scores/intervention",
         group="scores",
-        code_version="3",
+        code_version="4",
         description="What changing a latent makes the model write, and whether an explanation of that effect foresees it.",
         reads=(
             Read("sae_weights", "files", ("sha256",)),

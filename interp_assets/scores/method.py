@@ -29,7 +29,7 @@ EXPLANATIONS = Read("explanations", "explanations", ("latent", "explainer", "exp
 EXAMPLES = Read("examples", "examples", EXAMPLE_COLUMNS)
 # What trials are weighed by: how often a latent fires, and how strongly on each window.
 PLACED_EXAMPLES = Read("examples", "examples", (*EXAMPLE_COLUMNS, "decile"))
-WINDOWS = Read("examples", "latents", ("latent", "windows"))
+WINDOWS = Read("examples", "latents", ("latent", "windows", "repeated"))
 SAE = Read("sae_weights", "files", ("sha256",))
 "Whoever reads it runs the subject model too."
 CONTEXTS = Read("corpus", "corpus", ("context",))

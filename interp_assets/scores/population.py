@@ -31,7 +31,7 @@ class Population:
     examples: pl.DataFrame
     "latent, example, expected (of the trials made from it), context u32, decile i8 (null where it does not activate)"
     latents: pl.DataFrame
-    "latent, windows u32 on which it fires, and rate f64: their share of all; null where negatives activate too"
+    "latent, windows u32 of different text on which it fires, and rate f64 of all; null where negatives activate too"
 
     @classmethod
     def of(cls, inputs: Inputs, method: str) -> Population:
@@ -48,11 +48,13 @@ class Population:
             .select("latent", "example", "context", "decile", expected=pl.col("kind") == "activating")
         )
         activating = examples.filter("expected")
-        rate = pl.col("windows") / (contexts * windows_per_context(inputs.study))
+        # Windows whose text another has are drawn once, but the latent fires on them too.
+        rate = (pl.col("windows") + pl.col("repeated")) / (contexts * windows_per_context(inputs.study))
         if method in NEGATIVES_ACTIVATE:
             rate = pl.lit(None, dtype=pl.Float64)
             examples = pl.concat([activating, activating.with_columns(expected=False)])
-        return cls(examples, partition.read("latents", ["latent", "windows"]).with_columns(rate=rate))
+        counted = partition.read("latents", ["latent", "windows", "repeated"])
+        return cls(examples, counted.select("latent", "windows", rate=rate))
 
     @property
     def known(self) -> bool:

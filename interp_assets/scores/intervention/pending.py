@@ -12,6 +12,7 @@ from interp_assets.activations.cache_file import CacheReader
 from interp_assets.carry_over import inputs_hash
 from interp_assets.examples.along import first_drawn
 from interp_assets.examples.drawing import asked_latents, count_windows, window_shape
+from interp_assets.examples.repeats import RepeatedText
 from interp_assets.job import Inputs
 from interp_assets.scores.intervention.wording import prompts_read
 from interp_assets.settings import InterventionScorer
@@ -32,7 +33,8 @@ def latents_to_change(inputs: Inputs, cache: CacheReader, tokens: np.ndarray, la
         order = inputs.input("examples").read("draws", ["latent"])["latent"]
         return first_drawn(inputs, sorted(order.head(examples.most_latents or 0)), latents)
     shape = window_shape(examples, tokens)
-    counted = count_windows(cache, shape, examples.seed, np.ones(cache.n_latents, dtype=bool))
+    texts = RepeatedText(tokens, shape.window)
+    counted = count_windows(cache, shape, texts, examples.seed, np.ones(cache.n_latents, dtype=bool))
     asked = asked_latents(counted, examples)
     listed = isinstance(examples.latents, tuple)
     found = np.flatnonzero(asked if listed else asked & counted.enough(examples))

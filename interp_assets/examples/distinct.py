@@ -1,0 +1,144 @@
+"""Negatives beside a latent's test windows: where each may stand, and that no place and no text is shown twice.
+
+What a latent's windows have in common must be what it fires on, and each window counts as one trial. So
+
+- the negative of number r stands where in its context the activating test window of number r stands in its own (where
+  there are fewer of those, they are gone through again): a window's place in its context tells nothing;
+- no two windows of a latent overlap, of whatever kind: none is the same place as another, not even in part;
+- no two have the same text, as `repeats` has it, explain windows included.
+
+A kind of negative offers, for these places, contexts that it likes in its order of preference; `fill` takes what it may.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from interp_assets.examples.draws import PICK_SLOT, keyed
+from interp_assets.examples.repeats import RepeatedText
+from interp_assets.examples.windows import changes
+
+TRIES = 3
+"Slots for which each window that a kind likes is considered, of all those at which it could stand."
+
+
+class Slots(NamedTuple):
+    """Where negatives of one kind are wanted: parallel arrays, sorted by latent and number."""
+
+    latent: np.ndarray
+    "int64"
+    number: np.ndarray
+    "int64, 0, 1, 2, ... within the latent"
+    start: np.ndarray
+    "int64, first position of the window in its context"
+
+    def take(self, which: np.ndarray) -> Slots:
+        return Slots(*(column[which] for column in self))
+
+
+def slots_beside(latent: np.ndarray, start: np.ndarray, n: int) -> Slots:
+    """n slots for each latent, at the starts of its activating test windows.
+
+    Args:
+        latent, start: of those windows, sorted by latent and number.
+    """
+    first = changes(latent)
+    counts = np.diff(np.append(first, len(latent)))
+    row, number = np.divmod(np.arange(len(first) * n), max(n, 1))
+    return Slots(latent[first[row]].astype(np.int64), number, start[first[row] + number % counts[row]].astype(np.int64))
+
+
+class Shown:
+    """The windows that latents have been given so far."""
+
+    def __init__(self, texts: RepeatedText) -> None:
+        self.texts = texts
+        self.places = np.zeros(0, dtype=np.int64)
+        self.runs = np.zeros(0, dtype=np.int64)
+
+    def add(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> None:
+        self.places = np.sort(np.concatenate([self.places, self._place(latent, context, start)]))
+        self.runs = np.sort(np.concatenate([self.runs, self._runs(latent, context, start)[1]]))
+
+    def clash(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """Whether each window overlaps one that its latent was given, or has the same text; bool."""
+        place = self._place(latent, context, start)
+        before = np.searchsorted(self.places, place - self.texts.window, side="right")
+        clash = np.zeros(len(place), dtype=bool)
+        if len(self.places):
+            clash = (before < len(self.places)) & (self.places.take(before, mode="clip") < place + self.texts.window)
+        window, run = self._runs(latent, context, start)
+        if len(window) and len(self.runs):
+            at = np.searchsorted(self.runs, run)
+            clash[window[self.runs.take(at, mode="clip") == run]] = True
+        return clash
+
+    def apart(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """Indices of windows that clash with none before them in the order given, ascending."""
+        place = self._place(latent, context, start)
+        order = np.argsort(place, kind="stable")
+        while (near := np.flatnonzero(np.diff(place[order]) < self.texts.window)).size:
+            order = np.delete(order, np.where(order[near] > order[near + 1], near, near + 1))
+        kept = np.sort(order)
+        turn = np.arange(len(kept), dtype=np.uint64) << np.uint64(64 - len(kept).bit_length())
+        return np.delete(kept, self.texts.repeats(latent[kept], context[kept], start[kept], turn))
+
+    def _place(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """Numbers less than a window apart for windows of one latent that overlap, and only for those."""
+        return (latent * self.texts.contexts + context) * self.texts.context_length + start
+
+    def _runs(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The repeated runs in each window: its index, and a number for each latent and run."""
+        at = self.texts.may_recur(context, start)
+        window, run = self.texts.runs_in(context[at], start[at])
+        return at[window], latent[at[window]] * self.texts.count + run
+
+
+def fill(slots: Slots, slot: np.ndarray, context: np.ndarray, shown: Shown) -> np.ndarray:
+    """Give each slot the first window offered for it that clashes with nothing; all that are taken are added to `shown`.
+
+    Args:
+        slot: int64 [offers], for which slot each offer is; ascending, the preferred offers of a slot first.
+        context: int64 [offers], whose window at the slot's start is offered; the latent must be silent on it.
+
+    Returns:
+        indices of the offers taken, ascending; one of each slot at most.
+    """
+    left, taken = np.arange(len(slot)), []
+    while len(left):
+        left = left[~shown.clash(slots.latent[slot[left]], context[left], slots.start[slot[left]])]
+        first = left[changes(slot[left])]
+        of = slots.take(slot[first])
+        free = shown.apart(of.latent, context[first], of.start)
+        taken.append(first[free])
+        shown.add(of.latent[free], context[first[free]], of.start[free])
+        filled = np.zeros(len(slots.latent), dtype=bool)
+        filled[slot[first[free]]] = True
+        left = left[~filled[slot[left]]]
+    return np.sort(np.concatenate(taken)) if taken else left
+
+
+def offers(
+    slots: Slots, latent: np.ndarray, context: np.ndarray, position: np.ndarray, texts: RepeatedText, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """For which slots windows are considered that a kind likes: keyed draws among those that then hold a given position.
+
+    Args:
+        latent, context, position: int64 [liked]; the window given to a slot must hold this position of this context.
+
+    Returns:
+        slots and indices of what is liked, in the order of the latter; none for what fits no slot.
+    """
+    length = texts.context_length
+    by_start = np.lexsort((slots.start, slots.latent))
+    keys = slots.latent[by_start] * length + slots.start[by_start]
+    low = np.searchsorted(keys, latent * length + np.maximum(position - texts.window + 1, 0))
+    choice = np.searchsorted(keys, latent * length + position, side="right") - low
+    fits = np.flatnonzero(choice)
+    low, choice = low[fits], choice[fits]
+    draws = keyed(seed, PICK_SLOT, latent[fits], context[fits], position[fits])
+    tries = draws[:, None] >> np.uint64(64 // TRIES) * np.arange(TRIES, dtype=np.uint64)
+    slot = low[:, None] + (tries % choice[:, None].astype(np.uint64)).astype(np.int64)
+    return by_start[slot.ravel()], np.repeat(fits, TRIES)
