@@ -244,6 +244,22 @@ def test_the_index_embeds_each_window_once_and_the_latent_is_silent(world: Path,
         assert latent not in tokens_shown  # latent i is word i
 
 
+def test_no_place_serves_two_kinds_and_each_stands_beside_a_test_window(hard: dict[str, Partition]) -> None:
+    rows = hard["examples"].read("examples").filter(pl.col("status") == "ok")
+    assert rows.select("latent", "context", "start").is_unique().all()
+    test = rows.filter(pl.col("purpose") == "test").sort("latent", "kind", "example")
+    beside = test.filter(pl.col("kind") == "activating").select("latent", "start").rows()
+    for kind in ("random", "neighbour", "similar_text"):
+        mine = test.filter(pl.col("kind") == kind)
+        assert len(mine) > 40
+        assert set(mine.select("latent", "start").rows()) <= set(beside)
+    short = hard["examples"].read("shortfalls")
+    drawn = dict(rows.group_by("kind").len().iter_rows())
+    for kind in ("random", "neighbour", "similar_text"):
+        lacking = short.filter(pl.col("kind") == kind)
+        assert drawn[kind] + int((lacking["wanted"] - lacking["drawn"]).sum()) == 8 * 10
+
+
 def test_changed_kinds_of_one_scorer_redo_no_other(world: Path, hard: dict[str, Partition]) -> None:
     study = load_study(changed(world, {"scorers.detection.negatives": "random"}, "other.yaml"))
     states = {state.asset: state.state for state in Freshness(study).states()}

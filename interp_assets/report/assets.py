@@ -18,6 +18,7 @@ from interp_assets.report.evidence import (
     TRIALS_READ,
     Evidence,
     Tables,
+    by_layer,
     of_methods,
     scores_of,
     tables_of,
@@ -25,6 +26,7 @@ from interp_assets.report.evidence import (
 from interp_assets.report.page import render
 from interp_assets.report.summary import counts, how_many
 from interp_assets.study import Study
+from interp_assets.tables import SHORTFALLS
 from resources.partition_files import Partition
 
 
@@ -88,7 +90,12 @@ def gathered(job: Inputs) -> Evidence:
         and (found := table("scores/intervention", layer, "effects", list(EFFECTS_READ))) is not None
     }
     layer_counts = {
-        layer: counts(table("latent_statistics", layer, "statistics"), examples.get(layer), explanations.get(layer))
+        layer: counts(
+            table("latent_statistics", layer, "statistics"),
+            examples.get(layer),
+            explanations.get(layer),
+            table("examples", layer, "latents", ["windows", "repeated"]),
+        )
         for layer in layers
     }
     proofs = {
@@ -97,6 +104,7 @@ def gathered(job: Inputs) -> Evidence:
         if (cache := partition("activation_cache", layer)) is not None
         and "dimension_fvu" in (proof := cache.metadata.get("proof", {}))
     }
+    short = {layer: found for layer in layers if (found := table("examples", layer, "shortfalls")) is not None}
     pairs, of_pairs = gathered_pairs(study, partition)
     all_scores, all_trials = scores_of(scores), of_methods(trials, TRIALS_READ)
     return Evidence(
@@ -114,6 +122,7 @@ def gathered(job: Inputs) -> Evidence:
         pairs,
         of_pairs,
         proofs,
+        by_layer(short, SHORTFALLS),
     )
 
 

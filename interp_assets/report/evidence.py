@@ -17,7 +17,7 @@ from interp_assets.report.deciles import by_decile
 from interp_assets.report.gaps import Gap, gaps
 from interp_assets.report.summary import Difference, against_control, against_layers, corrected, summarise
 from interp_assets.study import Study
-from interp_assets.tables import DIFFERENCES, EFFECTS, EXAMPLES, EXPLANATIONS, SCORES, TRIALS, Schema
+from interp_assets.tables import DIFFERENCES, EFFECTS, EXAMPLES, EXPLANATIONS, SCORES, SHORTFALLS, TRIALS, Schema
 
 OF_TRIALS = (*TRIAL_COLUMNS, "prompt_hash", "prompt_tokens", "cached_tokens", "completion_tokens")
 "What the report reads of trials."
@@ -36,7 +36,7 @@ class Evidence:
     "by layer, as far as there are any"
     examples: dict[str, pl.DataFrame] = field(default_factory=dict)
     "by layer, as far as there are any"
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    counts: dict[str, dict[str, int | str]] = field(default_factory=dict)
     "for each layer how many latents came how far"
     problems: dict[str, str] = field(default_factory=dict)
     "partitions that are missing or failed, and why"
@@ -52,6 +52,8 @@ class Evidence:
     "the tables behind the part about them; none where there are no pairs"
     proofs: dict[str, dict[str, Any]] = field(default_factory=dict)
     "what the proof of load measured of each layer, as far as there is one"
+    shortfalls: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema={**SHORTFALLS, "layer": pl.String}))
+    "`tables.SHORTFALLS` with layer"
 
 
 class Tables(NamedTuple):

@@ -19,7 +19,7 @@ from interp_assets.report.figures import decile_curves, scatter, score_distribut
 from interp_assets.report.gallery import best_and_worst, failures
 from interp_assets.report.gaps import Gap
 from interp_assets.report.headline import HEADLINE, STATISTICS, explained, headlines
-from interp_assets.report.summary import Difference, how_many, scored
+from interp_assets.report.summary import Difference, how_many, scored, shortfalls_of
 
 Rows = list[dict[str, Any]]
 
@@ -52,6 +52,7 @@ def render(evidence: Evidence, tables: Tables, rendering: Rendering) -> str:
         count_names=list(dict.fromkeys(key for found in evidence.counts.values() for key in found)),
         layer_counts=evidence.counts,
         proofs=evidence.proofs,
+        shortfalls=shortfalls_of(evidence.shortfalls),
         problems=evidence.problems,
         latents=best_and_worst(scores, *shown),
         alignment=alignment.section(evidence.pairs, evidence.of_pairs, environment),

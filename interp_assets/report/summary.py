@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -253,11 +253,31 @@ def against_layers(scores: pl.DataFrame) -> list[Difference]:
     ]
 
 
+def shortfalls_of(short: pl.DataFrame) -> list[dict[str, Any]]:
+    """For each layer, kind and reason how many latents lack windows, and how many of those asked for them.
+
+    Args:
+        short: `tables.SHORTFALLS` with layer.
+    """
+    return (
+        short.group_by("layer", "purpose", "kind", "reason", maintain_order=True)
+        .agg(latents=pl.len(), lacking=(pl.col("wanted") - pl.col("drawn")).sum(), wanted=pl.col("wanted").sum())
+        .to_dicts()
+    )
+
+
 def counts(
-    statistics: pl.DataFrame | None, examples: pl.DataFrame | None, explanations: pl.DataFrame | None
-) -> dict[str, int]:
-    """How many latents of a layer came how far."""
-    found: dict[str, int] = {}
+    statistics: pl.DataFrame | None,
+    examples: pl.DataFrame | None,
+    explanations: pl.DataFrame | None,
+    windows: pl.DataFrame | None = None,
+) -> dict[str, int | str]:
+    """How many latents of a layer came how far.
+
+    Args:
+        windows: `windows` and `repeated` of `tables.EXAMPLE_LATENTS`.
+    """
+    found: dict[str, int | str] = {}
     if statistics is not None:
         found["latents"] = len(statistics)
     if examples is not None:
@@ -265,6 +285,9 @@ def counts(
         found["with examples"] = per_status.get("ok", 0)
         found["too few examples"] = per_status.get("too_few_examples", 0)
         found["dead"] = per_status.get("dead", 0)
+    if windows is not None:
+        repeated, distinct = (int(windows[name].sum()) for name in ("repeated", "windows"))
+        found["windows of repeated text"] = f"{repeated / max(repeated + distinct, 1):.1%}"
     if explanations is not None:
         for (explainer,), group in explanations.group_by("explainer", maintain_order=True):
             found[f"explained by {explainer}"] = int((group["status"] == "ok").sum())
