@@ -9,7 +9,15 @@ from interp_assets.api_keys import key_of
 from interp_assets.budget import Purse
 from interp_assets.freshness import Freshness
 from interp_assets.job import Job
-from interp_assets.settings import EmbedderSettings, Engine, LocalModel, OpenAIEngine, SimilarText, VllmEngine
+from interp_assets.settings import (
+    EmbedderSettings,
+    Engine,
+    LocalModel,
+    OpenAIEngine,
+    RerankerScorer,
+    SimilarText,
+    VllmEngine,
+)
 from interp_assets.study import Study
 from resources.errors import NotNow, install_command
 from resources.language_models.logged import LoggedEngine
@@ -17,6 +25,7 @@ from resources.loaded_models import LoadedModels
 
 if TYPE_CHECKING:
     from resources.language_models.protocol import LanguageModel
+    from resources.reranker import Reranker
     from resources.subject_model import SubjectModel
     from resources.text_embedder import TextEmbedder
 
@@ -115,3 +124,11 @@ def embedder(study: Study, settings: EmbedderSettings | SimilarText, models: Loa
     return models.get(
         identity, lambda: TextEmbedder(path, settings.dtype, settings.device, settings.batch_size, revision)
     )
+
+
+def reranker(study: Study, settings: RerankerScorer, models: LoadedModels) -> Reranker:
+    from resources.reranker import Reranker
+
+    path, revision = study.model_at(settings.model)
+    identity = ("reranker", str(path), revision, settings.dtype, settings.device)
+    return models.get(identity, lambda: Reranker(path, settings.dtype, settings.device, settings.batch_size, revision))

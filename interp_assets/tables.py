@@ -121,7 +121,7 @@ TRIALS: Schema = {
     "example": U32,
     "expected": BOOL,
     "marked": pl.List(BOOL),
-    "probability": F64,  # of Yes; embedding, example_embedding: cosine; surprisal: log ratio in nats
+    "probability": F64,  # of Yes; of methods without an LLM: how alike; surprisal: log ratio in nats
     "predicted": BOOL,
     "status": TEXT,  # ok | failed | not_asked (the budget was reached) | left_out
     "reason": TEXT,
@@ -162,6 +162,14 @@ GENERATION_TRIALS: Schema = {
     "text": TEXT,
     "max_activation": F32,
     "share_of_maximum": F32,  # of the latent's strongest activation on the corpus
+}
+
+# `probability` is the similarity; the tokens are those of window and explanation that lie nearest to one another.
+TOKEN_TRIALS: Schema = {
+    **TRIALS,
+    "window_token": TEXT,
+    "window_character": U32,  # where in the text that is shown it begins
+    "explanation_token": TEXT,
 }
 
 # One row for each prompt: `predicted` says whether the intruder was found, `probability` what was given to it.

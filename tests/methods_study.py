@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import make_embedder, make_study
 
 ADDED: dict[str, dict[str, Any]] = {
+    "token_embedding": {"model": "./embedder", "reference_windows": 50},
+    "token_fuzzing": {"model": "./embedder", "reference_windows": 50},
     "surprisal": {"engine": "oracle", "activating": 10, "non_activating": 10},
     "simulation": {"engine": "oracle", "activating": 5, "non_activating": 5},
     "generation": {"engine": "oracle", "texts": 4},

@@ -28,6 +28,8 @@ STATISTIC = {
     "generation": ("generation_rate", 0.0),
     "intruder": ("accuracy", 1 / 7),
     "example_embedding": ("auroc", 0.5),
+    "token_embedding": ("auroc", 0.5),
+    "token_fuzzing": ("auroc", 0.5),
 }
 "By which a method is judged here, and its chance."
 CONTROLLED = [name for name, method in METHODS.items() if name in ADDED and name != "intruder"]
@@ -67,7 +69,9 @@ def test_the_planted_truth_is_found_and_the_control_is_at_chance(made: dict[str,
     scores = made[f"scores/{method}"]
     assert mean(scores, "none", statistic) > LEAST.get(method, 0.99)
     if method in CONTROLLED:
-        assert mean(scores, "shuffled", statistic) == pytest.approx(chance, abs=0.08)
+        # Where wrong marks may stand on the other latent's word, its explanation fits them better than right ones.
+        allowed = 0.15 if method == "token_fuzzing" else 0.08
+        assert mean(scores, "shuffled", statistic) == pytest.approx(chance, abs=allowed)
     assert scores.read("scores").filter(pl.col("control") == "none")["latent"].n_unique() == 24
     assert scores.read("trials")["status"].unique().to_list() == ["ok"]
 

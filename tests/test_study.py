@@ -49,7 +49,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"engines.oracle.size": 1}, "engines.oracle.size: unknown key; there are: kind, path, revision, dtype, chat_template, price, device, batch_size"),
     ({"saes.0.place": "x"}, "saes[0].place: unknown key; there are: path, revision, format, hookpoints, label"),
-    ({"scorers.guessing": {}}, "scorers.guessing: unknown key; there are: embedding, detection, fuzzing, surprisal, simulation, generation, intervention, intruder, example_embedding"),
+    ({"scorers.guessing": {}}, "scorers.guessing: unknown key; there are: token_embedding, token_fuzzing, embedding, detection, fuzzing, surprisal, simulation, generation, intervention, intruder, example_embedding, reranker"),
     ({"scorers.surprisal.engine": "nobody"}, "scorers.surprisal.engine: 'nobody' is not under engines; there are: oracle"),
     ({"scorers.simulation.activating": 500}, "scorers.simulation.activating: 500 is more than examples.test.activating, 10"),
     ({"alignment": {"pairs": [["embed_tokens", "layers.7"]]}}, "alignment.pairs[0]: no layer 'layers.7'; there are: embed_tokens"),

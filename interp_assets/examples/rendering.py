@@ -110,6 +110,16 @@ class Rendering:
         """
         return with_signs(*self._cut(tokens, marks))
 
+    def marked_characters(self, tokens: Sequence[int], marks: Sequence[bool]) -> list[tuple[int, int]]:
+        """Where in the text what is marked begins, and behind which character it ends; in order."""
+        outside, inside = self._cut(tokens, marks)
+        found, end = list[tuple[int, int]](), 0
+        for before, text in zip(outside, inside, strict=False):
+            begin = end + len(before)
+            end = begin + len(text)
+            found.append((begin, end))
+        return found
+
     def line(self, tokens: Sequence[int], marks: Sequence[bool] | None = None, blanks: bool = False) -> str:
         """The same on one line, for prompts. White space is one space, but line breaks and tabs that are marked are written
         as \\n and \\t, and where nothing else is marked, all of it stands there.

@@ -11,6 +11,8 @@ from interp_assets.means import UNBOUNDED, Limits
 from interp_assets.settings.scorers import ZERO_ABLATION
 
 HEADLINE = {
+    "token_embedding": "auroc",
+    "token_fuzzing": "auroc",
     "embedding": "auroc",
     "detection": "auroc",
     "fuzzing": "auroc",
@@ -19,6 +21,7 @@ HEADLINE = {
     "generation": "generation_rate",
     "intruder": "accuracy",
     "example_embedding": "auroc",
+    "reranker": "auroc",
     "intervention": "nats",
 }
 "By method."

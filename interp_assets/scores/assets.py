@@ -9,7 +9,7 @@ import polars as pl
 from interp_assets.job import Job, Metadata, computes, failed_rows, not_asked
 from interp_assets.layer_sae import sae_of, subject_of
 from interp_assets.metering import meter
-from interp_assets.models import embedder, engine
+from interp_assets.models import embedder, engine, reranker
 from interp_assets.progress import Progress
 from interp_assets.scores.cacheable import cacheable_share
 from interp_assets.scores.comparing import Comparing
@@ -24,8 +24,10 @@ from interp_assets.scores.judged import Judged
 from interp_assets.scores.method import AskingMethod, Method
 from interp_assets.scores.pending import Pending, calibrators, pending
 from interp_assets.scores.reading import strongest_on
+from interp_assets.scores.reranker import Reranker
 from interp_assets.scores.simulation import Simulation
 from interp_assets.scores.surprisal import Surprisal
+from interp_assets.scores.token_embedding import TokenComparing, TokenEmbedding, TokenFuzzing
 from interp_assets.scores.trials import KEYS
 from interp_assets.tables import SCORES, calls_behind, conform
 from resources.control_tokens import bos_id
@@ -41,6 +43,27 @@ def embedding_scores(job: Job) -> Metadata:
 @computes("scores/example_embedding")
 def example_embedding_scores(job: Job) -> Metadata:
     return compared_scores(job, ExampleEmbedding(job.study))
+
+
+@computes("scores/token_embedding")
+def token_embedding_scores(job: Job) -> Metadata:
+    return token_scores(job, TokenEmbedding(job.study))
+
+
+@computes("scores/token_fuzzing")
+def token_fuzzing_scores(job: Job) -> Metadata:
+    return token_scores(job, TokenFuzzing(job.study))
+
+
+@computes("scores/reranker")
+def reranker_scores(job: Job) -> Metadata:
+    method = Reranker(job.study)
+    todo = pending(job, method)
+    if todo.subjects:
+        model = reranker(job.study, method.settings, job.models)
+        with Progress(job.label, len(method.pairs(todo.subjects)), "pairs") as progress:
+            method.compare(todo.subjects, model, progress.advance)
+    return finish(job, todo, method)
 
 
 @computes("scores/detection")
@@ -102,6 +125,17 @@ def compared_scores(job: Job, method: Comparing[Any]) -> Metadata:
     new = model.new(method.texts(todo.subjects))
     with Progress(job.label, new, "texts") as progress:
         method.compare(todo.subjects, model, progress.advance)
+    return finish(job, todo, method) | {"texts_embedded": new}
+
+
+def token_scores(job: Job, method: TokenComparing[Any]) -> Metadata:
+    todo = pending(job, method)
+    if not todo.subjects:
+        return finish(job, todo, method) | {"texts_embedded": 0}
+    model, reference = embedder(job.study, method.settings, job.models), method.reference_windows(job)
+    new = sum(map(len, method.texts(todo.subjects, reference)))
+    with Progress(job.label, new, "texts") as progress:
+        method.compare(todo.subjects, reference, model, progress.advance)
     return finish(job, todo, method) | {"texts_embedded": new}
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from interp_assets.examples.rendering import Rendering
 from interp_assets.scores.method import Method
 from interp_assets.scores.trials import Subject, TestExample, Trial, whole_texts
 from interp_assets.settings import EmbeddingScorer, ExampleEmbeddingScorer
@@ -44,13 +46,38 @@ class Comparing(Method[S]):
         Args:
             advance: told how many texts were embedded.
         """
-        embedder.prepare(self.texts(subjects), advance)
-        for subject in subjects:
-            query = direction(embedder.embed(self.standing_for(subject), role=self.role))
-            texts = self.rendering.texts([trial.tokens for trial in subject.trials])
-            cosines = embedder.embed(texts) @ query
-            for trial, cosine in zip(subject.trials, cosines.astype(np.float64), strict=True):
-                subject.record(trial, probability=float(cosine), status="ok")
+        standing = [self.standing_for(subject) for subject in subjects]
+        texts = list(dict.fromkeys(chain.from_iterable(standing)))
+        place = {text: number for number, text in enumerate(texts)}
+        vectors = embedder.embed(texts, advance, self.role)
+        queries = [direction(vectors[[place[text] for text in each]]) for each in standing]
+        windows = trials_by_text(subjects, self.rendering)
+        # What stands for one latent may be a test window of another, and is not embedded twice either.
+        same = embedder.treatments[self.role] == embedder.treatments["document"]
+        both = [text for text in texts if same and text in windows]
+        known = (both, vectors[[place[text] for text in both]])
+        cosines = [np.zeros(len(subject.trials)) for subject in subjects]
+        for part, of_part in chain([known], embedder.stream(windows.keys() - set(both), advance)):
+            for text, vector in zip(part, of_part, strict=True):
+                for subject, trial in windows[text]:
+                    cosines[subject][trial] = vector @ queries[subject]
+        for subject, values in zip(subjects, cosines, strict=True):
+            for trial, cosine in zip(subject.trials, values.tolist(), strict=True):
+                subject.record(trial, probability=cosine, status="ok")
+
+
+def trials_by_text(subjects: list[Subject], rendering: Rendering) -> dict[str, list[tuple[int, int]]]:
+    """Each distinct text that is shown, with the trials it is shown in: the number of the subject and of its trial."""
+    numbers: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    for number, subject in enumerate(subjects):
+        for place, trial in enumerate(subject.trials):
+            if trial.left_out is None:
+                numbers.setdefault(tuple(trial.tokens), []).append((number, place))
+    found: dict[str, list[tuple[int, int]]] = {}
+    # Different tokens may be the same text.
+    for text, trials in zip(rendering.texts(list(numbers)), numbers.values(), strict=True):
+        found.setdefault(text, []).extend(trials)
+    return found
 
 
 def direction(vectors: np.ndarray) -> np.ndarray:

@@ -11,13 +11,27 @@ from interp_assets.scores.fuzzing import Fuzzing
 from interp_assets.scores.generation import Generation
 from interp_assets.scores.intruder import Intruder
 from interp_assets.scores.method import Method
+from interp_assets.scores.reranker import Reranker
 from interp_assets.scores.simulation import Simulation
 from interp_assets.scores.surprisal import Surprisal
+from interp_assets.scores.token_embedding import TokenEmbedding, TokenFuzzing
 from interp_assets.study import Study
 
 METHODS: dict[str, type[Method[Any]]] = {
     method.name: method
-    for method in (Embedding, Detection, Fuzzing, Surprisal, Simulation, Generation, Intruder, ExampleEmbedding)
+    for method in (
+        TokenEmbedding,
+        TokenFuzzing,
+        Embedding,
+        Detection,
+        Fuzzing,
+        Surprisal,
+        Simulation,
+        Generation,
+        Intruder,
+        ExampleEmbedding,
+        Reranker,
+    )
 }
 
 

@@ -14,7 +14,7 @@ from interp_assets.tables import DECILES
 if TYPE_CHECKING:
     from interp_assets.job import Inputs
 
-NEGATIVES_ACTIVATE = ("fuzzing",)
+NEGATIVES_ACTIVATE = ("fuzzing", "token_fuzzing")
 "Methods whose negatives are activating windows too, changed in some way."
 PLACED = {"context": pl.UInt32, "decile": pl.Int8, "windows": pl.UInt32, "rate": pl.Float64}
 EXAMPLE = {"latent": pl.UInt32, "example": pl.UInt32, "expected": pl.Boolean}

@@ -51,6 +51,34 @@ class EmbeddingScorer(EmbedderSettings):
     with a retrieval instruction."""
 
 
+class TokenEmbeddingScorer(EmbeddingScorer):
+    """How near the tokens of an explanation lie to those of an example, in the space of a sentence embedder; no LLM."""
+
+    reference_windows: int = identity(256, ge=2)
+    "Windows of the corpus from which is told what all vectors of tokens have in common."
+
+
+class TokenFuzzingScorer(TokenEmbeddingScorer):
+    """The same of what is marked in an example: rightly, or where the latent is silent."""
+
+    mark_threshold: float = identity(0.3, ge=0, lt=1)
+    "Tokens above this share of an example's maximum are marked."
+
+
+class RerankerScorer(EmbedderSettings):
+    """What a sentence-transformers CrossEncoder, which reads explanation and example together, makes of the two."""
+
+    model: str = operational()
+    "A folder of a CrossEncoder, or its hub name."
+    explainers: tuple[str, ...] | None = identity(None, min_length=1)
+    latents: int | None = first_latents()
+    activating: int = identity(10, ge=1)
+    non_activating: int = identity(10, ge=1)
+    negatives: NegativeKinds | None = identity(None, where_set=True)
+    "Which of the negatives drawn are asked about; when left out random ones, or all where none are random."
+    shuffled_control: bool = identity(True)
+
+
 class ExampleEmbeddingScorer(EmbedderSettings):
     """Cosine of examples and the mean of others of the same latent; needs no explanation, as a mark for those that do."""
 
@@ -220,11 +248,19 @@ class InterventionScorer(Settings):
 
 ZERO_ABLATION = "zero_ablation"
 
-ExplanationScorer = EmbeddingScorer | JudgeScorer | SurprisalScorer | SimulationScorer | GenerationScorer
+ExplanationScorer = (
+    EmbeddingScorer | RerankerScorer | JudgeScorer | SurprisalScorer | SimulationScorer | GenerationScorer
+)
 "Scorers that test explanations of the study's explainers."
 
 WindowScorer = (
-    EmbeddingScorer | JudgeScorer | SurprisalScorer | SimulationScorer | IntruderScorer | ExampleEmbeddingScorer
+    EmbeddingScorer
+    | RerankerScorer
+    | JudgeScorer
+    | SurprisalScorer
+    | SimulationScorer
+    | IntruderScorer
+    | ExampleEmbeddingScorer
 )
 "Scorers that look at test windows, on which a latent is active or not."
 
@@ -232,6 +268,8 @@ Scorer = ExplanationScorer | InterventionScorer | IntruderScorer | ExampleEmbedd
 
 
 class Scorers(Settings):
+    token_embedding: TokenEmbeddingScorer | None = identity(None)
+    token_fuzzing: TokenFuzzingScorer | None = identity(None)
     embedding: EmbeddingScorer | None = identity(None)
     detection: JudgeScorer | None = identity(None)
     fuzzing: JudgeScorer | None = identity(None)
@@ -241,6 +279,7 @@ class Scorers(Settings):
     intervention: InterventionScorer | None = identity(None)
     intruder: IntruderScorer | None = identity(None)
     example_embedding: ExampleEmbeddingScorer | None = identity(None)
+    reranker: RerankerScorer | None = identity(None)
 
     def chosen(self) -> dict[str, Scorer]:
         return {name: scorer for name in type(self).model_fields if (scorer := getattr(self, name)) is not None}

@@ -1,0 +1,148 @@
+"""Token embedding: how near the tokens of an explanation lie to those of a latent's examples. No LLM.
+
+Two methods ask it of the trials of detection and of fuzzing: of whole windows, and of what is marked in them. Which
+token of a window decided is kept beside each trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import polars as pl
+
+from interp_assets.asset import Read
+from interp_assets.carry_over import inputs_hash
+from interp_assets.corpus.contexts import tokens_matrix
+from interp_assets.examples.draws import REFERENCE_WINDOW, keyed
+from interp_assets.examples.rendering import as_shown
+from interp_assets.scores import fuzzing
+from interp_assets.scores.comparing import trials_by_text
+from interp_assets.scores.method import EXPLANATIONS, PLACED_EXAMPLES, WINDOWS, Method
+from interp_assets.scores.token_vectors import Query, TokenSpace
+from interp_assets.scores.trials import Key, Subject, Tested, TestExample, Trial, whole_texts
+from interp_assets.settings import TokenEmbeddingScorer, TokenFuzzingScorer
+from interp_assets.tables import TOKEN_TRIALS
+
+if TYPE_CHECKING:
+    from interp_assets.job import Inputs
+    from resources.text_embedder import Role, TextEmbedder, TokenVectors
+
+S = TypeVar("S", TokenEmbeddingScorer, TokenFuzzingScorer)
+NOTHING_THERE = "the embedder has no token for {}"
+
+
+class TokenComparing(Method[S]):
+    reads = (EXPLANATIONS, PLACED_EXAMPLES, WINDOWS, Read("corpus", "corpus", ("context", "tokens")))
+    schema = TOKEN_TRIALS
+
+    @property
+    def role(self) -> Role:
+        return "instructed" if self.settings.instruction else "query"
+
+    def tested(self, inputs: Inputs, examples: pl.DataFrame) -> dict[Key, Tested]:
+        reference = inputs_hash(self.reference_windows(inputs))
+        return {key: each._replace(also=(reference,)) for key, each in super().tested(inputs, examples).items()}
+
+    def reference_windows(self, inputs: Inputs) -> list[list[int]]:
+        """Windows of the corpus as they are shown, whatever fires on them: those of lowest keyed priority."""
+        tokens = tokens_matrix(inputs.input("corpus").read("corpus", ["tokens"]))
+        window = self.study.examples.window
+        places = tokens.shape[1] // window
+        context, place = np.divmod(np.arange(len(tokens) * places), places)
+        order = np.argsort(keyed(self.seed, REFERENCE_WINDOW, context, place), kind="stable")
+        taken = np.sort(order[: self.settings.reference_windows])
+        bos = bool(self.study.corpus.bos)
+        cut = ((tokens[context[i], place[i] * window :][:window].tolist(), int(place[i]) * window) for i in taken)
+        return [as_shown(tokens, start, bos) for tokens, start in cut]
+
+    def said(self, subject: Subject) -> str:
+        """An explanation as the embedder reads it."""
+        return self.settings.instruction + subject.explanation
+
+    def texts(self, subjects: list[Subject], reference: Sequence[Sequence[int]]) -> list[set[str]]:
+        """What is embedded: explanations, reference windows, test windows."""
+        said = {self.said(subject) for subject in subjects}
+        return [said, set(self.rendering.texts(reference)), set(trials_by_text(subjects, self.rendering))]
+
+    def compare(
+        self,
+        subjects: list[Subject],
+        reference: Sequence[Sequence[int]],
+        embedder: TextEmbedder,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Record the similarity of each trial as its `probability`; nothing is predicted, AUROC needs no threshold.
+
+        Vectors of tokens are kept for explanations alone; of each window only what came of it.
+
+        Args:
+            advance: told how many texts were embedded.
+        """
+        said, corpus, _ = self.texts(subjects, reference)
+        pieces = [tokens.vectors for _, tokens in sorted(embedder.stream_tokens(corpus, advance))]
+        space = TokenSpace.of(np.concatenate(pieces))
+        own = len(self.settings.instruction)
+        queries, spoken = {}, {}
+        for text, tokens in embedder.stream_tokens(said, advance, self.role):
+            of_explanation = tokens.spans[:, 0] >= own
+            queries[text] = Query.of(tokens.vectors[of_explanation], space)
+            spoken[text] = tokens.spans[of_explanation]
+        answers: list[dict[int, dict[str, object]]] = [{} for _ in subjects]
+        windows = trials_by_text(subjects, self.rendering)
+        for text, tokens in embedder.stream_tokens(windows.keys(), advance):
+            units = space.units(tokens.vectors)
+            for number, place in windows[text]:
+                subject = subjects[number]
+                at = self.looked_at(subject.trials[place], tokens)
+                match = queries[self.said(subject)].match(units[at])
+                if match is None:
+                    answers[number][place] = {"status": "failed", "reason": NOTHING_THERE.format(self.looked_at_name)}
+                    continue
+                begin, end = tokens.spans[at[match.window_token]].tolist()
+                first, last = spoken[self.said(subject)][match.explanation_token].tolist()
+                answers[number][place] = {
+                    "probability": match.score,
+                    "status": "ok",
+                    "window_token": text[begin:end].strip(),
+                    "window_character": begin,
+                    "explanation_token": self.said(subject)[first:last].strip(),
+                }
+        for subject, of_subject in zip(subjects, answers, strict=True):
+            for place, trial in enumerate(subject.trials):
+                left_out = {"status": "left_out", "reason": trial.left_out}
+                subject.record(trial, **(of_subject[place] if trial.left_out is None else left_out))
+
+    looked_at_name = "this text"
+
+    def looked_at(self, trial: Trial, tokens: TokenVectors) -> np.ndarray:
+        """Which tokens of a window are compared, as numbers int64."""
+        return np.arange(len(tokens.spans))
+
+
+class TokenEmbedding(TokenComparing[TokenEmbeddingScorer]):
+    name = "token_embedding"
+    description = "How near the tokens of an explanation lie to those of a latent's examples. No LLM."
+
+    def trials(self, latent: int, examples: list[TestExample]) -> list[Trial]:
+        return whole_texts(examples)
+
+
+class TokenFuzzing(TokenComparing[TokenFuzzingScorer]):
+    name = "token_fuzzing"
+    description = (
+        "Whether the tokens of an explanation lie nearer to rightly marked tokens than to wrongly marked ones. No LLM."
+    )
+    looked_at_name = "what is marked"
+
+    def trials(self, latent: int, examples: list[TestExample]) -> list[Trial]:
+        settings = self.settings
+        return fuzzing.trials(latent, examples, settings.non_activating, settings.mark_threshold, self.seed)
+
+    def looked_at(self, trial: Trial, tokens: TokenVectors) -> np.ndarray:
+        begin, end = tokens.spans.T
+        found = np.zeros(len(tokens.spans), dtype=bool)
+        for first, last in self.rendering.marked_characters(trial.tokens, trial.marked or []):
+            found |= (begin < last) & (first < end)
+        return np.flatnonzero(found)
