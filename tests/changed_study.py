@@ -77,6 +77,7 @@ JUDGE = {
     "sequential.half_width": 0.2,
     "sequential.pairs_per_round": 2,
     "mark_threshold": 0.4,
+    "marks": "matched",
     "shuffled_control": False,
     "instructions": "Judge.",
     "max_tokens": 200,

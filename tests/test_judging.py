@@ -14,8 +14,9 @@ import pytest
 
 from interp_assets.dagster_assets import shown_metadata
 from interp_assets.examples.rendering import HIDDEN
-from interp_assets.scores.fuzzing import dealt_marks, trials
+from interp_assets.scores.fuzzing import trials
 from interp_assets.scores.judging import read_list
+from interp_assets.scores.marks import dealt_marks
 from interp_assets.scores.trials import TestExample, shuffled
 from interp_assets.study import Study, load_study
 from resources.language_models.protocol import ChooseRequest, Chosen, Generated, GenerateRequest, Message, Usage, silent

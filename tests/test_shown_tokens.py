@@ -21,7 +21,7 @@ from interp_assets.explanations import extractive, prompts
 from interp_assets.explanations.pending import windows_of
 from interp_assets.explanations.wording import BLANKS_NOTE
 from interp_assets.report.gallery import highlighted
-from interp_assets.scores import fuzzing, judging
+from interp_assets.scores import fuzzing, judging, marks
 from interp_assets.scores.intervention.prompts import Place, token_ids
 from interp_assets.scores.intruder import Intruder
 from interp_assets.scores.simulation import Simulation
@@ -95,7 +95,7 @@ def test_judges_are_asked_about_the_separator() -> None:
     assert all(f"<<{END}>>" in judging.shown(trial, rendering) for trial in right)
     # Marks may be dealt to a separator, and never to what is not shown.
     quiet = [each.__class__(each.example, each.tokens, [0.0] * 8, True) for each in (examples[0], examples[-1])]
-    assert fuzzing.dealt_marks(7, quiet, patterns, 0) == {0: 1, 1: 0}
+    assert marks.dealt_marks(7, quiet, patterns, 0) == {0: 1, 1: 0}
     simulation: Any = SimpleNamespace(rendering=rendering)
     simulated = Simulation.trials(simulation, 7, examples)
     assert [len(trial.tokens) for trial in simulated] == [8, 8, 8, 8, 7]
