@@ -11,7 +11,9 @@ from types import ModuleType
 
 import pytest
 
-from interp_assets.study import PROJECT
+from interp_assets.asset import Asset
+from interp_assets.graph import assets_of
+from interp_assets.study import PROJECT, load_study
 
 PARTS = [b"GGUF the first part, ", b"the second", b" and the last"]
 SHA256 = hashlib.sha256(b"".join(PARTS)).hexdigest()
@@ -68,3 +70,22 @@ def test_nobody_is_surprised(
     (tmp_path / "judge.gguf").write_bytes(b"something else")
     with pytest.raises(SystemExit, match="is not the published file"):
         script.main()
+
+
+def resolved(asset: Asset) -> dict[str, list[Path]]:
+    listed = {name: [files] if isinstance(files, Path) else files for name, files in asset.files.items()}
+    return {name: [file.resolve() for file in files] for name, files in listed.items()}
+
+
+def test_its_study_makes_nothing_anew_that_the_demo_has() -> None:
+    """Same settings and files of everything before the explanations."""
+    demo, judge = (
+        assets_of(load_study(PROJECT / file)) for file in ("studies/smollm2_demo.yaml", "demo/judge_study.yaml")
+    )
+    for name in ("corpus", "activation_cache", "latent_statistics", "examples"):
+        assert judge[name].settings == demo[name].settings, name
+        assert resolved(judge[name]) == resolved(demo[name]), name
+    assert judge["explanations"].settings != demo["explanations"].settings, "control"
+    study = load_study(PROJECT / "demo" / "judge_study.yaml")
+    assert study.path(study.storage).resolve() == (PROJECT / ".interp").resolve()
+    assert study.engines["qwen"].base_url == "http://127.0.0.1:8177/v1"
