@@ -43,14 +43,14 @@ def examine_judges(study: Study) -> int:
         return 0
     models, faults = LoadedModels(), 0
     line("study", f"{study.name}: {study.file}")
-    for method in asked:
-        settings = study.engines[method.engine]
-        slots = ["gpu", "llm"] if settings.in_process else ["llm"]
+    for name in dict.fromkeys(method.engine for method in asked):
+        slots = ["gpu", "llm"] if study.engines[name].in_process else ["llm"]
         try:
             with models.slots(slots, f"interp doctor {study.name}", say_waiting):
-                faults += not examine_judge(Freshness(study), models, planted(method))
+                for method in (each for each in asked if each.engine == name):
+                    faults += not examine_judge(Freshness(study), models, planted(method))
         except (NotNow, UnusableInput) as error:
-            line(f"judge {method.engine}", f"{method.name}: not usable: {error}")
+            line(f"judge {name}", f"not usable: {error}")
             faults += 1
         finally:
             models.release()

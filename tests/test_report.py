@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -128,7 +129,8 @@ def test_the_page_needs_nothing_beside_it(tiny_tables: dict[str, Partition]) -> 
     text = file.read_text()
     assert not {"script", "link", "iframe", "img"} & Elements(text).tags
     assert "default-src 'none'" in text
-    assert "detection of llm explanations" in text
+    assert "detection of llm explanations (AUROC)" in text
+    assert re.search(r"The judge says Yes to\s+5\d % on embed_tokens", text), "the oracle does not lean"
     report = tiny_tables["score_report"].read("report")
     assert set(report["method"]) == {"detection", "fuzzing"}
     assert set(report["control"]) == {"none", "shuffled"}

@@ -27,7 +27,7 @@ from interp_assets.scores.intruder import Intruder
 from interp_assets.scores.simulation import Simulation
 from interp_assets.scores.surprisal import Surprisal
 from interp_assets.scores.trials import Subject, TestExample, Trial, test_examples
-from interp_assets.scores.wording import DETECTION
+from interp_assets.scores.wording import DETECTION, FUZZING
 from interp_assets.settings import ExtractiveExplainer, IntruderScorer, LlmExplainer
 from interp_assets.study import load_study
 from resources.tokenizers import load_tokenizer
@@ -247,6 +247,19 @@ def test_texts_of_surprisal_and_simulation_show_white_space_to_an_explanation_th
         assert related.continuation == unrelated.continuation == text
         *_, last = Simulation.of_trial(method, subject, trial)
         assert f"Text: {text}\nLast token" in last.messages[-1].content
+
+
+def test_what_is_marked_stands_behind_the_text_too() -> None:
+    """Also in a text that holds such signs of its own."""
+    rendering = Rendering(loaded("byte_level"))
+    ids, active = in_bytes("cout << x << y\nend", "x")
+    marks = [value > 0 for value in active]
+    ((_, _, request),) = judging.single_requests(
+        [Subject(0, "quotes", "none", "names", [Trial(0, True, ids, marks)])], FUZZING, rendering
+    )
+    assert request.messages[-1].content.endswith("Text: cout << <<x>> << y end\nMarked: x")
+    blank, active = in_bytes("the end\n\nof it", "\n\n")
+    assert rendering.marked_stretches(blank, [value > 0 for value in active]) == ["\\n\\n"]
 
 
 PARTS = "by the sea 🌊 we"

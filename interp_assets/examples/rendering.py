@@ -131,6 +131,10 @@ class Rendering:
         outside = [SIGNS.sub(in_json, text) if blanks else re.sub(r"\s+", " ", text) for text in outside]
         return with_signs(outside, [escaped(text) for text in inside]).strip()
 
+    def marked_stretches(self, tokens: Sequence[int], marks: Sequence[bool]) -> list[str]:
+        """What stands between the signs of `line`."""
+        return [escaped(text) for text in self._cut(tokens, marks)[1]]
+
     def _cut(self, tokens: Sequence[int], marks: Sequence[bool]) -> tuple[list[str], list[str]]:
         """The text, cut where marks begin and end: what stands before, between and behind them, and what is marked.
 

@@ -79,9 +79,13 @@ def single_requests(
 ) -> Iterator[tuple[Subject, Trial, ChooseRequest]]:
     beginning = wording.beginning()
     for subject in subjects:
-        before, after = (part.format(explanation=subject.explanation) for part in wording.question.split("{text}"))
+        before, after = wording.question.split("{text}")
+        before = before.format(explanation=subject.explanation)
         for trial in asked(subject):
-            question = f"{before}{shown(trial, rendering, subject.explanation)}{after}"
+            text, marked = shown(trial, rendering, subject.explanation), ""
+            if trial.marked is not None:
+                marked = ", ".join(rendering.marked_stretches(trial.tokens, trial.marked))
+            question = before + text + after.format(explanation=subject.explanation, marked=marked)
             messages = (*beginning, Message("user", question))
             yield subject, trial, ChooseRequest(messages, ("Yes", "No"), subject.group, shared=len(before))
 

@@ -7,11 +7,15 @@ known answers fare with each layout: `python -m benchmarks.judge_prompts`.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
+from interp_assets.examples.rendering import CLOSE, OPEN
 from interp_assets.settings import JudgeScorer, Layout
 from interp_assets.worked_examples import DEFAULT_LAYOUT, as_text, beginning
 from resources.language_models.protocol import Message
+
+MARKED = re.compile(f"{OPEN}(.+?){CLOSE}")
 
 
 class Worked(NamedTuple):
@@ -29,7 +33,7 @@ class Wording(NamedTuple):
     "The system message where one example stands in a prompt."
     examples: tuple[Worked, ...]
     question: str
-    "With {explanation} and {text}."
+    "With {explanation}, {text} and, behind it, {marked}: what is marked in the text."
     list_instructions: str
     list_question: str
     "With {explanation}, {texts} and {count}."
@@ -40,7 +44,8 @@ class Wording(NamedTuple):
         return beginning(self.instructions, [(self.asking(each), each.answer) for each in self.examples], self.layout)
 
     def asking(self, example: Worked) -> str:
-        return self.question.format(explanation=example.explanation, text=example.text)
+        marked = ", ".join(MARKED.findall(example.text))
+        return self.question.format(explanation=example.explanation, text=example.text, marked=marked)
 
 
 DETECTION = Wording(
@@ -84,8 +89,8 @@ sign, only that form counts, whatever the text is about. Say Yes or No, nothing 
         Worked("numbers written out as words", "fell asleep at once. Some <<forty years>> later the house", "Yes"),
         Worked("the end of a quotation", '"I will not," she said, and <<left the>> room before he', "No"),
     ),
-    question="Are the marked words in the following excerpt what is described?\n\n"
-    "Description: {explanation}\nText: {text}",
+    # Small judges that have to find the marked words themselves say Yes wherever the description fits elsewhere.
+    question="Are the marked words what is described?\n\nDescription: {explanation}\nText: {text}\nMarked: {marked}",
     list_instructions="""\
 A unit of a language model is active on some tokens of a text and silent on the others. You are given a description \
 of what activates it, and several numbered texts in which some tokens are marked <<like this>>. For each text decide \
