@@ -231,7 +231,7 @@ def text_index_asset(study: Study) -> list[Asset]:
         Asset(
             name="text_index",
             group="examples",
-            code_version="2",
+            code_version="3",
             description="Embeddings of windows of the corpus, in which negatives that read alike are looked up.",
             reads=(Read("corpus", "corpus", ("tokens",)),),
             settings={

@@ -72,7 +72,12 @@ EXAMPLES: Schema = {
 }
 
 # Windows of the corpus, sorted by context and start, by what they say.
-TEXT_INDEX: Schema = {"context": U32, "start": U16, "vector": pl.List(F32)}
+TEXT_INDEX: Schema = {
+    "context": U32,
+    "start": U16,
+    "vector": pl.List(F32),
+    "crowding": F32,  # mean cosine with the windows nearest to it
+}
 
 # One row for each latent of the SAE: what it takes to know whether its examples still hold.
 EXAMPLE_LATENTS: Schema = {
@@ -367,6 +372,18 @@ BY_DECILE: Schema = {
     "explainer": TEXT,
     "control": TEXT,
     "decile": I8,
+    "statistic": TEXT,
+    "n_latents": U32,
+    "n_trials": U32,
+    "value": F64,
+    "low": F64,
+    "high": F64,
+}
+BY_NEGATIVES: Schema = {
+    "method": TEXT,
+    "explainer": TEXT,
+    "control": TEXT,
+    "kind": TEXT,  # as in EXAMPLES
     "statistic": TEXT,
     "n_latents": U32,
     "n_trials": U32,

@@ -17,7 +17,8 @@ from interp_assets.examples import cooccurrence
 from interp_assets.examples.cooccurrence import cooccurring
 from interp_assets.examples.drawing import draw_examples
 from interp_assets.examples.repeats import RepeatedText
-from interp_assets.examples.text_index import TextIndex, sampled_windows, similar_negatives
+from interp_assets.examples.similar_text import similar_negatives
+from interp_assets.examples.text_index import TextIndex, sampled_windows
 from interp_assets.freshness import Freshness
 from interp_assets.job import Inputs, make_partition
 from interp_assets.scores.methods import methods_of
@@ -150,9 +151,8 @@ def similar(cache: CacheReader, text: np.ndarray, windows: int = 10_000) -> pl.D
     drawn = draw_examples(cache, text, settings("similar_text"))
     context, start = sampled_windows(text.shape, 16, windows, 0)
     vectors = counts_of(np.lib.stride_tricks.sliding_window_view(text, 16, axis=1)[context, start])
-    return similar_negatives(
-        drawn, 9, TextIndex(context, start, vectors), counts_of, cache, text, RepeatedText(text, 16), 0
-    )
+    index = TextIndex.build(context, start, vectors)
+    return similar_negatives(drawn, 9, index, counts_of, cache, text, RepeatedText(text, 16), 0)
 
 
 def test_near_texts_are_found_and_never_one_on_which_the_latent_fires(

@@ -13,7 +13,7 @@ from scipy import stats
 from interp_assets.examples.rendering import Rendering
 from interp_assets.report.correlations import correlations, disagreements
 from interp_assets.report.costs import costs
-from interp_assets.report.deciles import by_decile
+from interp_assets.report.deciles import by_decile, by_negatives
 from interp_assets.report.evidence import EFFECTS_READ, NO_TRIALS, Evidence, by_layer, tables_of
 from interp_assets.report.page import render
 from interp_assets.report.summary import against_control, against_layers, corrected, summarise
@@ -218,6 +218,53 @@ def test_deciles_by_brute_force() -> None:
         mine = trials.filter("expected", pl.col("example") % 10 == row["decile"])["probability"].to_numpy()[:, None]
         assert row["value"] == pytest.approx(((mine > negatives) + (mine == negatives) / 2).mean())
         assert row["n_trials"] == 3
+
+
+@pytest.mark.parametrize("method", ["embedding", "detection"])
+def test_kinds_of_negatives_by_brute_force(method: str) -> None:
+    draw = np.random.default_rng(0)
+    kinds = ["random", "neighbour", "similar_text"]
+    rows, tests = [], []
+    for layer, latent in (("a", 0), ("a", 1), ("b", 0)):
+        for i in range(30):
+            for expected in (True, False):
+                value = draw.integers(0, 9) + 2 * expected - 3 * (kinds[i % 3] == "similar_text")
+                rows.append((layer, latent, i, expected, float(value), bool(value > 4)))
+                tests.append((layer, latent, i, "activating" if expected else kinds[i % 3]))
+    names = {"latent": pl.UInt32, "example": pl.UInt32}
+    columns = ["layer", "latent", "example", "expected", "probability", "predicted"]
+    trials = pl.DataFrame(rows, schema=columns, orient="row").cast(names)  # type: ignore[arg-type]
+    trials = trials.with_columns(
+        method=pl.lit(method), explainer=pl.lit("llm"), control=pl.lit("none"), status=pl.lit("ok")
+    )
+    columns = ["layer", "latent", "example", "kind"]
+    examples = pl.DataFrame(tests, schema=columns, orient="row").cast(names)  # type: ignore[arg-type]
+    table = by_negatives(trials, examples.with_columns(purpose=pl.lit("test")))
+    assert table["kind"].to_list() == sorted(kinds)
+    for row in table.iter_rows(named=True):
+        of_latents = []
+        for (_, _), group in trials.group_by("layer", "latent"):
+            hard = ~pl.col("expected") & (pl.col("example") % 3 == kinds.index(row["kind"]))
+            one, other = group.filter("expected"), group.filter(hard)
+            if method == "embedding":
+                x, y = one["probability"].to_numpy()[:, None], other["probability"].to_numpy()
+                of_latents.append(((x > y) + (x == y) / 2).mean())
+            else:
+                of_latents.append((one["predicted"].mean() + 1 - other["predicted"].mean()) / 2)  # type: ignore[operator]
+        assert (row["n_latents"], row["n_trials"]) == (3, 30)
+        assert row["value"] == pytest.approx(np.mean(of_latents))
+    values = dict(table.select("kind", "value").iter_rows())
+    assert min(values, key=values.__getitem__) != "similar_text", "the planted difference is seen"
+
+
+def test_negatives_of_fuzzing_have_no_kind() -> None:
+    trial = {"layer": "a", "latent": 0, "example": 1, "expected": False, "probability": 0.5, "predicted": True}
+    trial |= {"method": "fuzzing", "explainer": "llm", "control": "none", "status": "ok"}
+    trials = pl.DataFrame([trial, trial | {"expected": True}]).cast({"latent": pl.UInt32, "example": pl.UInt32})
+    example = {"layer": "a", "latent": 0, "example": 1, "kind": "random", "purpose": "test"}
+    examples = pl.DataFrame([example]).cast({"latent": pl.UInt32, "example": pl.UInt32})
+    assert not len(by_negatives(trials, examples))
+    assert len(by_negatives(trials.with_columns(method=pl.lit("detection")), examples)) == 1
 
 
 def test_a_control_layer_is_compared_with_the_layer_itself() -> None:

@@ -11,7 +11,6 @@ import polars as pl
 from interp_assets.activations.cache_file import CacheReader
 from interp_assets.carry_over import inputs_hash
 from interp_assets.corpus.contexts import tokens_matrix
-from interp_assets.examples import text_index
 from interp_assets.examples.along import draws_table, numbers_of
 from interp_assets.examples.cooccurrence import cooccurring
 from interp_assets.examples.drawing import asked_latents, count_windows, draw_examples, window_shape
@@ -19,6 +18,8 @@ from interp_assets.examples.negatives import NEIGHBOURS, nearest_rows
 from interp_assets.examples.rendering import Rendering
 from interp_assets.examples.repeats import RepeatedText
 from interp_assets.examples.shortfalls import shortfalls
+from interp_assets.examples.similar_text import similar_negatives
+from interp_assets.examples.text_index import TextIndex
 from interp_assets.job import Inputs, Job, Metadata, computes
 from interp_assets.layer_sae import sae_of
 from interp_assets.models import embedder
@@ -117,14 +118,14 @@ def similar_text_rows(
     if settings.similar_text is None or not len(numbers) or not (drawn["purpose"] == "explain").any():
         return pl.DataFrame(schema=EXAMPLES)
     model = embedder(job.study, settings.similar_text, job.models)
-    index = text_index.TextIndex.of(job.input("text_index"))
+    index = TextIndex.of(job.input("text_index"))
 
     def embed(windows: Sequence[Sequence[int]], starts: Sequence[int]) -> np.ndarray:
         texts = rendering.texts([rendering.window(*each) for each in zip(windows, starts, strict=True)])
-        with Progress(f"{job.label}: explain windows", model.new({"document": texts}), "texts") as progress:
+        with Progress(f"{job.label}: test windows", model.new({"document": texts}), "texts") as progress:
             return model.embed(texts, progress.advance)
 
-    found = text_index.similar_negatives(drawn, len(numbers), index, embed, cache, tokens, repeated, settings.seed)
+    found = similar_negatives(drawn, len(numbers), index, embed, cache, tokens, repeated, settings.seed)
     return found.with_columns(example=pl.col("example") * numbers.step + numbers.start)
 
 

@@ -69,8 +69,11 @@ def gathered(job: Inputs) -> Evidence:
         found = partition(asset, layer)
         return None if found is None or name not in found.tables else found.read(name, columns)
 
-    scores, trials, calibrations = {}, {}, []
+    scores, trials, calibrations, same_embedder = {}, {}, [], list[str]()
     for method in study.scorers.chosen():
+        of_layers = [partition(f"scores/{method}", layer) for layer in layers]
+        if any(found is not None and "same_embedder" in found.metadata for found in of_layers):
+            same_embedder.append(method)
         for layer in layers:
             if (found := table(f"scores/{method}", layer, "scores")) is not None:
                 scores[method, layer] = found
@@ -123,6 +126,7 @@ def gathered(job: Inputs) -> Evidence:
         of_pairs,
         proofs,
         by_layer(short, SHORTFALLS),
+        same_embedder,
     )
 
 

@@ -13,7 +13,7 @@ from interp_assets.asset import TRIAL_COLUMNS
 from interp_assets.report.chains import Pair
 from interp_assets.report.correlations import correlations
 from interp_assets.report.costs import TOKENS, costs, outcomes
-from interp_assets.report.deciles import by_decile
+from interp_assets.report.deciles import by_decile, by_negatives
 from interp_assets.report.gaps import Gap, gaps
 from interp_assets.report.summary import Difference, against_control, against_layers, corrected, summarise
 from interp_assets.study import Study
@@ -54,6 +54,8 @@ class Evidence:
     "what the proof of load measured of each layer, as far as there is one"
     shortfalls: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema={**SHORTFALLS, "layer": pl.String}))
     "`tables.SHORTFALLS` with layer"
+    same_embedder: Sequence[str] = ()
+    "methods that are tested on negatives which their own embedder chose"
 
 
 class Tables(NamedTuple):
@@ -62,6 +64,7 @@ class Tables(NamedTuple):
     correlations: pl.DataFrame
     costs: pl.DataFrame
     by_decile: pl.DataFrame
+    by_negatives: pl.DataFrame
     outcomes: pl.DataFrame
     gaps: list[Gap]
 
@@ -77,6 +80,7 @@ class Tables(NamedTuple):
 
 def tables_of(evidence: Evidence, study: Study) -> Tables:
     scores, trials = evidence.scores, evidence.trials
+    examples = by_layer(evidence.examples, EXAMPLES)
     differences = corrected(against_control(scores) + against_layers(scores))
     return Tables(
         summarise(scores),
@@ -88,7 +92,8 @@ def tables_of(evidence: Evidence, study: Study) -> Tables:
             trials,
             by_layer(evidence.effects, EFFECTS_READ),
         ),
-        by_decile(trials, by_layer(evidence.examples, EXAMPLES)),
+        by_decile(trials, examples),
+        by_negatives(trials, examples),
         outcomes(trials),
         gaps(scores, differences, evidence.score_tables),
     )

@@ -20,6 +20,7 @@ from interp_assets.report.gallery import best_and_worst, failures
 from interp_assets.report.gaps import Gap
 from interp_assets.report.headline import HEADLINE, STATISTICS, explained, headlines
 from interp_assets.report.summary import Difference, how_many, scored, shortfalls_of
+from interp_assets.scores.comparing import SAME_EMBEDDER
 
 Rows = list[dict[str, Any]]
 
@@ -42,6 +43,9 @@ def render(evidence: Evidence, tables: Tables, rendering: Rendering) -> str:
         sections=sections(evidence, tables),
         nothing_scored=[each.sentence() for each in tables.gaps if each.explainer is None],
         deciles=decile_sections(tables.by_decile),
+        negatives=beside_controls(tables.by_negatives),
+        same_embedder=evidence.same_embedder,
+        said_of_same_embedder=SAME_EMBEDDER,
         correlations=matrix(tables.correlations),
         effects=against_fuzzing(scores),
         failures=failures(scores, *shown),
@@ -123,6 +127,20 @@ def decile_sections(table: pl.DataFrame) -> Rows:
         for (method, explainer, statistic), rows in table.group_by(
             "method", "explainer", "statistic", maintain_order=True
         )
+    ]
+
+
+def beside_controls(table: pl.DataFrame) -> Rows:
+    """Rows of `tables.BY_NEGATIVES` of explanations, each with that of its shuffled control; none where all are random."""
+    if set(table["kind"]) <= {"random"}:
+        return []
+    keys = ["method", "explainer", "statistic", "kind"]
+    own, shuffled = (table.filter(control=control) for control in ("none", "shuffled"))
+    both = own.join(shuffled.select(*keys, "value", "low", "high"), on=keys, how="left", suffix="_shuffled")
+    rows = both.sort(keys).to_dicts()
+    return [
+        row | {"title": scored(row["method"], row["explainer"]), "statistic": STATISTICS[row["statistic"]].title}
+        for row in rows
     ]
 
 

@@ -12,7 +12,7 @@ from interp_assets.metering import meter
 from interp_assets.models import embedder, engine, reranker
 from interp_assets.progress import Progress
 from interp_assets.scores.cacheable import cacheable_share
-from interp_assets.scores.comparing import Comparing
+from interp_assets.scores.comparing import SAME_EMBEDDER, Comparing, chosen_by_its_embedder
 from interp_assets.scores.detection import Detection
 from interp_assets.scores.embedding import Embedding
 from interp_assets.scores.example_embedding import ExampleEmbedding
@@ -119,13 +119,14 @@ def intervention_scores(job: Job) -> Metadata:
 
 def compared_scores(job: Job, method: Comparing[Any]) -> Metadata:
     todo = pending(job, method)
+    said = {"same_embedder": SAME_EMBEDDER} if chosen_by_its_embedder(job, method) else {}
     if not todo.subjects:
-        return finish(job, todo, method) | {"texts_embedded": 0}
+        return finish(job, todo, method) | {"texts_embedded": 0} | said
     model = embedder(job.study, method.settings, job.models)
     new = model.new(method.texts(todo.subjects))
     with Progress(job.label, new, "texts") as progress:
         method.compare(todo.subjects, model, progress.advance)
-    return finish(job, todo, method) | {"texts_embedded": new}
+    return finish(job, todo, method) | {"texts_embedded": new} | said
 
 
 def token_scores(job: Job, method: TokenComparing[Any]) -> Metadata:

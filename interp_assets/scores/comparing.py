@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from itertools import chain
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,14 @@ from interp_assets.scores.trials import Subject, TestExample, Trial, whole_texts
 from interp_assets.settings import EmbeddingScorer, ExampleEmbeddingScorer
 
 if TYPE_CHECKING:
+    from interp_assets.job import Inputs
     from resources.text_embedder import Role, TextEmbedder
+
+SAME_EMBEDDER = (
+    "negatives of the kind similar_text were chosen by the same embedder: windows that it finds alike, harder for it than "
+    "for other methods"
+)
+"Said of a method where it holds."
 
 S = TypeVar("S", EmbeddingScorer, ExampleEmbeddingScorer)
 
@@ -78,6 +85,18 @@ def trials_by_text(subjects: list[Subject], rendering: Rendering) -> dict[str, l
     for text, trials in zip(rendering.texts(list(numbers)), numbers.values(), strict=True):
         found.setdefault(text, []).extend(trials)
     return found
+
+
+def chosen_by_its_embedder(inputs: Inputs, method: Comparing[Any]) -> bool:
+    """Whether some of the negatives that a method asks about were looked up in an index made by its own embedder."""
+    if "similar_text" not in method.study.negatives_of(method.settings):
+        return False
+
+    def embedder_of(asset: str, key: str | None) -> Any:
+        parts = inputs.freshness.fingerprint(inputs.freshness.assets[asset], key).parts
+        return parts["files"].get("embedder"), parts["settings"]["embedder"]
+
+    return embedder_of("text_index", None) == embedder_of(inputs.asset.name, inputs.key)
 
 
 def direction(vectors: np.ndarray) -> np.ndarray:
