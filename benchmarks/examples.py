@@ -14,7 +14,7 @@ from benchmarks.synthetic_cache import CONTEXT_LENGTH, random_tokens, write_cach
 from interp_assets.activations.cache_file import CacheReader
 from interp_assets.examples.drawing import draw_examples
 from interp_assets.examples.draws import DRAW_NEGATIVE, PICK_WINDOW, SPLIT_CONTEXT, keyed
-from interp_assets.examples.negatives import NEIGHBOURS
+from interp_assets.examples.negatives import DRAWS_AT_FIRST, LARGEST_ROUND, NEIGHBOURS
 from interp_assets.examples.samplers import SPREAD
 from interp_assets.settings import Examples, ExplainExamples, TestExamples
 from interp_assets.tables import DECILES
@@ -46,6 +46,10 @@ def main() -> None:
         one_thread = median_seconds(lambda: draw(settings(), threads=1), times)
         neighbour = median_seconds(lambda: draw(settings(negatives="neighbour"), neighbours), times)
         centred = median_seconds(lambda: draw(settings("centred")), times)
+        twice = np.concatenate(
+            [tokens[: CONTEXTS // 2], np.roll(tokens[: CONTEXTS // 2].ravel(), 11).reshape(-1, CONTEXT_LENGTH)]
+        )
+        repeated = median_seconds(lambda: draw_examples(cache, twice, settings()), times)
         some = np.sort(np.random.default_rng(3).permutation(LATENTS)[:REFERENCE_LATENTS])
         rows: list[dict[str, object]] = []
         reference = seconds(lambda: rows.extend(row for latent in some for row in one_by_one(cache, tokens, latent)))
@@ -55,6 +59,7 @@ def main() -> None:
     show("activations", int(cache.entries.sum()))
     show("neighbour_negatives_latents_per_second", LATENTS / neighbour)
     show("centred_windows_latents_per_second", LATENTS / centred)
+    show("all_text_twice_latents_per_second", LATENTS / repeated)
     show("one_thread_latents_per_second", LATENTS / one_thread)
     show("latents_per_second", LATENTS / random)
     show("reference_latents_per_second_extrapolated", REFERENCE_LATENTS / reference)
@@ -74,7 +79,7 @@ def one_by_one(cache: CacheReader, tokens: np.ndarray, latent: int) -> list[dict
     decile = {window: rank * DECILES // len(windows) for rank, window in enumerate(by_peak)}
     priority = dict(zip(windows, keyed(0, PICK_WINDOW, latent, contexts, starts).tolist(), strict=True))
     explaining = keyed(0, SPLIT_CONTEXT, latent, np.arange(CONTEXTS)) < 2**63
-    drawn = []
+    drawn: list[tuple[str, str, tuple[int, int]]] = []
     for purpose, n in (("explain", 40), ("test", 50)):
         mine = sorted((w for w in windows if explaining[w[0]] == (purpose == "explain")), key=priority.__getitem__)
         turns: list[tuple[int, tuple[int, int]]] = []
@@ -83,15 +88,9 @@ def one_by_one(cache: CacheReader, tokens: np.ndarray, latent: int) -> list[dict
             turns.append((taken[decile[window]] * DECILES + int(SPREAD[decile[window]]), window))
             taken[decile[window]] += 1
         drawn += [(purpose, "activating", window) for _, window in sorted(turns)[:n]]
-    places = CONTEXT_LENGTH // WINDOW
-    silent: dict[tuple[int, int], None] = {}
-    for number in keyed(0, DRAW_NEGATIVE, latent, np.arange(3200)).tolist():
-        where, start = number % (CONTEXTS * places) // places, number % places * WINDOW
-        if not explaining[where] and (where, start) not in dense:
-            silent[where, start] = None
-        if len(silent) == 50:
-            break
-    drawn += [("test", "random", window) for window in silent]
+    beside = [start for purpose, _, (_, start) in drawn if purpose == "test"]
+    silent = silent_windows(latent, [beside[number % len(beside)] for number in range(50)], explaining, dense)
+    drawn += [("test", "random", silent[number]) for number in sorted(silent)]
     nothing = np.zeros(WINDOW, dtype=np.float32)
     return [
         {
@@ -105,6 +104,33 @@ def one_by_one(cache: CacheReader, tokens: np.ndarray, latent: int) -> list[dict
         }
         for purpose, kind, (where, start) in drawn
     ]
+
+
+def silent_windows(
+    latent: int, starts: list[int], explaining: np.ndarray, dense: dict[tuple[int, int], np.ndarray]
+) -> dict[int, tuple[int, int]]:
+    """A window (context, start) for each number whose draws hold one; `dense` has the windows that are active."""
+    found: dict[int, tuple[int, int]] = {}
+    drawn, draws = 0, DRAWS_AT_FIRST
+    while drawn < LARGEST_ROUND and len(found) < len(starts):
+        offers = {}
+        for number in range(len(starts)):
+            if number not in found:
+                contexts = keyed(0, DRAW_NEGATIVE, latent, number, np.arange(drawn, drawn + draws)) % np.uint64(
+                    CONTEXTS
+                )
+                windows = [(where, starts[number]) for where in contexts.tolist()]
+                offers[number] = [w for w in windows if not explaining[w[0]] and w not in dense]
+        while any(offers.values()):
+            for number, windows in offers.items():
+                offers[number] = [window for window in windows if window not in found.values()]
+            first = {number: windows[0] for number, windows in offers.items() if windows}
+            for number, window in first.items():
+                if window not in found.values():
+                    found[number] = window
+                    offers[number] = []
+        drawn, draws = drawn + draws, min(2 * draws, LARGEST_ROUND - drawn - draws)
+    return found
 
 
 def agree(rows: pl.DataFrame, table: pl.DataFrame) -> None:

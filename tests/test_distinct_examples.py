@@ -18,6 +18,7 @@ from interp_assets.examples.distinct import Shown, fill, slots_beside
 from interp_assets.examples.drawing import draw_examples
 from interp_assets.examples.repeats import RepeatedText, shared_run
 from interp_assets.examples.shortfalls import shortfalls
+from interp_assets.examples.windows import for_explaining
 from interp_assets.settings import Examples, ExplainExamples, TestExamples
 from tests.synthetic_cache import write_cache
 
@@ -114,6 +115,7 @@ def test_what_fires_on_boilerplate_alone_has_too_few_windows(cache: CacheReader,
     rows = draw_examples(cache, corpus, settings(kinds=["random"])).filter(pl.col("latent") == 0)
     assert rows["status"].to_list() == ["too_few_examples"]
     assert int(rows["reason"].item().split()[0]) < 6
+    assert int(rows["reason"].item().split("(")[1].split(" more repeat their text)")[0]) > 100
     blind = draw_examples(cache, corpus, settings(kinds=["random"]), texts=blind_to_repeats())
     assert (blind.filter(pl.col("latent") == 0)["status"] == "ok").all()
 
@@ -227,3 +229,18 @@ def test_what_is_lacking_is_said(cache: CacheReader, corpus: np.ndarray, near: n
     assert set(short.drop("reason").iter_rows()) == expected
     assert short["reason"].null_count() == 0
     assert len(HEADER) == 24
+
+
+@pytest.mark.parametrize("latent", [8, 12])
+def test_one_new_firing_moves_few_windows_of_its_latent(tmp_path: Path, latent: int) -> None:
+    text = np.random.default_rng(1).integers(0, 5000, (200, LENGTH)).astype(np.uint32)
+    dense = active_where(np.random.default_rng(5).integers(len(HEADER), 800, text.shape))
+    before = draw_examples(write_cache(tmp_path / "before", dense), text, settings(kinds=["random"]))
+    testing = ~for_explaining(0, np.array(latent), np.arange(len(text)))
+    context = np.flatnonzero(testing & (dense[:, 16:32, latent].max(axis=1) == 0))[0]
+    dense[context, 20, latent] = 1.234
+    after = draw_examples(write_cache(tmp_path / "after", dense), text, settings(kinds=["random"]))
+    columns = ["latent", "purpose", "kind", "context", "start"]
+    gone = before.drop_nulls("start").join(after.drop_nulls("start"), on=columns, how="anti")
+    assert set(gone["latent"]) == {latent}
+    assert len(gone) <= 6

@@ -244,10 +244,11 @@ def without_examples(latents: np.ndarray, counted: Counted, settings: Examples) 
     reasons = [
         "never fires on the corpus"
         if never
-        else f"{count} active windows, examples.min_windows is {settings.min_windows}"
+        else f"{count} active windows{f' ({repeated} more repeat their text)' if repeated else ''}, "
+        f"examples.min_windows is {settings.min_windows}"
         if count < settings.min_windows
         else f"all of its {count} active windows fall on one side of the split into explain and test contexts"
-        for never, count in zip(dead, counted.windows[latents], strict=True)
+        for never, count, repeated in zip(dead, counted.windows[latents], counted.repeated[latents], strict=True)
     ]
     return pl.DataFrame(
         {

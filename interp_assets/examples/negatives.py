@@ -49,8 +49,8 @@ class Negatives(NamedTuple):
 def random_negatives(slots: Slots, lookup: ActivationLookup, shown: Shown, seed: int) -> Negatives:
     """For each slot a window of a test context of its latent, on which that is silent.
 
-    Draw number i for a slot is a context: a hash of (seed, latent, number of the slot, i). So new text or another
-    latent never changes a draw, and a new firing at most one.
+    Draw number i for a slot is a context: a hash of (seed, latent, number of the slot, i). So another latent never
+    changes a draw, and a new firing those alone beside whose slots other test windows stand now.
 
     Args:
         slots: of latents whose activations `lookup` holds.

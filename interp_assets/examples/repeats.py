@@ -22,6 +22,10 @@ def shared_run(window: int) -> int:
     return min(window, max(window // 2, SHORTEST_RUN))
 
 
+CONTEXTS_AT_ONCE = 4096
+"Bounds the memory for look-ups; results do not depend on it."
+
+
 class RepeatedText:
     """The runs of tokens that stand in a corpus more than once. Equal hashes of 64 bits are taken for equal runs.
 
@@ -34,20 +38,20 @@ class RepeatedText:
         self.window, self.run = window, shared_run(window)
         self.contexts, self.context_length = tokens.shape
         hashes = run_hashes(tokens, self.run)
-        ordered = np.sort(hashes, axis=None)
-        again = ordered[1:][ordered[1:] == ordered[:-1]]
-        repeated = again[changes(again)]
+        repeated = twice_or_more(hashes)
+        self.count = len(repeated)
+        starts = self.context_length - window + 1
         self.number = np.full(hashes.shape, -1, dtype=np.int32)
         "int32 [contexts, context_length - run + 1]: equal for equal runs that begin there, -1 where a run stands once"
-        self.count = len(repeated)
-        if self.count:
-            at = np.searchsorted(repeated, hashes)
-            np.copyto(self.number, at, where=repeated.take(at, mode="clip") == hashes, casting="same_kind")
-        ends = np.zeros((self.contexts, self.number.shape[1] + 1), dtype=np.int32)
-        np.cumsum(self.number >= 0, axis=1, out=ends[:, 1:])
-        starts = self.context_length - window + 1
-        self.somewhere = ends[:, window - self.run + 1 :] > ends[:, :starts]
+        self.somewhere = np.zeros((self.contexts, starts), dtype=bool)
         "bool [contexts, context_length - window + 1]: whether the window that starts there holds a run that recurs"
+        for first in range(0, self.contexts if self.count else 0, CONTEXTS_AT_ONCE):
+            part = slice(first, first + CONTEXTS_AT_ONCE)
+            at = np.searchsorted(repeated, hashes[part])
+            recurs = repeated.take(at, mode="clip") == hashes[part]
+            np.copyto(self.number[part], at, where=recurs, casting="same_kind")
+            ends = np.pad(np.cumsum(recurs, axis=1), ((0, 0), (1, 0)))
+            self.somewhere[part] = ends[:, window - self.run + 1 :] > ends[:, :starts]
 
     def may_recur(self, context: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Which windows have any text that stands elsewhere too; the others need no closer look. Indices."""
@@ -88,6 +92,13 @@ class RepeatedText:
         kept = np.ones(len(windows.latent), dtype=bool)
         kept[gone] = False
         return windows.take(kept)
+
+
+def twice_or_more(values: np.ndarray) -> np.ndarray:
+    """The values that occur more than once, ascending."""
+    ordered = np.sort(values, axis=None)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    return again[changes(again)]
 
 
 def run_hashes(tokens: np.ndarray, run: int) -> np.ndarray:

@@ -48,7 +48,8 @@ class TestExamples(Settings):
     non_activating: int = identity(100, ge=0)
     negatives: NegativeKinds = identity("random")
     """random: windows without the latent. neighbour: windows on which a similar latent fires. similar_text: those that read
-    most like the windows on which it fires. The latent is silent on all of them; several kinds are dealt out evenly."""
+    most like the windows on which it fires. The latent is silent on all of them; several kinds are dealt out evenly. All begin
+    at the same positions of their contexts as the latent's activating test windows."""
     neighbour_by: Literal["decoder", "encoder", "cooccurrence"] = identity("decoder")
     "Similar by cosine of decoder or encoder directions, or by the share of positions at which both fire."
 
@@ -85,7 +86,7 @@ class Examples(Settings):
     placement: Literal["aligned", "centred"] = identity("aligned")
     "aligned: contexts are cut into windows. centred: the peak stands at three quarters of the window."
     min_windows: int = identity(20, ge=2)
-    "Latents with fewer active windows are counted and reported, not interpreted."
+    "Latents with fewer active windows of different text are counted and reported, not interpreted."
     latents: Count | LatentNumbers | Literal["all"] | LatentsAlong = identity(
         "all",
         allowed="a whole number, at least 1, or a list of whole numbers, at least 0, not empty, or 'all', "
