@@ -1,10 +1,13 @@
 """The queue of requests to a server that takes its time: how close it comes to what the server could answer.
 
 The server answers each request after 200 (50) ms, 64 at once: 320 (1,280) requests a second are the ideal.
+
+Then it turns requests away (429, Retry-After: 1): one in twenty of 100 a second, whatever comes above 50 a second, and all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,9 +16,10 @@ import time
 import psutil
 
 from benchmarks.measuring import quick, show
+from resources.errors import NotNow
 from resources.language_models.openai_engine import OpenAIEngine
 from resources.language_models.protocol import ChooseRequest, Message
-from tests.bench_server import Manners, serving
+from tests.bench_server import Manners, Serving, serving
 
 AT_ONCE = 64
 INSTRUCTIONS = Message("system", "Decide whether the unit is active anywhere in the text. " * 12)
@@ -49,8 +53,39 @@ def main() -> None:
     with serving(Manners(latency=1.0)) as server:
         command = [sys.executable, "-m", "benchmarks.scoring_queue", "--memory", server.url]
         print(subprocess.run(command, capture_output=True, text=True, check=True).stdout, end="")
+    busy_servers()
     show("at_50_ms_share_of_ideal_ratio", shares[50])
     show("at_200_ms_share_of_ideal_ratio", shares[200])
+
+
+def busy_servers() -> None:
+    """How much of what a server would answer it is asked, where it turns some requests away; 32 in flight."""
+    seconds, latency = (8, 0.32) if quick() else (20, 0.32)
+    with serving(Manners(latency=latency, too_many=0.05, retry_after="1")) as server:
+        answered, sent = asked_for(server, 100 * seconds)
+        show("of_100_a_second_with_5_percent_429_requests_per_second", answered)
+        show("of_100_a_second_with_5_percent_429_share_sent_again", 1 - 1 / sent)
+    with serving(Manners(latency=latency, rate=50, retry_after="1")) as server:
+        answered, sent = asked_for(server, 50 * seconds)
+        show("of_50_a_second_allowed_requests_per_second", answered)
+        show("of_50_a_second_allowed_share_sent_again", 1 - 1 / sent)
+    with serving(Manners(first=(200,) * 6, too_many=1.0, retry_after="1")) as server:
+        model = OpenAIEngine(server.url, "oracle", concurrency=32, wait_seconds=seconds)
+        before, began = server.told().requests, time.perf_counter()
+        with contextlib.suppress(NotNow):
+            model.choose(requests(200))
+        took = time.perf_counter() - began
+        # The first 32 were on their way before the first was answered.
+        show("all_turned_away_requests_per_second_after_the_first_32", (server.told().requests - before - 32) / took)
+
+
+def asked_for(server: Serving, count: int) -> tuple[float, float]:
+    """Requests answered a second, without the time in which the last ones wait to be sent again, and times each was sent."""
+    model = OpenAIEngine(server.url, "oracle", concurrency=32)
+    before, began, arrived = server.told().requests, time.perf_counter(), []
+    model.choose(requests(count), lambda place, reply: arrived.append(time.perf_counter() - began))
+    most = round(0.95 * count)
+    return most / sorted(arrived)[most - 1], (server.told().requests - before) / count
 
 
 def memory(url: str) -> None:

@@ -36,6 +36,8 @@ class Manners:
     too_many: float = 0.0
     "Answered 429, with `Retry-After: retry_after`."
     retry_after: str = "0.05"
+    rate: float | None = None
+    "Good answers a second, a tenth of them at once; what comes above that is answered 429, at once."
     errors: float = 0.0
     "Answered 500."
     hangs: float = 0.0
@@ -92,6 +94,7 @@ class BenchServer:
         self.free = asyncio.Semaphore(manners.capacity)
         self.at_once = 0
         self.not_before = 0.0
+        self.allowed, self.counted = 0.0, time.monotonic()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: requests one after the other. HTTP is as simple as our client's requests allow."""
@@ -133,6 +136,8 @@ class BenchServer:
             told.prompts.append(prompt)
             messages = asked.get("messages", [{"content": prompt}])
             told.lengths.append(sum(len(message["content"].split()) for message in messages))
+        if manners.rate is not None and not self.within(manners.rate):
+            return self.too_many()
         async with self.free:
             await asyncio.sleep(manners.latency)
         if manners.key is not None and headers.get("authorization") != f"Bearer {manners.key}":
@@ -184,6 +189,16 @@ class BenchServer:
         if kind == "too_many":
             return self.too_many()
         return refusal(0 if kind == "resets" else 500, "as told")
+
+    def within(self, rate: float) -> bool:
+        """Whether one more is within the rate: a token bucket."""
+        now = time.monotonic()
+        self.allowed = min(max(1.0, rate / 10), self.allowed + (now - self.counted) * rate)
+        self.counted = now
+        if self.allowed < 1:
+            return False
+        self.allowed -= 1
+        return True
 
     def too_many(self) -> Reply:
         self.not_before = time.monotonic() + float(self.manners.retry_after)
@@ -281,7 +296,7 @@ def start(manners: Manners, port: int = 0) -> Serving:
     ready = PROCESSES.Queue()
     process = PROCESSES.Process(target=run_in_process, args=(manners, port, ready), daemon=True)
     process.start()
-    return Serving(f"http://127.0.0.1:{ready.get(timeout=30)}/v1", process)
+    return Serving(f"http://127.0.0.1:{ready.get(timeout=120)}/v1", process)
 
 
 @contextmanager

@@ -81,16 +81,25 @@ def test_requests_are_begun_in_their_order_and_so_many_at_once() -> None:
     assert told.most_at_once == 5
 
 
-def test_retry_after_is_obeyed() -> None:
-    """By all requests, not only by the one that was told."""
+def test_retry_after_is_obeyed_by_the_request_that_was_told() -> None:
     with serving(Manners(first=(*[200] * (PROBES + 10), 429), retry_after="1")) as server:
         model = engine(server.url, concurrency=4)
-        began = time.monotonic()
-        replies = model.choose(judgements(60))
-        took, told = time.monotonic() - began, server.told()
+        began, arrived = time.monotonic(), []
+        replies = model.choose(judgements(60), lambda place, reply: arrived.append((place, time.monotonic() - began)))
+        told = server.told()
     assert len(replies) == 60
-    assert took > 1
-    assert told.too_early <= 3, "the others that were on their way"
+    assert told.requests == PROBES + 61
+    (last, took), others = arrived[-1], arrived[:-1]
+    assert 8 <= last <= 14 and took > 1, "the one that was turned away"
+    assert max(at for _, at in others) < took - 0.2, "the others did not wait for it"
+
+
+def test_a_server_that_turns_away_everything_is_left_alone() -> None:
+    with serving(Manners(first=(200,) * PROBES, too_many=1.0, retry_after="1", latency=0.02)) as server:
+        with pytest.raises(NotNow, match="slow down; "):
+            engine(server.url, concurrency=8, wait_seconds=3).choose(judgements(200))
+        told = server.told()
+    assert told.requests - PROBES <= 3 * 8 + 5
 
 
 def test_a_quota_that_is_used_up_is_told_at_once() -> None:

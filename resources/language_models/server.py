@@ -2,7 +2,8 @@
 
 Faults are told apart by whose they are. What the server refuses (400, 422, ...) is an outcome of that request. What
 may pass (a time-out, a broken connection, 429, 5xx, a body that makes no sense) is asked again. A request that keeps
-failing is refused once the server is seen to answer another; a server that answers none is waited for.
+failing is refused once the server is seen to answer another; a server that answers none is waited for. One that turns some
+away for being busy gets fewer at a time (`pace`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from resources.errors import NotNow, one_line
+from resources.language_models.pace import Pace, Turn
 from resources.language_models.protocol import EnoughSpent
 from resources.language_models.server_errors import (
     BUSY,
@@ -34,11 +36,15 @@ TRIES = 4
 "A request that failed twice as often is refused if the server answers another meanwhile."
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0
 "Seconds before a request is asked again; doubled each time."
+WAITING = 128
+"Requests that were turned away may wait, beside those in flight, before no new ones are begun."
 SAID_AFTER = 2.0
 "Seconds without any answer after which the wait is told."
 CONNECT_SECONDS = 30.0
 LONGEST_SAID = 300
 "Characters of what a server says of an error; cut when the key is out of it, of which no part may be left."
+NOT_SENT_AGAIN = object()
+"The outcome of a request that waited when all had ended."
 SENSELESS = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 "What reading a body raises that is not what it should be."
 
@@ -66,6 +72,8 @@ class Trouble:
     fault: bool = True
     "It may be the request's own; False where the server cannot be reached or says that it is busy."
     reached: bool = True
+    busy: bool = False
+    "The server says that it has too much to do."
 
 
 class Server:
@@ -99,7 +107,7 @@ class Server:
         self._silent_since: float | None = None
         "Since when there was trouble and no answer."
         self._said = False
-        self._not_before = 0.0
+        self._pace = Pace(concurrency)
 
     def ask(self, call: Call) -> Any:
         """The reply to one request, or Refused."""
@@ -112,13 +120,14 @@ class Server:
 
         Raises:
             NotNow: the server answered nothing for too long, or no longer takes the key or the model.
-            EnoughSpent: `arrived` did; what was in flight then has been handed over.
+            EnoughSpent: `arrived` did; what was in flight then has been handed over, but for what was to be sent again.
         """
         asyncio.run(self._ask_all(enumerate(calls), arrived))
 
     async def _ask_all(self, calls: Iterator[tuple[int, Call]], arrived: Callable[[int, Any], None]) -> None:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        self._silent_since, self._said, self._not_before = None, False, 0.0
+        self._silent_since, self._said, self._ended = None, False, asyncio.Event()
+        self._pace.begin()
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(self.timeout_seconds, sock_connect=CONNECT_SECONDS),
@@ -127,16 +136,21 @@ class Server:
             enough: list[EnoughSpent] = []
 
             async def work() -> None:
-                for place, call in calls:
-                    reply = await self._outcome(session, call)
+                while not enough:
+                    async with Turn(self._pace) as turn:
+                        place, call = next(calls, (0, None))
+                        if call is None or enough:
+                            return
+                        reply = await self._outcome(session, call, turn)
+                    if reply is NOT_SENT_AGAIN:
+                        return
                     try:
                         arrived(place, reply)
                     except EnoughSpent as said:
                         enough.append(said)
-                    if enough:
-                        return
+                        self._ended.set()
 
-            workers = [asyncio.create_task(work()) for _ in range(self.concurrency)]
+            workers = [asyncio.create_task(work()) for _ in range(self.concurrency + max(WAITING, self.concurrency))]
             try:
                 await asyncio.gather(*workers)
             finally:
@@ -146,26 +160,29 @@ class Server:
             if enough:
                 raise enough[0]
 
-    async def _outcome(self, session: aiohttp.ClientSession, call: Call) -> Any:
+    async def _outcome(self, session: aiohttp.ClientSession, call: Call, turn: Turn) -> Any:
         """The reply to a request and to whatever has to be asked after it or in its place."""
         while True:
-            reply = await self._answer(session, call)
+            reply = await self._answer(session, call, turn)
             if isinstance(reply, Refused):
                 reply = call.otherwise(reply) or reply
             if not isinstance(reply, Call):
                 return reply
             call = reply
 
-    async def _answer(self, session: aiohttp.ClientSession, call: Call) -> Any:
+    async def _answer(self, session: aiohttp.ClientSession, call: Call, turn: Turn) -> Any:
         began, faults, pause, again = time.monotonic(), 0, FIRST_PAUSE, False
         while True:
-            while (left := self._not_before - time.monotonic()) > 0:
+            # One that kept its place may find that all are to wait.
+            while (left := self._pace.not_before - time.monotonic()) > 0:
                 await asyncio.sleep(left)
+            sent = time.monotonic()
             reply = await self._try(session, call)
             if isinstance(reply, Refused) and reply.status in NOT_FOR_US:
                 reply = await self._trouble_with_others(session) or reply
             if not isinstance(reply, Trouble):
                 self._silent_since, self._said = None, False
+                self._pace.answered(sent)
                 return reply
             if self.must_be_up and not reply.reached:
                 raise NotNow(f"{self.base_url}: {reply.why}")
@@ -181,7 +198,19 @@ class Server:
                     began, faults, again = time.monotonic(), 0, True
                 elif left <= 0:
                     raise NotNow(f"{self.base_url}: {reply.why}; waited for {self.wait_seconds:g} s")
-            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 spreads requests, no secret
+            seconds = random.uniform(pause / 2, pause)  # noqa: S311 spreads requests, no secret
+            if reply.busy:
+                seconds = max(seconds, reply.seconds or 0)
+                self._pace.turned_away(sent, seconds)
+                if self._pace.not_before - time.monotonic() > SAID_AFTER:
+                    self._say(f"{reply.why}; all wait for {seconds:.0f} s")
+                # How long others go first says nothing about this one.
+                began += await turn.again(sent, seconds, self._ended)
+            else:
+                # Its place is kept: a server in trouble is not asked more at a time.
+                await asyncio.sleep(seconds)
+            if self._ended.is_set():
+                return NOT_SENT_AGAIN
             pause = min(2 * pause, LONGEST_PAUSE, max(left, FIRST_PAUSE))
 
     async def _trouble_with_others(self, session: aiohttp.ClientSession) -> Trouble | None:
@@ -230,7 +259,7 @@ class Server:
     def _fault(self, error: ServerError, seconds: float | None) -> Trouble | Refused:
         reason = f"the server says {error.told}: {one_line(self._without_key(error.words), LONGEST_SAID)}"
         if error.status in BUSY:
-            return Trouble(reason, seconds, fault=False)
+            return Trouble(reason, seconds, fault=False, busy=True)
         return Trouble(reason) if error.status >= 500 else Refused(error.status, reason, error.param)
 
     def _patience_left(self, trouble: Trouble) -> float:
@@ -242,14 +271,17 @@ class Server:
         now = time.monotonic()
         self._silent_since = now if self._silent_since is None else self._silent_since
         left = self._silent_since + self.wait_seconds - now
-        if trouble.seconds is not None:
-            if trouble.seconds > left:
-                raise NotNow(f"{self.base_url}: {trouble.why}; it asks to wait for {trouble.seconds:.0f} s")
-            self._not_before = max(self._not_before, now + trouble.seconds)
-        if not self._said and now - self._silent_since > min(SAID_AFTER, self.wait_seconds / 2):
-            self._said = True
-            print(f"{'waiting':8} for {self.base_url}: {trouble.why}", file=sys.stderr, flush=True)
+        if trouble.seconds is not None and trouble.seconds > left:
+            raise NotNow(f"{self.base_url}: {trouble.why}; it asks to wait for {trouble.seconds:.0f} s")
+        if now - self._silent_since > min(SAID_AFTER, self.wait_seconds / 2):
+            self._say(trouble.why)
         return left
+
+    def _say(self, why: str) -> None:
+        """What is waited for, once until there is an answer."""
+        if not self._said:
+            self._said = True
+            print(f"{'waiting':8} for {self.base_url}: {why}", file=sys.stderr, flush=True)
 
     def not_for_us(self, refused: Refused) -> NotNow:
         """Nothing can be asked of this server: why, and what to do."""
