@@ -25,8 +25,9 @@ LIKE = 0.75
 "The least share of a pattern's marks that must stand on tokens of their kind."
 RANKS = 8.0
 "Powers of two by which ranks may differ before it makes no more difference."
-IMPOSSIBLE, UNLIKE, BY_KIND, BY_RANK, BY_TOKEN, BY_CHANCE = 1e6, 10.0, 2.0, 0.3, 0.01, 0.05
-"What a pair of text and pattern costs where it clashes, is unlike; by share of marks unlike, by rank, by token moved, by draw."
+IMPOSSIBLE, UNLIKE, BY_KIND, BY_RANK, BY_TOKEN, BY_SIDE, BY_CHANCE = 1e6, 10.0, 2.0, 0.3, 0.01, 1e-6, 0.05
+"""What a pair of text and pattern costs where it clashes, or is unlike; by the share of marks unlike, by rank, by tokens moved,
+by the side to which, by a draw."""
 
 
 class Placed(NamedTuple):
@@ -73,10 +74,13 @@ def matched_marks(
         clash[:, some] |= blocked[:, inside] | outside
     unlike, far = (each / sizes[:, None] for each in (unlike, far))
     cost = (unlike > 1 - LIKE) * UNLIKE + unlike * BY_KIND + far * BY_RANK + np.abs(shifts) * BY_TOKEN
+    keys = keys_of(latent, positives, seed)
+    # As near to the left as to the right: which is taken the draw says.
+    cost += np.where(keys < 0.5, 1, -1)[:, :, None] * shifts * BY_SIDE
     cost = np.where(clash, IMPOSSIBLE, cost)
     best = cost.argmin(2)
     least = cost.min(2)
-    pairs = assigned(least + keys_of(latent, positives, seed) * BY_CHANCE)
+    pairs = assigned(least + keys * BY_CHANCE)
     return {
         text: Placed(pattern, moved(patterns[pattern], int(shifts[best[text, pattern]])))
         for text, pattern in pairs
