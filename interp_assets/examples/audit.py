@@ -53,7 +53,7 @@ def use_of_windows(negatives: pl.DataFrame) -> Use:
         negatives: rows of the table `examples`, of one kind.
     """
     served = negatives.group_by("context", "start").agg(pl.col("latent").n_unique())["latent"]
-    return Use(len(negatives), len(served), int(served.max() or 0))  # type: ignore[call-overload]
+    return Use(len(negatives), len(served), max(served, default=0))
 
 
 def told_apart(features: np.ndarray, activating: np.ndarray, latent: np.ndarray) -> Estimate:

@@ -84,8 +84,8 @@ class TextIndex:
     def of(cls, partition: Partition) -> TextIndex:
         table = partition.read("windows")
         vectors = table["vector"].explode().to_numpy().reshape(len(table), -1)
-        places = (table[name].to_numpy().astype(np.int64) for name in ("context", "start"))
-        return cls(*places, *centred(vectors), table["crowding"].to_numpy())
+        context, start = (table[name].to_numpy().astype(np.int64) for name in ("context", "start"))
+        return cls(context, start, *centred(vectors), table["crowding"].to_numpy())
 
     def near(self, queries: np.ndarray, windows: np.ndarray) -> np.ndarray:
         """CSLS of embeddings with some windows of the index, but for what is the same for all windows.

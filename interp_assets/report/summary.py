@@ -248,7 +248,9 @@ def against_layers(scores: pl.DataFrame) -> list[Difference]:
     n = np.minimum(one.n, other.n).astype(int)
     numbers = zip(n, one.mean - other.mean, *ends, p_of_difference(one, other, limits), strict=True)
     return [
-        Difference(row["layer"], beside["layer"], *(row[name] for name in same), int(few), *map(float, rest))
+        Difference._make(
+            [row["layer"], beside["layer"], *(row[name] for name in same), int(few), *map(float, rest), np.nan]
+        )
         for (row, beside), (few, *rest) in zip(pairs, numbers, strict=True)
     ]
 

@@ -262,7 +262,7 @@ def correlations(
             # Where nothing differs, nothing is known of how contexts differ.
             half = stdtrit(active - 1, 0.975) * error if error > 0 else math.nan
             ends = back(scale(value)[0] + np.array([-half, half]))
-        yield statistic, float(value[0]), *map(float, ends)
+        yield statistic, float(value[0]), float(ends[0]), float(ends[1])
 
 
 def arctanh(r: np.ndarray) -> np.ndarray:
