@@ -190,7 +190,7 @@ READERS: dict[tuple[str, str, str], set[str]] = {
     ("latent_statistics", "statistics", "promoted_tokens"): set(),  # shown to no explainer of this study
     ("examples", "examples", "tokens"): {"explanations", *(f"scores/{method}" for method in ON_WINDOWS)},
     ("examples", "examples", "decile"): WEIGHED,
-    ("examples", "latents", "windows"): WEIGHED,
+    ("examples", "latents", "windows"): {*WEIGHED, "semantic_overlap"},
     ("explanations", "explanations", "explanation"): {*BY_EXPLANATION, "semantic_overlap"},
     ("layer_matching", "matching", "latent_b"): {"semantic_overlap"},
     ("layer_matching", "matching", "similarity"): set(),

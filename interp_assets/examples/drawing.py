@@ -129,8 +129,7 @@ def count_windows(
 
 
 def asked_latents(counted: Counted, settings: Examples) -> np.ndarray:
-    """Which latents get examples if they have enough windows; bool [n_latents]. Those drawn along an alignment are a list by
-    now."""
+    """Which latents get examples if they have enough windows; bool [n_latents]."""
     n = len(counted.windows)
     asked = np.zeros(n, dtype=bool)
     if settings.latents == "all":
@@ -138,7 +137,8 @@ def asked_latents(counted: Counted, settings: Examples) -> np.ndarray:
     elif isinstance(settings.latents, int):
         candidates = np.flatnonzero(counted.enough(settings))
         asked[first_latents(settings.seed, candidates.tolist(), settings.latents)] = True
-    elif isinstance(settings.latents, tuple):
+    else:
+        assert isinstance(settings.latents, tuple), "latents drawn along the alignment stand in a list by now"
         if beyond := [latent for latent in settings.latents if latent >= n]:
             raise UnusableInput(f"examples.latents: there is no latent {beyond[0]}; this SAE has 0 to {n - 1}")
         asked[list(settings.latents)] = True
