@@ -131,7 +131,7 @@ def test_make_ui_serves_the_assets_of_every_study(tmp_path: Path, port: int) -> 
         assert node["description"]
         assert node["kinds"]
     parents = {"/".join(key["path"]) for key in nodes["smollm2_demo/examples"]["dependencyKeys"]}
-    assert parents == {"smollm2_demo/activation_cache", "smollm2_demo/corpus"}
+    assert parents == {f"smollm2_demo/{name}" for name in ("activation_cache", "corpus", "layer_matching")}
 
 
 def ask(port: int, query: str) -> dict:  # type: ignore[type-arg]
