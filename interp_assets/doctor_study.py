@@ -79,7 +79,8 @@ def in_all(work: Forecast, seconds: float | None, priced: bool) -> str:
         )
     most = "" if work.exact else "at most "
     said = f"left in this study: {most}{work.llm_calls:,} calls, {most}{seconds / 3600:,.2g} hours at this speed"
-    return f"{said}, at most {work.cost:,.2f} at the study's prices" if priced and work.cost is not None else said
+    about = "about" if work.tokens_of_a_call else "at most"
+    return f"{said}, {about} {work.cost:,.2f} at the study's prices" if priced and work.cost is not None else said
 
 
 def show_budget(study: Study) -> None:

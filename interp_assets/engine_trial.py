@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
-from random import randrange
+from random import Random
 from typing import Any, Literal, NamedTuple
 
 from interp_assets.api_keys import key_of
@@ -13,34 +13,27 @@ from interp_assets.asset import Asset
 from interp_assets.engine_needs import check_needs
 from interp_assets.examples.rendering import Rendering
 from interp_assets.explanations import pending as explaining
-from interp_assets.explanations.prompts import form_of, prompt
 from interp_assets.forecast import forecast, scoring_method
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
 from interp_assets.models import check_package, logged_engine
 from interp_assets.progress import Progress
-from interp_assets.scores.calibration import SINGLE, of_size
+from interp_assets.sample_prompts import SAMPLE, SENTENCE, made_up_window, of_explainer, of_method
 from interp_assets.scores.intervention.effects import Effect, Raised
 from interp_assets.scores.intervention.explaining import request as effect_request
 from interp_assets.scores.intervention.wording import SCORED
-from interp_assets.scores.judged import Judged
 from interp_assets.scores.methods import methods_of
 from interp_assets.scores.pending import pending
-from interp_assets.scores.trials import Subject, TestExample
 from interp_assets.settings import LlmExplainer, OpenAIEngine
 from interp_assets.study import Study
 from resources.language_models.logged import VERBS, LoggedEngine, request_key
-from resources.language_models.protocol import GenerateRequest, LikelihoodRequest, Request
+from resources.language_models.protocol import LikelihoodRequest, Request
 from resources.loaded_models import LoadedModels
 
 Role = Literal["explaining", "judging", "intervening"]
 
 PATIENCE = 10.0
 "Seconds for which a server that has trouble is waited for at the start of a run; one that is down is told of at once."
-SAMPLE = 20
-"Prompts."
-NEW_TOKENS = 8
-SENTENCE = "the river ran past the mill and on to the sea, "
 
 
 class Speed(NamedTuple):
@@ -179,40 +172,11 @@ def about_effects(
 
 def made_up(study: Study, engine: str, role: Role) -> list[Request]:
     """Prompts of the study's form and length, for when its own cannot be built yet; new ones each time."""
-    rendering, length = Rendering.of(study), study.examples.window
-
-    sentence = rendering.tokenizer(SENTENCE * length, add_special_tokens=False)["input_ids"]
-
-    def window() -> list[int]:
-        """A sentence behind a few words that were never asked about before."""
-        new = [randrange(len(rendering.tokenizer)) for _ in range(NEW_TOKENS)]  # noqa: S311 no secret
-        return [*new, *sentence][:length]
-
+    rendering, draw = Rendering.of(study), Random()  # noqa: S311 no secret
     if role == "explaining":
         explainer = next(e for e in study.explainers.values() if isinstance(e, LlmExplainer) and e.engine == engine)
-        found = []
-        for _ in range(SAMPLE):
-            windows = [
-                (window(), [float(place % 8 == 0) for place in range(length)]) for _ in range(explainer.n_examples)
-            ]
-            messages = prompt(windows, None, explainer, rendering)
-            found.append(GenerateRequest(messages, explainer.max_tokens, constraint=form_of(explainer)))
-        return [*found]
+        return of_explainer(study, explainer, rendering, draw)
     if role == "intervening":
-        return [*islice(about_effects(study, engine, rendering, window), SAMPLE)]
+        return [*islice(about_effects(study, engine, rendering, made_up_window(study, rendering, draw)), SAMPLE)]
     method = next(method for method in methods_of(study).values() if method.engine == engine)
-    if isinstance(method, Judged) and method.settings.list_sizes:
-        # Single prompts are asked first.
-        method = type(method)(study, of_size(method.settings, SINGLE))
-
-    def examples() -> Iterator[TestExample]:
-        for number in range(SAMPLE):
-            # Every second one is active, each at another place.
-            active = [float(number % 2 == 0 and place == number % length) for place in range(length)]
-            yield TestExample(number, window(), active, number % 2 == 0)
-
-    subjects = (
-        Subject(latent, "sample", "none", SENTENCE + rendering.text(window()), method.trials(latent, [*examples()]))
-        for latent in range(SAMPLE * SAMPLE)
-    )
-    return [*islice((request for subject in subjects for request in method.requests([subject])), SAMPLE)]
+    return of_method(study, method, rendering, draw)

@@ -6,6 +6,7 @@ Builds the very requests that the stage would ask, and looks them up in the repl
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from interp_assets.asset import Asset
@@ -13,13 +14,14 @@ from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness, PartitionState
 from interp_assets.job import Inputs
 from interp_assets.models_read import engine_tokenizer
-from interp_assets.settings import InterventionScorer, LlmExplainer, LocalModel
+from interp_assets.sample_prompts import of_explainer, of_method
+from interp_assets.settings import InterventionScorer, LlmExplainer
 from interp_assets.study import Study
 from interp_assets.tables import calls_behind
+from interp_assets.tokens_sent import Reckoned, counted, reckoned, recorded_or
 from resources.errors import UnusableInput
 from resources.language_models.logged import LoggedEngine, request_key
-from resources.language_models.protocol import GenerateRequest, LanguageModel, LikelihoodRequest, Request
-from resources.tokenizers import count_tokens, request_texts
+from resources.language_models.protocol import GenerateRequest, LanguageModel, Request
 
 if TYPE_CHECKING:
     from interp_assets.scores.method import Method
@@ -30,9 +32,6 @@ TOKENS_OF_A_TOKEN = 2
 "A token of the subject model is rarely more of the engine's."
 TOKENS_AROUND = 200
 "A chat format, numbers of excerpts and the like."
-
-CHARACTERS_OF_A_TOKEN = 3
-"Of a model whose tokenizer is not here; few texts have fewer."
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,10 @@ class Forecast:
     cost: float | None = 0.0
     "At the study's prices, with the longest reply that is allowed and nothing found in a prefix cache."
     exact: bool = True
-    """False where these are upper bounds. Either way a reply that cannot be read costs one call more, which nobody can
-    foresee."""
+    """False where calls are upper bounds, and tokens and cost those calls times what one takes. Either way a reply that
+    cannot be read costs one call more, which nobody can foresee."""
+    tokens_of_a_call: tuple[str, ...] = ()
+    "Where prompt tokens were not counted in the prompts themselves: what a call takes, and how that is known."
 
     def __add__(self, other: Forecast) -> Forecast:
         def both(a: Any, b: Any) -> Any:
@@ -60,6 +61,7 @@ class Forecast:
             both(self.prompt_tokens, other.prompt_tokens),
             both(self.cost, other.cost),
             self.exact and other.exact,
+            tuple(dict.fromkeys(self.tokens_of_a_call + other.tokens_of_a_call)),
         )
 
 
@@ -84,7 +86,7 @@ def of_explanations(inputs: Inputs, engine: str | None) -> Forecast:
     for name, explainer in inputs.study.explainers.items():
         if isinstance(explainer, LlmExplainer) and engine in (None, explainer.engine) and (mine := todo.latents(name)):
             asked = requests(inputs, explainer, mine, todo.windows, Rendering.of(inputs.study))
-            total += Forecast(0) + of_requests(inputs, explainer.engine, [*asked])
+            total += Forecast(0) + of_requests(inputs, explainer.engine, [*asked], "explanations", name)
     return total
 
 
@@ -143,33 +145,33 @@ def only_logged(inputs: Inputs, name: str) -> LoggedEngine:
     return LoggedEngine(load, identity, inputs.log, study.name, name, capabilities, lambda: "this is a forecast")
 
 
-def of_requests(inputs: Inputs, engine: str, requests: list[Request]) -> Forecast:
-    """Of requests to one engine: how many are in the log, and what the others take."""
+def of_requests(
+    inputs: Inputs, engine: str, requests: list[Request], table: str = "trials", explainer: str | None = None
+) -> Forecast:
+    """Of requests to one engine: how many are in the log, and what the others take.
+
+    Args:
+        table, explainer: where such calls stand in what was made before.
+    """
     settings, identity = inputs.study.engines[engine], inputs.freshness.engine_identity(engine)
     by_key = {request_key(identity, request): request for request in requests}
     found = inputs.log.look_up(list(by_key)) if inputs.log.file.exists() else {}
     new = [request for key, request in by_key.items() if key not in found]
-    tokenizer = engine_tokenizer(inputs.study, engine)
-    exact = tokenizer is not None
-    if tokenizer is not None:
-        template = settings.chat_template if isinstance(settings, LocalModel) else {}
-        tokens = sum(count_tokens(tokenizer, request_texts(tokenizer, new, template)))
+    exact = engine_tokenizer(inputs.study, engine) is not None
+    told: tuple[str, ...] = ()
+    if exact or not new:
+        tokens = counted(inputs.study, engine, new)
     else:
-        characters = sum(map(characters_of, new))
-        tokens = -(-characters // CHARACTERS_OF_A_TOKEN)
+        answered = [(by_key[key], reply.prompt_tokens) for key, reply in found.items()]
+        one = reckoned(inputs, engine, new, answered, table, explainer)
+        tokens, told = round(one.tokens * len(new)), (one.told,)
     replies = sum(request.max_tokens for request in new if isinstance(request, GenerateRequest))
     cost = settings.price.of(tokens, 0, replies) if settings.price else 0.0
-    return Forecast(0, len(new), len(requests) - len(new), tokens, cost, exact)
-
-
-def characters_of(request: Request) -> int:
-    if isinstance(request, LikelihoodRequest):
-        return len(request.text) + len(request.continuation)
-    return sum(len(message.content) for message in request.messages)
+    return Forecast(0, len(new), len(requests) - len(new), tokens, cost, exact, told)
 
 
 def at_most(inputs: Inputs, engine: str | None) -> Forecast:
-    """An upper bound from the settings alone, for a partition whose inputs are made first."""
+    """For a partition whose inputs are made first: an upper bound of the calls, by the settings alone, times what one takes."""
     from interp_assets.scores.methods import methods_of
 
     study = inputs.study
@@ -177,15 +179,17 @@ def at_most(inputs: Inputs, engine: str | None) -> Forecast:
     total = Forecast(latents, exact=False)
     window = study.examples.window * TOKENS_OF_A_MARKED_TOKEN
     if inputs.asset.group == "explanations":
-        for explainer in study.explainers.values():
+        for name, explainer in study.explainers.items():
             if isinstance(explainer, LlmExplainer) and engine in (None, explainer.engine):
-                tokens = TOKENS_AROUND + 600 + explainer.n_examples * window
+                most = TOKENS_AROUND + 600 + explainer.n_examples * window
+                sample = partial(of_explainer, study, explainer)
+                one = reckoned(inputs, explainer.engine, sample, (), "explanations", name, most)
                 calls = least(explainer.latents, latents)
-                total += bound(study, explainer.engine, calls, tokens, explainer.max_tokens)
+                total += bound(study, explainer.engine, calls, one, explainer.max_tokens)
         return total
     scored_by = inputs.asset.name.split("/")[1]
     if isinstance(scorer := study.scorers.chosen()[scored_by], InterventionScorer):
-        return of_interventions(study, scorer, latents, engine)
+        return of_interventions(inputs, scorer, latents, engine)
     method = methods_of(study)[scored_by]
     limits = [getattr(study.explainers[name], "latents", None) for name in method.explainers or ()] or [None]
     scored = [least(limit, scorer.latents, latents) for limit in limits]
@@ -195,16 +199,20 @@ def at_most(inputs: Inputs, engine: str | None) -> Forecast:
     controls = 2 if getattr(scorer, "shuffled_control", False) else 1
     for explained in scored:
         for most in method.most():
+            shown = TOKENS_AROUND + 600 + most.windows * window
+            one = reckoned(inputs, method.engine, partial(of_method, study, method), (), "trials", None, shown)
             subjects = explained if explained is None else explained * controls
             asked = subjects if most.subjects is None else least(most.subjects, explained)
             calls = None if asked is None else asked * most.calls
-            tokens = TOKENS_AROUND + 600 + most.windows * window
-            total += bound(study, method.engine, calls, tokens, most.reply_tokens)
+            total += bound(study, method.engine, calls, one, most.reply_tokens)
     return total
 
 
-def of_interventions(study: Study, scorer: InterventionScorer, interpreted: int | None, engine: str | None) -> Forecast:
+def of_interventions(
+    inputs: Inputs, scorer: InterventionScorer, interpreted: int | None, engine: str | None
+) -> Forecast:
     """An upper bound: every change within reach, each explanation and its control behind every passage."""
+    study = inputs.study
     latents = least(scorer.latents, interpreted)
     effects = None if latents is None else latents * len(scorer.conditions)
     prompt = (scorer.prompt_tokens + 2) * TOKENS_OF_A_TOKEN
@@ -215,18 +223,20 @@ def of_interventions(study: Study, scorer: InterventionScorer, interpreted: int 
     if engine in (None, scorer.explainer):
         # Replies that cannot be used are asked for once more.
         asked = None if effects is None else 2 * effects
-        total += bound(study, scorer.explainer, asked, TOKENS_AROUND + 600 + shown, scorer.max_tokens)
+        one = recorded_or(inputs, "effects", TOKENS_AROUND + 600 + shown)
+        total += bound(study, scorer.explainer, asked, one, scorer.max_tokens)
     if engine in (None, scorer.scorer):
         asked = None if effects is None else effects * texts
-        total += bound(study, scorer.scorer, asked, TOKENS_AROUND + passage, 0)
+        total += bound(study, scorer.scorer, asked, recorded_or(inputs, "trials", TOKENS_AROUND + passage), 0)
     return total
 
 
-def bound(study: Study, engine: str, calls: int | None, tokens: int, reply: int) -> Forecast:
+def bound(study: Study, engine: str, calls: int | None, one: Reckoned, reply: int) -> Forecast:
     if calls is None:
         return Forecast(0, None, 0, None, None, exact=False)
-    price = study.engines[engine].price
-    return Forecast(0, calls, 0, calls * tokens, price.of(calls * tokens, 0, calls * reply) if price else 0.0, False)
+    price, tokens = study.engines[engine].price, round(calls * one.tokens)
+    cost = price.of(tokens, 0, calls * reply) if price else 0.0
+    return Forecast(0, calls, 0, tokens, cost, False, (one.told,) if calls else ())
 
 
 def least(*counts: int | None) -> int | None:

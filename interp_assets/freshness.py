@@ -94,6 +94,8 @@ class Freshness:
         self._current: dict[Node, Partition | None] = {}
         self._own: dict[Node, tuple[State, tuple[str, ...]]] = {}
         self._stopped: dict[Node, bool] = {}
+        self.tokens_sent: dict[tuple[str, str, str | None], Any] = {}
+        "What `tokens_sent` found in the tables, which is looked up once."
 
     @cached_property
     def log(self) -> ReplyLog:

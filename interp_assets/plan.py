@@ -78,8 +78,15 @@ def print_plan(study: Study, listed: list[Listed]) -> None:
         most = "" if total.exact else "at most "
         calls, tokens = ("unknown" if each is None else f"{each:,}" for each in (total.llm_calls, total.prompt_tokens))
         priced = any(engine.price is not None for engine in study.engines.values())
-        money = f", at most {total.cost:,.2f} at the study's prices" if priced and total.cost is not None else ""
-        print(f"language models: {most}{calls} calls, {most}{tokens} prompt tokens{money}")
+        about = "about " if total.tokens_of_a_call else ""
+        money = (
+            f", {about or 'at most '}{total.cost:,.2f} at the study's prices"
+            if priced and total.cost is not None
+            else ""
+        )
+        print(f"language models: {most}{calls} calls, {about}{tokens} prompt tokens{money}")
+        for told in total.tokens_of_a_call:
+            print(f"tokens of a prompt: {told}")
         print(f"replies reused: {total.replies_reused:,}")
     if any(each.state.state in WORK for each in listed):
         print(f"to carry it out: interp run {study.called}")

@@ -17,6 +17,7 @@ from interp_assets.partitions import layer_keys, layers_touched, partitions_of
 from interp_assets.proof_limits import in_words
 from interp_assets.setting_errors import StudyError, listed
 from interp_assets.study import Study
+from resources.language_models.given_up import GIVEN_UP
 from resources.leases import Leases
 
 if TYPE_CHECKING:
@@ -193,6 +194,8 @@ class Runner:
         freshness = Freshness(self.study)
         if self.counts["partial"] and (reached := freshness.budget_reached):
             print(f"budget:  {reached}; with a larger one in {self.study.file} the next run goes on")
+        for why in GIVEN_UP.values():
+            print(f"gone:    {why}; once it answers: interp run {self.study.called}")
         if failed := failed_rows_in(freshness):
             name = self.study.called
             print(f"failed:  {failed:,} rows; why: interp status {name}; to ask again: interp retry {name}")

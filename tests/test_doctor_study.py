@@ -74,7 +74,7 @@ def test_doctor_tells_what_engines_can_do_and_what_is_left(world: Path, capsys: 
         asked = {prompt for prompt in server.told().prompts if "Excerpt 1" in prompt} - before
         total = sum((each.work for each in plan(study)), Forecast(0))
         assert f"left in this study: at most {total.llm_calls:,} calls, at most " in said
-        assert f"at most {total.cost:,.2f} at the study's prices" in said
+        assert f"about {total.cost:,.2f} at the study's prices" in said
         # What was asked of the study's own prompts is kept for the run.
         made = make_all(study, LoadedModels())
     assert len(asked) == 20

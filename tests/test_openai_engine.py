@@ -24,6 +24,7 @@ from interp_assets.setting_errors import StudyError
 from interp_assets.settings import OpenAIEngine as EngineSettings
 from interp_assets.study import PROJECT, load_study
 from resources.errors import NotNow
+from resources.language_models.given_up import GIVEN_UP
 from resources.language_models.logged import LoggedEngine
 from resources.language_models.openai_engine import OpenAIEngine
 from resources.language_models.protocol import ChooseRequest, Constraint, GenerateRequest, LikelihoodRequest, Message
@@ -175,6 +176,27 @@ def test_what_arrived_before_the_server_went_is_kept(tmp_path: Path) -> None:
         assert len(model.choose(requests)) == 50
         assert (model.replies_reused, model.calls_made) == (20, 30)
         assert server.told().requests == PROBES + 30
+
+
+def test_a_server_that_was_given_up_is_not_waited_for_again(capfd: pytest.CaptureFixture[str]) -> None:
+    """By no engine of this process, until one small request is answered; of a server that hangs that takes no longer."""
+    port = free_port()
+    with serving(Manners(), port) as server:
+        model, other = engine(server.url, wait_seconds=1.0), engine(server.url, model="oracle", wait_seconds=60)
+    words = rf"^{server.url}: it cannot be reached \(.*\); waited for 1 s$"
+    with pytest.raises(NotNow, match=words):
+        model.choose(judgements(20))
+    began = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(NotNow, match=words):
+            other.choose(judgements(20))
+        with pytest.raises(NotNow, match=words):
+            engine(server.url, wait_seconds=60)
+    assert time.monotonic() - began < 30, "and not for 60 seconds each time"
+    with serving(Manners(), port):
+        assert len(other.choose(judgements(20))) == 20
+        assert len(model.choose(judgements(20))) == 20
+    assert server.url not in GIVEN_UP
 
 
 def test_servers_share_replies_and_models_do_not(tiny_file: Path) -> None:

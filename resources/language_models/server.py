@@ -9,6 +9,7 @@ away for being busy gets fewer at a time (`pace`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import sys
@@ -16,11 +17,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from itertools import chain
 from typing import Any, NamedTuple
 
 import aiohttp
 
 from resources.errors import NotNow, one_line
+from resources.language_models.given_up import GIVEN_UP
 from resources.language_models.pace import Pace, Turn
 from resources.language_models.protocol import EnoughSpent
 from resources.language_models.server_errors import (
@@ -41,6 +44,8 @@ WAITING = 128
 SAID_AFTER = 2.0
 "Seconds without any answer after which the wait is told."
 CONNECT_SECONDS = 30.0
+LOOK_SECONDS = 10.0
+"For which a server that was given up may take to one small request."
 LONGEST_SAID = 300
 "Characters of what a server says of an error; cut when the key is out of it, of which no part may be left."
 NOT_SENT_AGAIN = object()
@@ -119,7 +124,8 @@ class Server:
         """Hand over the reply to each request, or Refused, with its place; requests are begun in their order.
 
         Raises:
-            NotNow: the server answered nothing for too long, or no longer takes the key or the model.
+            NotNow: the server answered nothing for too long, or does not after it was given up in this process, or no
+                longer takes the key or the model.
             EnoughSpent: `arrived` did; what was in flight then has been handed over, but for what was to be sent again.
         """
         asyncio.run(self._ask_all(enumerate(calls), arrived))
@@ -133,6 +139,8 @@ class Server:
             timeout=aiohttp.ClientTimeout(self.timeout_seconds, sock_connect=CONNECT_SECONDS),
             headers=headers,
         ) as session:
+            if self.base_url in GIVEN_UP:
+                calls = await self._see_whether_back(session, calls)
             enough: list[EnoughSpent] = []
 
             async def work() -> None:
@@ -159,6 +167,31 @@ class Server:
                 await asyncio.gather(*workers, return_exceptions=True)
             if enough:
                 raise enough[0]
+
+    async def _see_whether_back(
+        self, session: aiohttp.ClientSession, calls: Iterator[tuple[int, Call]]
+    ) -> Iterator[tuple[int, Call]]:
+        """All the calls, after one small request to a server that was given up.
+
+        Raises:
+            NotNow: it is not answered; in the words with which the server was given up.
+        """
+        first = next(calls, None)
+        if first is None:
+            return calls
+        reply: Any = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(LOOK_SECONDS, self.timeout_seconds)):
+                reply = await self._try(session, self.probe or first[1])
+        if reply is None or isinstance(reply, Trouble):
+            raise NotNow(GIVEN_UP[self.base_url])
+        del GIVEN_UP[self.base_url]
+        return chain([first], calls)
+
+    def _give_up(self, why: str) -> NotNow:
+        failure = NotNow(f"{self.base_url}: {why}")
+        GIVEN_UP[self.base_url] = str(failure)
+        return failure
 
     async def _outcome(self, session: aiohttp.ClientSession, call: Call, turn: Turn) -> Any:
         """The reply to a request and to whatever has to be asked after it or in its place."""
@@ -197,7 +230,7 @@ class Server:
                     # The server may have come back just now, so the request gets as many tries once more.
                     began, faults, again = time.monotonic(), 0, True
                 elif left <= 0:
-                    raise NotNow(f"{self.base_url}: {reply.why}; waited for {self.wait_seconds:g} s")
+                    raise self._give_up(f"{reply.why}; waited for {self.wait_seconds:g} s")
             seconds = random.uniform(pause / 2, pause)  # noqa: S311 spreads requests, no secret
             if reply.busy:
                 seconds = max(seconds, reply.seconds or 0)
@@ -272,7 +305,7 @@ class Server:
         self._silent_since = now if self._silent_since is None else self._silent_since
         left = self._silent_since + self.wait_seconds - now
         if trouble.seconds is not None and trouble.seconds > left:
-            raise NotNow(f"{self.base_url}: {trouble.why}; it asks to wait for {trouble.seconds:.0f} s")
+            raise self._give_up(f"{trouble.why}; it asks to wait for {trouble.seconds:.0f} s")
         if now - self._silent_since > min(SAID_AFTER, self.wait_seconds / 2):
             self._say(trouble.why)
         return left
