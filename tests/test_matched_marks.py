@@ -78,8 +78,9 @@ def test_matched_marks_are_patterns_moved_to_silent_tokens_of_their_kinds() -> N
         assert len({one.donor for one in placed.values()}) == len(placed) > 8
         for text, (donor, marks) in placed.items():
             right, wrong = np.flatnonzero(patterns[donor]), np.flatnonzero(marks)
-            moves += {*(wrong - right)}
-            assert len({*(wrong - right)}) == 1 and abs(wrong - right).max() <= FURTHEST
+            (move,) = {*(wrong - right).tolist()}
+            moves.append(move)
+            assert min(abs(move), WINDOW - abs(move)) <= FURTHEST
             assert not any(each[text].activations[place] for place in wrong)
             own, other = (
                 kinds.of(np.array(each[number].tokens)[places]) for number, places in ((donor, right), (text, wrong))

@@ -2,7 +2,7 @@
 
 `pattern`: a right example's marks, where they are. The positions and the number of marks then tell nothing, but what is
 marked does: a latent that fires on commas has its right marks on commas, and its wrong ones on whatever stands there.
-`matched`: a right example's marks, moved together by at most FURTHEST tokens to where they stand on tokens of the same kinds
+`matched`: a right example's marks, moved together by at most FURTHEST tokens (or over the window's end) to where they stand on tokens of the same kinds
 (`examples.token_kinds`) and of about the same rank. Where not even that many as LIKE of the marks can be, neither the right
 trial with these marks nor a wrong one is asked, so that right and wrong trials show the same kinds equally often.
 """
@@ -57,7 +57,7 @@ def matched_marks(
     if not positives:
         return {}
     tokens, marks = np.array([each.tokens for each in positives]), np.array(patterns)
-    shifts = np.arange(-FURTHEST, FURTHEST + 1)
+    shifts, distance = moves(marks.shape[1])
     kind, rank, blocked = kinds.of(tokens), log_rank(tokens), taken(positives)
     count, length = marks.shape
     unlike, far = np.zeros((2, count, count, len(shifts)))  # [text, pattern, shift]
@@ -73,7 +73,7 @@ def matched_marks(
         far[:, some] += np.minimum(np.abs(rank[:, inside] - rank[some, own][:, None]), RANKS)
         clash[:, some] |= blocked[:, inside] | outside
     unlike, far = (each / sizes[:, None] for each in (unlike, far))
-    cost = (unlike > 1 - LIKE) * UNLIKE + unlike * BY_KIND + far * BY_RANK + np.abs(shifts) * BY_TOKEN
+    cost = (unlike > 1 - LIKE) * UNLIKE + unlike * BY_KIND + far * BY_RANK + distance * BY_TOKEN
     keys = keys_of(latent, positives, seed)
     # As near to the left as to the right: which is taken the draw says.
     cost += np.where(keys < 0.5, 1, -1)[:, :, None] * shifts * BY_SIDE
@@ -86,6 +86,17 @@ def matched_marks(
         for text, pattern in pairs
         if least[text, pattern] < UNLIKE
     }
+
+
+def moves(length: int) -> tuple[np.ndarray, np.ndarray]:
+    """By how many tokens a pattern may be moved, int64, and how far that is if a window's end were followed by its beginning.
+
+    So near to an end patterns may go to the other: if all stayed on their side, there would be fewer marks at both ends.
+    """
+    shifts = np.arange(1 - length, length)
+    distance = np.minimum(np.abs(shifts), length - np.abs(shifts))
+    near = distance <= FURTHEST
+    return shifts[near], distance[near]
 
 
 def taken(positives: list[TestExample]) -> np.ndarray:
