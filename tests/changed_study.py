@@ -59,6 +59,12 @@ OPERATIONAL: dict[str, Any] = {
     "scorers.example_embedding.model": "moved/embedder",
     "scorers.example_embedding.device": "auto",
     "scorers.example_embedding.batch_size": 3,
+    **{
+        f"scorers.{method}.{key}": value
+        for method in ("token_embedding", "token_fuzzing", "reranker")
+        for key, value in (("model", "moved/embedder"), ("device", "auto"), ("batch_size", 3))
+    },
+    "scorers.reranker.model": "moved/reranker",
     "automation.enabled": False,
     "automation.schedule": None,
     "automation.watch_seconds": 5,
@@ -91,6 +97,7 @@ ON_WINDOWS = {
     "negatives": "similar_text",
     "shuffled_control": False,
 }
+WITH_AN_EMBEDDER = {"dtype": "bfloat16", **{key: value for key, value in ON_WINDOWS.items() if key != "engine"}}
 IDENTITY: dict[str, Any] = {
     "name": "other",
     "saes.0.hookpoints": ["layers.0"],
@@ -150,6 +157,17 @@ IDENTITY: dict[str, Any] = {
     "scorers.embedding.negatives": "similar_text",
     "scorers.embedding.shuffled_control": False,
     "scorers.embedding.instruction": "Find: ",
+    **{
+        f"scorers.{method}.{key}": value
+        for method in ("token_embedding", "token_fuzzing", "reranker")
+        for key, value in WITH_AN_EMBEDDER.items()
+    },
+    **{
+        f"scorers.{method}.{key}": value
+        for method in ("token_embedding", "token_fuzzing")
+        for key, value in (("instruction", "Find: "), ("reference_windows", 30))
+    },
+    "scorers.token_fuzzing.mark_threshold": 0.4,
     "scorers.intervention.explainer": "second",
     "scorers.intervention.scorer": "second",
     "scorers.intervention.latents": 3,

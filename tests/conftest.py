@@ -34,7 +34,7 @@ from tests.interruptions import Story
 from tests.methods_study import ADDED
 from tests.oracle import OracleModels
 from tests.planted_effects import INTERVENTION
-from tests.tiny import make_sae, make_study
+from tests.tiny import make_reranker, make_sae, make_study
 
 
 def make_all(study: Study, models: OracleModels | None = None) -> dict[str, Partition]:
@@ -70,6 +70,7 @@ def complete_file(tiny_file: Path, tiny_tables: dict[str, Partition], tmp_path_f
     shutil.copytree(tiny_file.parent, root)
     make_sae(root / "saes", "layers.0")
     shutil.copytree(root / "model", root / "embedder")
+    make_reranker(root / "reranker")
     additions: dict[str, Any] = {
         "explainers.quotes": {"kind": "extractive"},
         "scorers.embedding": {"model": "./embedder"},

@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from tests.tiny import make_embedder, make_study
+from tests.tiny import make_embedder, make_reranker, make_study
 
 ADDED: dict[str, dict[str, Any]] = {
     "token_embedding": {"model": "./embedder", "reference_windows": 50},
@@ -17,6 +17,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "generation": {"engine": "oracle", "texts": 4},
     "intruder": {"engine": "oracle", "activating": 24, "non_activating": 10, "shown": 6},
     "example_embedding": {"model": "./embedder", "examples": 10},
+    "reranker": {"model": "./reranker"},
 }
 
 
@@ -34,6 +35,7 @@ def make_bag_of_words(folder: Path) -> Path:
 
 def make_methods(root: Path) -> Path:
     """The study's file: 24 latents, each method added to it."""
+    make_reranker(root / "reranker")
     make_bag_of_words(root / "embedder")
     examples = {
         "window": 16,

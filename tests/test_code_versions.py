@@ -41,7 +41,9 @@ def versions() -> dict[str, str]:
             "fuzzing": {"engine": "judge"},
             **{name: {"engine": "judge"} for name in ("surprisal", "simulation", "generation", "intruder")},
             "intervention": {"explainer": "judge", "scorer": "judge"},
-            "example_embedding": {"model": "a/b"},
+            **{
+                name: {"model": "a/b"} for name in ("example_embedding", "token_embedding", "token_fuzzing", "reranker")
+            },
         },
     }
     study = Study.model_validate({**settings, "file": PROJECT / "studies" / "everything.yaml", "root": PROJECT})

@@ -36,7 +36,7 @@ def file(complete_file: Path) -> Path:
     shutil.rmtree(root / "embedder")
     make_embedder(root / "embedder")
     make_partition(load_study(base), "text_index", None, OracleModels())
-    for name in ("model", "embedder", "saes"):
+    for name in ("model", "embedder", "reranker", "saes"):
         shutil.copytree(root / name, root / "moved" / name)
     shutil.copy(root / "corpus.parquet", root / "moved")
     shutil.copytree(root / "store", root / "elsewhere")
@@ -60,7 +60,7 @@ def fingerprints(file: Path) -> dict[str, str]:
 
 def test_operational_settings_never_change_a_fingerprint(file: Path) -> None:
     before = fingerprints(file)
-    assert len(before) == 17
+    assert len(before) == 20
     for key, value in OPERATIONAL.items():
         assert fingerprints(changed(file, {key: value})) == before, key
 
@@ -72,9 +72,8 @@ def test_identity_settings_change_fingerprints(file: Path) -> None:
         assert [name for name in before if after[name] != before[name]], key
 
 
-TESTED_ON_WINDOWS = {
-    f"scores/{method}" for method in ("embedding", "detection", "fuzzing", "surprisal", "example_embedding")
-}
+BY_COMPARING = ("embedding", "example_embedding", "token_embedding", "token_fuzzing", "reranker")
+TESTED_ON_WINDOWS = {f"scores/{method}" for method in ("detection", "fuzzing", "surprisal", *BY_COMPARING)}
 "They weigh trials by the share of windows on which a latent fires."
 
 
@@ -103,7 +102,7 @@ BACK = {"examples.test.negatives": "random"} | {f"scorers.{m}.explainers": None 
 
 ONLY_SHOWN = {("examples", "corpus.bos"), ("examples", "subject_model.revision")}
 "Read to show some examples as text, not to make the table."
-ON_WINDOWS = ("embedding", "detection", "fuzzing", "surprisal", "simulation", "intruder", "example_embedding")
+ON_WINDOWS = ("detection", "fuzzing", "surprisal", "simulation", "intruder", *BY_COMPARING)
 IN_THE_TABLE = {(f"scores/{method}", "examples.test.negatives") for method in ON_WINDOWS}
 "Says which kinds there are to choose from; the examples table holds these kinds, so it changes with them."
 
@@ -177,8 +176,8 @@ def test_the_name_of_a_hub_model_decides_the_corpus(file: Path) -> None:
     assert one.fingerprint(one.assets["corpus"], None).value != other.fingerprint(other.assets["corpus"], None).value
 
 
-BY_EXPLANATION = {f"scores/{method}" for method in ("embedding", *ASK_THE_ORACLE)}
-WEIGHED = {"scores/embedding", "scores/detection", "scores/fuzzing", "scores/surprisal", "scores/example_embedding"}
+BY_EXPLANATION = {f"scores/{method}" for method in (*BY_COMPARING, *ASK_THE_ORACLE)} - {"scores/example_embedding"}
+WEIGHED = TESTED_ON_WINDOWS
 READERS: dict[tuple[str, str, str], set[str]] = {
     # Another decoder with equal examples: what acts on the model or compares weights, and no judge.
     ("sae_weights", "files", "sha256"): {

@@ -18,7 +18,14 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 WORDS = [
     f"{a}{b}" for a in ("ka", "lo", "mi", "nu", "pe", "ri", "so", "ta") for b in ("ba", "de", "fi", "go", "hu", "za")
@@ -103,6 +110,31 @@ def make_embedder(folder: Path) -> Path:
         tokenizer.save_pretrained(bert)
         words = models.Transformer(bert, max_seq_length=128)
         SentenceTransformer(modules=[words, models.Pooling(32)], device="cpu").save(str(folder))
+    return folder
+
+
+def make_reranker(folder: Path, scores: int = 1) -> Path:
+    """A CrossEncoder of random weights over the tiny vocabulary.
+
+    Args:
+        scores: that it gives of each pair.
+    """
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=128,
+        pad_token_id=1,
+        num_labels=scores,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer = make_tokenizer(VOCABULARY)
+    tokenizer.add_special_tokens({"pad_token": "<unk>"})
+    tokenizer.model_max_length = 128
+    tokenizer.save_pretrained(folder)
     return folder
 
 

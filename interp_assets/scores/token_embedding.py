@@ -6,8 +6,9 @@ token of a window decided is kept beside each trial.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 import polars as pl
@@ -20,17 +21,16 @@ from interp_assets.examples.rendering import as_shown
 from interp_assets.scores import fuzzing
 from interp_assets.scores.comparing import trials_by_text
 from interp_assets.scores.method import EXPLANATIONS, PLACED_EXAMPLES, WINDOWS, Method
-from interp_assets.scores.token_vectors import Query, TokenSpace
+from interp_assets.scores.token_vectors import Match, TokenSpace, maxsim
 from interp_assets.scores.trials import Key, Subject, Tested, TestExample, Trial, whole_texts
 from interp_assets.settings import TokenEmbeddingScorer, TokenFuzzingScorer
 from interp_assets.tables import TOKEN_TRIALS
 
 if TYPE_CHECKING:
     from interp_assets.job import Inputs
-    from resources.text_embedder import Role, TextEmbedder, TokenVectors
+    from resources.text_embedder import Role, TextEmbedder
 
 S = TypeVar("S", TokenEmbeddingScorer, TokenFuzzingScorer)
-NOTHING_THERE = "the embedder has no token for {}"
 
 
 class TokenComparing(Method[S]):
@@ -87,7 +87,7 @@ class TokenComparing(Method[S]):
         queries, spoken = {}, {}
         for text, tokens in embedder.stream_tokens(said, advance, self.role):
             of_explanation = tokens.spans[:, 0] >= own
-            queries[text] = Query.of(tokens.vectors[of_explanation], space)
+            queries[text] = space.units(tokens.vectors[of_explanation])
             spoken[text] = tokens.spans[of_explanation]
         answers: list[dict[int, dict[str, object]]] = [{} for _ in subjects]
         windows = trials_by_text(subjects, self.rendering)
@@ -95,12 +95,11 @@ class TokenComparing(Method[S]):
             units = space.units(tokens.vectors)
             for number, place in windows[text]:
                 subject = subjects[number]
-                at = self.looked_at(subject.trials[place], tokens)
-                match = queries[self.said(subject)].match(units[at])
+                match = self.match(queries[self.said(subject)], units, subject.trials[place], tokens.spans)
                 if match is None:
-                    answers[number][place] = {"status": "failed", "reason": NOTHING_THERE.format(self.looked_at_name)}
+                    answers[number][place] = {"status": "failed", "reason": self.nothing_there}
                     continue
-                begin, end = tokens.spans[at[match.window_token]].tolist()
+                begin, end = tokens.spans[match.window_token].tolist()
                 first, last = spoken[self.said(subject)][match.explanation_token].tolist()
                 answers[number][place] = {
                     "probability": match.score,
@@ -114,35 +113,56 @@ class TokenComparing(Method[S]):
                 left_out = {"status": "left_out", "reason": trial.left_out}
                 subject.record(trial, **(of_subject[place] if trial.left_out is None else left_out))
 
-    looked_at_name = "this text"
+    nothing_there: ClassVar[str]
+    "Why a trial has no answer where it has none."
 
-    def looked_at(self, trial: Trial, tokens: TokenVectors) -> np.ndarray:
-        """Which tokens of a window are compared, as numbers int64."""
-        return np.arange(len(tokens.spans))
+    @abstractmethod
+    def match(self, explanation: np.ndarray, window: np.ndarray, trial: Trial, spans: np.ndarray) -> Match | None:
+        """How near a window lies to an explanation, and by which tokens.
+
+        Args:
+            explanation, window: float32 [tokens, d], of length 1.
+            spans: where the window's tokens stand, as `TokenVectors` has it.
+        """
 
 
 class TokenEmbedding(TokenComparing[TokenEmbeddingScorer]):
     name = "token_embedding"
     description = "How near the tokens of an explanation lie to those of a latent's examples. No LLM."
+    nothing_there = "the embedder has no token for this text or its explanation"
 
     def trials(self, latent: int, examples: list[TestExample]) -> list[Trial]:
         return whole_texts(examples)
 
+    def match(self, explanation: np.ndarray, window: np.ndarray, trial: Trial, spans: np.ndarray) -> Match | None:
+        return maxsim(explanation, window)
+
 
 class TokenFuzzing(TokenComparing[TokenFuzzingScorer]):
+    """Right and wrong trials are all activating windows. How near these lie is noise, and what is not marked tells it."""
+
     name = "token_fuzzing"
     description = (
-        "Whether the tokens of an explanation lie nearer to rightly marked tokens than to wrongly marked ones. No LLM."
+        "Whether an explanation's tokens lie nearer to rightly marked tokens than to wrongly marked ones. No LLM."
     )
-    looked_at_name = "what is marked"
+    nothing_there = "the embedder has no token for what is marked, for the rest or for the explanation"
 
     def trials(self, latent: int, examples: list[TestExample]) -> list[Trial]:
         settings = self.settings
         return fuzzing.trials(latent, examples, settings.non_activating, settings.mark_threshold, self.seed)
 
-    def looked_at(self, trial: Trial, tokens: TokenVectors) -> np.ndarray:
-        begin, end = tokens.spans.T
-        found = np.zeros(len(tokens.spans), dtype=bool)
-        for first, last in self.rendering.marked_characters(trial.tokens, trial.marked or []):
-            found |= (begin < last) & (first < end)
-        return np.flatnonzero(found)
+    def match(self, explanation: np.ndarray, window: np.ndarray, trial: Trial, spans: np.ndarray) -> Match | None:
+        """By how much what is marked lies nearer than the rest."""
+        marked = self.marked(trial, spans)
+        of_marked, of_rest = maxsim(explanation, window[marked]), maxsim(explanation, window[~marked])
+        if of_marked is None or of_rest is None:
+            return None
+        nearest = int(np.flatnonzero(marked)[of_marked.window_token])
+        return Match(of_marked.score - of_rest.score, nearest, of_marked.explanation_token)
+
+    def marked(self, trial: Trial, spans: np.ndarray) -> np.ndarray:
+        """Which of a window's tokens stand, in part at least, where it is marked; bool."""
+        found = np.zeros(len(spans), dtype=bool)
+        for begin, end in self.rendering.marked_characters(trial.tokens, trial.marked or []):
+            found |= (spans[:, 0] < end) & (begin < spans[:, 1])
+        return found

@@ -47,46 +47,27 @@ class TokenSpace:
         kept = directions[:, len(mean) - taken_away :].T if len(vectors) > taken_away else np.zeros((0, len(mean)))
         return cls(mean.astype(np.float32), kept.astype(np.float32))
 
-    def centred(self, vectors: np.ndarray) -> np.ndarray:
-        """float32 [tokens, d]"""
-        found = vectors - self.mean
-        return found - (found @ self.directions.T) @ self.directions
-
     def units(self, vectors: np.ndarray) -> np.ndarray:
-        return scaled(self.centred(vectors))
+        """What is left of vectors, float32 [tokens, d], of length 1."""
+        centred = vectors - self.mean
+        return scaled(centred - (centred @ self.directions.T) @ self.directions)
 
 
-@dataclass(frozen=True)
-class Query:
-    """An explanation."""
+def maxsim(explanation: np.ndarray, window: np.ndarray, nearest: int = NEAREST) -> Match | None:
+    """The mean, over those tokens of an explanation that lie nearest, of the largest cosine with any of a window's.
 
-    units: np.ndarray
-    "float32 [tokens, d], of length 1"
-    weights: np.ndarray
-    "float32 [tokens]: how far each token's vector lies from the mean; common words lie near it"
+    None where either has no token.
 
-    @classmethod
-    def of(cls, vectors: np.ndarray, space: TokenSpace) -> Query:
-        centred = space.centred(vectors)
-        return cls(scaled(centred), np.linalg.norm(centred, axis=1))
-
-    def match(self, units: np.ndarray, nearest: int = NEAREST) -> Match | None:
-        """MaxSim with the tokens of a window: the weighted mean, over the explanation's nearest tokens, of the largest
-        cosine with any of the window's. None where either has no token.
-
-        Args:
-            units: float32 [tokens, d], of length 1.
-        """
-        if not len(units) or not len(self.units):
-            return None
-        cosines = self.units @ units.T
-        at = cosines.argmax(1)
-        largest = cosines[np.arange(len(at)), at]
-        chosen = np.argsort(-largest, kind="stable")[:nearest]
-        weights = self.weights[chosen]
-        total = float(weights.sum())
-        score = float(largest[chosen] @ weights) / total if total else float(largest[chosen].mean())
-        return Match(score, int(at[chosen[0]]), int(chosen[0]))
+    Args:
+        explanation, window: float32 [tokens, d], of length 1.
+    """
+    if not len(window) or not len(explanation):
+        return None
+    cosines = explanation @ window.T
+    at = cosines.argmax(1)
+    largest = cosines[np.arange(len(at)), at]
+    chosen = np.argsort(-largest, kind="stable")[:nearest]
+    return Match(float(largest[chosen].mean()), int(at[chosen[0]]), int(chosen[0]))
 
 
 def scaled(vectors: np.ndarray) -> np.ndarray:
