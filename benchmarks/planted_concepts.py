@@ -103,12 +103,12 @@ class Window(NamedTuple):
 
 
 def windows(texts: Sequence[str]) -> list[Window]:
-    """Each concept's ten windows in order: a text each, one word in its middle replaced by one of the concept.
+    """Each concept's windows in order, each of its words several times: a text each, one word in its middle replaced by one of the concept.
 
     Args:
         texts: at least `NEEDED`, each with words enough; what else they say is left to chance.
     """
-    words = [word for concept in CONCEPTS for word in concept.words]
+    words = [word for concept in CONCEPTS for word in concept.words * TIMES]
     return [planted(text, word) for text, word in zip(texts, words, strict=False)]
 
 
@@ -124,15 +124,17 @@ def partner(concept: int) -> int:
 
 
 def examples_of(concept: int, made: Sequence[Window]) -> tuple[list[Window], list[Window]]:
-    """Ten windows of a concept and one each of the ten others that are not its partner.
+    """The windows of a concept, and as many of the ten others that are not its partner.
 
     Args:
         made: `windows`
     """
     others = [other for other in range(len(CONCEPTS)) if other not in (concept, partner(concept))]
-    wrong = [made[others[number] * WORDS + number] for number in range(WORDS)]
-    return list(made[concept * WORDS : (concept + 1) * WORDS]), wrong
+    wrong = [made[others[number % len(others)] * WINDOWS + number] for number in range(WINDOWS)]
+    return list(made[concept * WINDOWS : (concept + 1) * WINDOWS]), wrong
 
 
-WORDS = 10
-NEEDED = len(CONCEPTS) * WORDS
+TIMES = 4
+"How often each word is planted."
+WINDOWS = 10 * TIMES
+NEEDED = len(CONCEPTS) * WINDOWS

@@ -82,3 +82,6 @@ order in which they are taken."""
 
 TRIAL_COLUMNS = ("latent", "explainer", "control", "example", "expected", "probability", "predicted", "status")
 "What reads trials, reads of them as content."
+
+TOKEN_COLUMNS = ("latent", "explainer", "control", "expected", "window_token")
+"What tells of them which tokens lie nearest to an explanation."

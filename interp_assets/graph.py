@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from interp_assets.alignment.graph import MATCHES, matching_asset, overlap_asset
-from interp_assets.asset import EXAMPLE_COLUMNS, ORDER_OF_DRAWS, TRIAL_COLUMNS, Asset, Read
+from interp_assets.asset import EXAMPLE_COLUMNS, ORDER_OF_DRAWS, TOKEN_COLUMNS, TRIAL_COLUMNS, Asset, Read
 from interp_assets.corpus.files import corpus_files
 from interp_assets.explanations.wording import first_messages
 from interp_assets.models_read import (
@@ -169,7 +169,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 + [
                     Read(f"scores/{method}", *read)
                     for method in study.scorers.chosen()
-                    for read in (("scores",), ("trials", TRIAL_COLUMNS))
+                    for read in (("scores",), ("trials", TRIAL_COLUMNS + nearest_read(method)))
                 ]
                 + [
                     Read(asset, table)
@@ -203,6 +203,11 @@ def assets_of(study: Study) -> dict[str, Asset]:
 
 REPORTED_OF_PAIRS = {"layer_matching": ("matching", "left_over", "next_best"), "semantic_overlap": ("overlap",)}
 "What the report reads of pairs of layers."
+
+
+def nearest_read(method: str) -> tuple[str, ...]:
+    """What the report reads of a method's trials beside what it reads of all."""
+    return tuple(each for each in TOKEN_COLUMNS if each not in TRIAL_COLUMNS) if method == "token_embedding" else ()
 
 
 def similar_text_of(study: Study) -> SimilarText | None:

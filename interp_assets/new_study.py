@@ -128,6 +128,7 @@ explainers:
   # llm: {{kind: llm, engine: judge}}
 
 scorers:
+  token_embedding: {{model: {scalar(embedder)}}}
   embedding: {{model: {scalar(embedder)}}}
   # detection: {{engine: judge}}
   # fuzzing: {{engine: judge}}

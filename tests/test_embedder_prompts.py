@@ -71,8 +71,8 @@ def test_embedders_without_prompts_stay_as_they_are_bit_for_bit(plain: Path) -> 
         in_order, batch_size=64, normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True
     ).numpy()  # fmt: skip
     counted: list[int] = []
-    embedder.prepare({"document": TEXTS[:3], "query": TEXTS[2:]}, counted.append)
-    assert counted == [len(TEXTS)]  # one pass of all, in which a text of both roles stands once
+    embedder.embed(TEXTS, counted.append)
+    assert counted == [len(TEXTS)]
     for role in ("document", "query", "instructed"):
         assert (embedder.embed(in_order, counted.append, role) == before).all()  # type: ignore[arg-type]
     assert len(counted) == 1

@@ -200,7 +200,7 @@ def test_no_latent_is_among_the_best_and_the_worst(
     rows = rows.select(pl.all().repeat_by(latents).explode()).with_columns(
         latent=pl.int_range(latents, dtype=pl.UInt32)
     )
-    groups = best_and_worst(rows, evidence.explanations, evidence.examples, Rendering.of(study))
+    groups = best_and_worst(rows, evidence.explanations, evidence.examples, {}, Rendering.of(study))
     shown = [[card["latent"] for card in group["cards"]] for group in groups]
     assert [len(each) for each in shown] == ([1] if latents == 1 else [best, worst])
     assert len({latent for each in shown for latent in each}) == sum(map(len, shown))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import polars as pl
 
+from interp_assets.asset import TOKEN_COLUMNS
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import partition_label
 from interp_assets.job import Inputs, Job, Metadata, computes
@@ -23,6 +24,7 @@ from interp_assets.report.evidence import (
     scores_of,
     tables_of,
 )
+from interp_assets.report.gallery import nearest_tokens
 from interp_assets.report.page import render
 from interp_assets.report.summary import counts, how_many
 from interp_assets.study import Study
@@ -86,6 +88,12 @@ def gathered(job: Inputs) -> Evidence:
         layer: found for layer in layers if (found := table("explanations", layer, "explanations")) is not None
     }
     examples = {layer: found for layer in layers if (found := table("examples", layer, "examples")) is not None}
+    nearest = {
+        layer: nearest_tokens(found)
+        for layer in layers
+        if study.scorers.token_embedding is not None
+        and (found := table("scores/token_embedding", layer, "trials", list(TOKEN_COLUMNS))) is not None
+    }
     effects = {
         layer: found
         for layer in layers
@@ -117,6 +125,7 @@ def gathered(job: Inputs) -> Evidence:
         all_trials,
         explanations,
         examples,
+        nearest,
         layer_counts,
         problems,
         list(scores),

@@ -36,6 +36,8 @@ class Evidence:
     "by layer, as far as there are any"
     examples: dict[str, pl.DataFrame] = field(default_factory=dict)
     "by layer, as far as there are any"
+    nearest: dict[str, pl.DataFrame] = field(default_factory=dict)
+    "by layer what `nearest_tokens` says, where tokens are compared"
     counts: dict[str, dict[str, int | str]] = field(default_factory=dict)
     "for each layer how many latents came how far"
     problems: dict[str, str] = field(default_factory=dict)

@@ -30,7 +30,7 @@ def render(evidence: Evidence, tables: Tables, rendering: Rendering) -> str:
     environment = Environment(
         loader=PackageLoader("interp_assets.report", "templates"), autoescape=True, undefined=StrictUndefined
     )
-    scores, shown = evidence.scores, (evidence.explanations, evidence.examples, rendering)
+    scores, shown = evidence.scores, (evidence.explanations, evidence.examples, evidence.nearest, rendering)
     return environment.get_template("report.html.j2").render(
         name=evidence.name,
         layers=evidence.layers,

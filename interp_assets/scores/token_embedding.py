@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
@@ -62,9 +63,10 @@ class TokenComparing(Method[S]):
         return self.settings.instruction + subject.explanation
 
     def texts(self, subjects: list[Subject], reference: Sequence[Sequence[int]]) -> list[set[str]]:
-        """What is embedded: explanations, reference windows, test windows."""
-        said = {self.said(subject) for subject in subjects}
-        return [said, set(self.rendering.texts(reference)), set(trials_by_text(subjects, self.rendering))]
+        """What is embedded: explanations, reference windows, further test windows."""
+        corpus = set(self.rendering.texts(reference))
+        windows = trials_by_text(subjects, self.rendering).keys()
+        return [{self.said(subject) for subject in subjects}, corpus, windows - corpus]
 
     def compare(
         self,
@@ -81,8 +83,8 @@ class TokenComparing(Method[S]):
             advance: told how many texts were embedded.
         """
         said, corpus, _ = self.texts(subjects, reference)
-        pieces = [tokens.vectors for _, tokens in sorted(embedder.stream_tokens(corpus, advance))]
-        space = TokenSpace.of(np.concatenate(pieces))
+        known = dict(embedder.stream_tokens(corpus, advance))
+        space = TokenSpace.of(np.concatenate([known[text].vectors for text in sorted(known)]))
         own = len(self.settings.instruction)
         queries, spoken = {}, {}
         for text, tokens in embedder.stream_tokens(said, advance, self.role):
@@ -91,7 +93,8 @@ class TokenComparing(Method[S]):
             spoken[text] = tokens.spans[of_explanation]
         answers: list[dict[int, dict[str, object]]] = [{} for _ in subjects]
         windows = trials_by_text(subjects, self.rendering)
-        for text, tokens in embedder.stream_tokens(windows.keys(), advance):
+        tested = ((text, known[text]) for text in windows.keys() & known.keys())
+        for text, tokens in chain(tested, embedder.stream_tokens(windows.keys() - known.keys(), advance)):
             units = space.units(tokens.vectors)
             for number, place in windows[text]:
                 subject = subjects[number]
