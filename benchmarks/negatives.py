@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
+from benchmarks.audit import Estimate, mean_of, surface, told_apart, use_of_windows
 from benchmarks.measuring import show
-from interp_assets.examples.audit import Estimate, mean_of, surface, told_apart, use_of_windows
 from interp_assets.examples.rendering import Rendering
 from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
@@ -114,9 +114,12 @@ def audit(name: str, study: Study, models: LoadedModels) -> None:
     wanted = study.examples.test.non_activating * examples["latent"].n_unique()
     show(f"{name}_windows_not_filled", wanted - used.rows)
     scores = made["scores/embedding"].read("scores").filter(statistic="auroc")
-    for control, said in (("none", "own_explanation"), ("shuffled", "shuffled_control")):
-        values = scores.filter(control=control)["value"].drop_nulls().to_numpy()
-        show_estimate(f"{name}_{said}_embedding_auroc", mean_of(values))
+    wide = scores.pivot(on="control", index="latent", values="value").sort("latent")
+    own, shuffled = wide["none"].drop_nulls().to_numpy(), wide["shuffled"].drop_nulls().to_numpy()
+    show_estimate(f"{name}_own_explanation_embedding_auroc", mean_of(own))
+    show_estimate(f"{name}_shuffled_control_embedding_auroc", mean_of(shuffled))
+    apart = (wide["none"] - wide["shuffled"]).drop_nulls().to_numpy()
+    show_estimate(f"{name}_own_above_shuffled_embedding_auroc", mean_of(apart))
 
 
 def tables(study: Study, models: LoadedModels) -> dict[str, Partition]:

@@ -21,6 +21,7 @@ from interp_assets.examples.similar_text import similar_negatives
 from interp_assets.examples.text_index import TextIndex, sampled_windows
 from interp_assets.freshness import Freshness
 from interp_assets.job import Inputs, make_partition
+from interp_assets.scores.comparing import SAME_EMBEDDER
 from interp_assets.scores.methods import methods_of
 from interp_assets.scores.pending import pending
 from interp_assets.setting_errors import StudyError
@@ -176,6 +177,38 @@ def test_near_texts_are_found_and_never_one_on_which_the_latent_fires(
         assert (latent, context) not in fires
 
 
+def test_negatives_by_text_begin_where_test_windows_do(near_texts: tuple[CacheReader, np.ndarray, set]) -> None:
+    """Also where windows are centred, whose starts are no multiples of a window."""
+    cache, text, _ = near_texts
+    context, start = sampled_windows(text.shape, 16, 10_000, 0)
+    every_window = np.lib.stride_tricks.sliding_window_view(text, 16, axis=1)
+    index = TextIndex.build(context, start, counts_of(every_window[context, start]))
+    for placement in ("aligned", "centred"):
+        drawn = draw_examples(cache, text, settings("similar_text").model_copy(update={"placement": placement}))
+        rows = similar_negatives(drawn, 9, index, counts_of, cache, text, RepeatedText(text, 16), 0)
+        test = drawn.filter((pl.col("purpose") == "test") & (pl.col("kind") == "activating"))
+        assert set(test["start"] % 16) == {0} if placement == "aligned" else len(set(test["start"])) > 20
+        both = rows.join(test.with_columns(pl.col("example").cast(pl.UInt32)), on=["latent", "example"])
+        assert len(both) > 100
+        assert both["start"].equals(both["start_right"].alias("start"))
+        assert (rows["tokens"].to_list() == every_window[rows["context"], rows["start"]]).all()
+
+
+def test_what_is_looked_up_depends_on_no_other_latent(near_texts: tuple[CacheReader, np.ndarray, set]) -> None:
+    cache, text, _ = near_texts
+    context, start = sampled_windows(text.shape, 16, 10_000, 0)
+    index = TextIndex.build(
+        context, start, counts_of(np.lib.stride_tricks.sliding_window_view(text, 16, axis=1)[context, start])
+    )
+    drawn = draw_examples(cache, text, settings("similar_text"))
+    together = similar_negatives(drawn, 9, index, counts_of, cache, text, RepeatedText(text, 16), 0)
+    for latent in (PLANTED, *drawn["latent"].unique()[:3]):
+        alone = similar_negatives(
+            drawn.filter(latent=latent), 9, index, counts_of, cache, text, RepeatedText(text, 16), 0
+        )
+        assert alone.equals(together.filter(latent=latent))
+
+
 def explain_contexts(cache: CacheReader, text: np.ndarray) -> set[tuple[int, int]]:
     drawn = draw_examples(cache, text, settings("random")).filter(pl.col("purpose") == "explain")
     return set(drawn.select("latent", "context").iter_rows())
@@ -258,6 +291,26 @@ def test_no_place_serves_two_kinds_and_each_stands_beside_a_test_window(hard: di
     for kind in ("random", "neighbour", "similar_text"):
         lacking = short.filter(pl.col("kind") == kind)
         assert drawn[kind] + int((lacking["wanted"] - lacking["drawn"]).sum()) == 8 * 10
+
+
+def test_an_embedder_that_chose_its_negatives_is_named_in_its_metadata_and_in_the_report(
+    world: Path, hard: dict[str, Partition]
+) -> None:
+    assert hard["scores/embedding"].metadata["same_embedder"] == SAME_EMBEDDER
+    assert "same_embedder" not in hard["scores/detection"].metadata
+    page = hard["score_report"].files("page")[0].read_text()
+    assert f"Embedding: {SAME_EMBEDDER}" in page
+    table = hard["score_report"].read("by_negatives")
+    shown = {(method, kind) for method, kind in table.select("method", "kind").iter_rows()}
+    assert shown == {("embedding", "similar_text"), ("detection", "similar_text"), ("detection", "neighbour")}
+    # Control: another embedder is not said to have chosen them.
+    another = shutil.copytree(world.parent / "embedder", world.parent / "another")
+    (another / "modules.json").write_text((another / "modules.json").read_text() + "\n")
+    study = load_study(changed(world, {"scorers.embedding.model": "./another"}, "another.yaml"))
+    assert (
+        "same_embedder"
+        not in make_partition(study, "scores/embedding", "embed_tokens", OracleModels()).partition.metadata
+    )
 
 
 def test_changed_kinds_of_one_scorer_redo_no_other(world: Path, hard: dict[str, Partition]) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.audit import mean_auroc
 from interp_assets.activations.cache_file import CacheReader
-from interp_assets.examples.audit import mean_auroc
 from interp_assets.examples.drawing import draw_examples
 from interp_assets.examples.repeats import RepeatedText
 from interp_assets.examples.similar_text import similar_negatives

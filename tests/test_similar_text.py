@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.audit import mean_auroc, surface, told_apart, use_of_windows
 from interp_assets.activations.cache_file import CacheReader
 from interp_assets.corpus.contexts import documents, pack, tokens_matrix
-from interp_assets.examples.audit import mean_auroc, surface, told_apart, use_of_windows
 from interp_assets.examples.drawing import draw_examples
 from interp_assets.examples.rendering import Rendering
 from interp_assets.examples.repeats import RepeatedText
@@ -135,9 +135,7 @@ def test_planted_hubs_are_no_negatives_of_many_latents(planted: tuple[World, np.
     random, now = audit(world, world.drawn("random"), looks), audit(world, world.by_text(), looks)
     assert now.told_apart < 0.56
     assert now.most <= 2 * random.most
-    print(random, now)
     for mean in (True, False):
-        print(audit(world, world.by_cosine(mean), looks))
         before = audit(world, world.by_cosine(mean), looks)
         assert before.told_apart > 0.7, (mean, before)
         assert before.most > 2 * random.most, (mean, before)
@@ -159,7 +157,6 @@ def test_negatives_are_about_what_their_latent_is_about(planted: tuple[World, np
         fits = np.array([int(what in topics[of]) for what, of in zip(said, latent, strict=True)])
         return mean_auroc(fits.astype(float), (test["kind"] == "activating").to_numpy(), latent).value
 
-    print(about(world.by_text()), about(world.drawn("random")))
     assert about(world.by_text()) < 0.65 < 0.85 < about(world.drawn("random"))
 
 
@@ -167,7 +164,7 @@ def test_negatives_are_about_what_their_latent_is_about(planted: tuple[World, np
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, np.ndarray]:
     """A piece of the demo's text and how its windows look; latent i fires on one half of the windows with some token."""
     study = load_study(PROJECT / "studies" / "smollm2_demo.yaml")
-    corpus = study.corpus.model_copy(update={"tokens": 48 * 256, "context_length": 256})
+    corpus = study.corpus.model_copy(update={"tokens": 40 * 256, "context_length": 256})
     path = study.path(study.subject_model.path)
     texts = documents(corpus, study.path(corpus.path))
     table = pack(texts, load_tokenizer(path), corpus, vocabulary_size(path), Progress("", 1, ""))
@@ -179,7 +176,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, np.ndarray]:
     embeddings = embedder.embed(written).reshape(len(tokens), 8, -1)
     windows, draw = tokens.reshape(-1, window), np.random.default_rng(0)
     ids, counts = np.unique(np.concatenate([np.unique(each) for each in windows]), return_counts=True)
-    usual = draw.permutation(ids[(counts >= 30) & (counts < 150)])[:80]
+    usual = draw.permutation(ids[(counts >= 20) & (counts < 160)])[:120]
     dense = np.zeros((*tokens.shape, len(usual)), dtype=np.float32)
     for latent, token in enumerate(usual):
         half = (draw.random(len(windows)) < 0.5).reshape(len(tokens), 8).repeat(window, axis=1)
@@ -196,8 +193,7 @@ def test_on_the_demo_negatives_by_text_are_not_told_apart_by_how_they_look(demo:
 
     random, now = audit(world, world.drawn("random"), looks), audit(world, world.by_text(), looks)
     before = audit(world, world.by_cosine(mean=True), looks)
-    print(random, now, before, audit(world, world.by_cosine(mean=False), looks))
-    assert now.told_apart < random.told_apart + 0.06
+    assert now.told_apart < 0.57
+    assert before.told_apart > now.told_apart + 0.06
     assert now.most <= 1.5 * random.most
-    assert before.told_apart > now.told_apart + 0.05
-    assert before.most > 2 * random.most
+    assert before.most > 2 * now.most

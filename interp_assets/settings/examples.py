@@ -47,9 +47,10 @@ class TestExamples(Settings):
     "Spread evenly over the ten deciles of peak activation."
     non_activating: int = identity(100, ge=0)
     negatives: NegativeKinds = identity("random")
-    """random: windows without the latent. neighbour: windows on which a similar latent fires. similar_text: those that read
-    most like the windows on which it fires. The latent is silent on all of them; several kinds are dealt out evenly. All begin
-    at the same positions of their contexts as the latent's activating test windows."""
+    """random: windows without the latent. neighbour: windows on which a similar latent fires. similar_text: for each activating
+    test window the one that reads most like it. The latent is silent on all of them; several kinds are dealt out evenly. All
+    begin at the same positions of their contexts as the latent's activating test windows. docs/negatives.md says which
+    shortcuts each kind excludes."""
     neighbour_by: Literal["decoder", "encoder", "cooccurrence"] = identity("decoder")
     "Similar by cosine of decoder or encoder directions, or by the share of positions at which both fire."
 

@@ -1,7 +1,8 @@
 """What gives negatives away to one who knows no latent: how they look, where they stand, and how often one serves.
 
 A negative is to test whether an explanation is right. Where negatives look unlike activating windows whatever the latent,
-a judge is right without any explanation, and where a few windows serve many latents, trials are fewer than they seem.
+a judge is right without any explanation, and where a few windows serve many latents, trials are fewer than they seem. Plain
+functions of tables, for `benchmarks.negatives` and for tests of single kinds.
 """
 
 from __future__ import annotations
