@@ -20,7 +20,7 @@ demo-judge: $(VENV)/.demo-judge           ## a few latents with a judge of 1.5B 
 
 test: $(VENV)/.demo                       ## all tests
 	$(BIN)/python demo/prepare_weights.py
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.demo                  ## a real daemon, kills, full disks: some minutes
 	$(BIN)/python -m pytest tests/slow
