@@ -15,8 +15,8 @@ class Read:
     asset: str
     table: str
     columns: tuple[str, ...] | None = None
-    dispensable: bool = False
-    "Where it cannot be made, what reads it is made without it."
+    optional: bool = False
+    "Where it cannot be made (it failed, or something behind it did), what reads it is made without it."
 
 
 @dataclass(frozen=True)

@@ -120,11 +120,11 @@ class Freshness:
         return self._current[asset, key]
 
     def inputs(self, asset: Asset, key: str | None) -> Iterator[tuple[str, str | None]]:
-        """The partitions that a partition reads, each once; not those that it does without."""
+        """The partitions that a partition reads, each once; optional ones that cannot be made are left out."""
         seen: dict[tuple[str, str | None], None] = {}
         for read in asset.reads:
             for of in partitions_read(self.study, asset, key, self.assets[read.asset]):
-                if not (read.dispensable and self.stopped(read.asset, of)):
+                if not (read.optional and self.stopped(read.asset, of)):
                     seen[read.asset, of] = None
         return iter(seen)
 
@@ -170,7 +170,7 @@ class Freshness:
         for read in asset.reads:
             for of in partitions_read(self.study, asset, key, self.assets[read.asset]):
                 label = partition_label(read.asset, of)
-                if read.dispensable and self.stopped(read.asset, of):
+                if read.optional and self.stopped(read.asset, of):
                     parts["inputs"][label] = "cannot be made"
                     continue
                 partition = self.current(read.asset, of)

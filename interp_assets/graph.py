@@ -106,7 +106,7 @@ def assets_of(study: Study) -> dict[str, Asset]:
                 Read("corpus", "corpus", ("tokens",)),
                 *((Read("sae_weights", "files", ("sha256",)),) if reads_directions(study) else ()),
                 *((Read("text_index", "windows"),) if by_text else ()),
-                *((replace(MATCHES, dispensable=True),) if study.examples.along_alignment else ()),
+                *((replace(MATCHES, optional=True),) if study.examples.along_alignment else ()),
             ),
             settings={"examples": study.examples.identity()} | similar_text_read(study, by_text),
             files=embedder_files(study, by_text),

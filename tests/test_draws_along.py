@@ -103,8 +103,7 @@ class Population:
         self.optimal = matching(draw, self.n, 240)
         if started_alike:
             index = np.arange(240)
-            self.optimal = index, np.where(index < 180, index, np.roll(index, 7))
-            self.optimal[1][180:] = np.roll(index[180:], 7)
+            self.optimal = index, np.concatenate([index[:180], np.roll(index[180:], 7)])
         a, b = self.optimal
         wrong = np.arange(180, 240)
         self.greedy = a, np.concatenate([b[:180], b[np.roll(wrong, 1)]])

@@ -1,10 +1,14 @@
 """Draws along an alignment: matched latents share one random number, so that they are drawn together or not at all.
 
-Every latent has a number, uniform and keyed. That of a latent which is matched is its match's, one layer further up, and
-so on to the first latent of its chain. Each layer takes the latents with the lowest numbers of those with enough
-windows. As a matching is one to one, no two latents of a layer share a number, so that every layer's latents are a
-simple random sample, each drawn with the same probability, and means over them need no weights; of two matched latents
-both are drawn nearly as often as one of them. (Permanent random numbers: Ohlsson, in Business Survey Methods, 1995.)
+The number of a latent is uniform and keyed. A latent that is matched has its match's, one layer further up, and so on to
+the first latent of its chain. Each layer takes the latents with the lowest numbers among those with enough windows. As a
+matching is one to one, no two latents of a layer share a number, so the latents of every layer are a simple random sample:
+all are drawn with the same probability, matched or not, and means over them need no weights. Of two matched latents both
+are drawn about as often as either of them. (Permanent random numbers: Ohlsson, "Coordination of samples using permanent
+random numbers", in Business Survey Methods, Wiley, 1995.)
+
+A latent with too few windows does not end a chain; it is passed over, and the layer takes the next. Dead latents, and
+those of controls, are matched with nothing and have numbers of their own.
 
 Pairs of latents are not drawn equally often: those of one chain are drawn more often than others. What is estimated over
 pairs is weighted for it (`alignment/overlap.py`).
