@@ -29,7 +29,7 @@ STRICT = (
 
 def asked(layout: Layout | None = None, method: str = "detection") -> tuple[Message, ...]:
     wording = wording_of(method, JudgeScorer(engine="e", layout=layout))
-    question = wording.question.format(explanation="names of rivers", text="the Danube")
+    question = wording.question.format(explanation="names of rivers", text="the Danube", marked="Danube")
     return *wording.beginning(), Message("user", question)
 
 
