@@ -12,6 +12,7 @@ import polars as pl
 from benchmarks.measuring import median_seconds, quick, seconds, show
 from benchmarks.synthetic_cache import CONTEXT_LENGTH, random_tokens, write_cache
 from interp_assets.activations.cache_file import CacheReader
+from interp_assets.examples.distinct import OFFERS_AT_ONCE
 from interp_assets.examples.drawing import draw_examples
 from interp_assets.examples.draws import DRAW_NEGATIVE, PICK_WINDOW, SPLIT_CONTEXT, keyed
 from interp_assets.examples.negatives import DRAWS_AT_FIRST, LARGEST_ROUND, NEIGHBOURS
@@ -120,14 +121,14 @@ def silent_windows(
                     CONTEXTS
                 )
                 windows = [(where, starts[number]) for where in contexts.tolist()]
-                offers[number] = [w for w in windows if not explaining[w[0]] and w not in dense]
+                offers[number] = [window for window in windows if not explaining[window[0]]]
         while any(offers.values()):
+            before = set(found.values())
             for number, windows in offers.items():
-                offers[number] = [window for window in windows if window not in found.values()]
-            first = {number: windows[0] for number, windows in offers.items() if windows}
-            for number, window in first.items():
-                if window not in found.values():
-                    found[number] = window
+                free = [w for w in windows[:OFFERS_AT_ONCE] if w not in dense and w not in before]
+                offers[number] = windows[windows.index(free[0]) + 1 if free else OFFERS_AT_ONCE :]
+                if free and free[0] not in found.values():
+                    found[number] = free[0]
                     offers[number] = []
         drawn, draws = drawn + draws, min(2 * draws, LARGEST_ROUND - drawn - draws)
     return found

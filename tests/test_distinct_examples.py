@@ -12,13 +12,13 @@ import pytest
 from benchmarks.leaks import start_auroc
 from benchmarks.repeated_corpus import HEADER, LENGTH, active_where, edge_firings, repeated_corpus
 from interp_assets.activations import cache_file
-from interp_assets.activations.cache_file import CacheReader
+from interp_assets.activations.cache_file import CacheReader, Entries
 from interp_assets.examples.cooccurrence import cooccurring
 from interp_assets.examples.distinct import Shown, fill, slots_beside
 from interp_assets.examples.drawing import draw_examples
 from interp_assets.examples.repeats import RepeatedText, shared_run
 from interp_assets.examples.shortfalls import shortfalls
-from interp_assets.examples.windows import for_explaining
+from interp_assets.examples.windows import ActivationLookup, WindowShape, for_explaining
 from interp_assets.settings import Examples, ExplainExamples, TestExamples
 from tests.synthetic_cache import write_cache
 
@@ -199,7 +199,9 @@ def test_windows_on_offer_are_taken_in_order_and_never_twice() -> None:
     slot = np.array([0, 0, 1, 1, 2, 2, 4, 4, 5])
     context = np.array([1, 2, 2, 3, 2, 4, 2, 9, 2])
     # Latent 3: context 1 has its start 0 taken; 2 goes to slot 0, and a second time at start 20 to slot 1.
-    assert context[fill(slots, slot, context, shown)].tolist() == [2, 2, 4, 2]
+    elsewhere = Entries(*np.ones((4, 1), dtype=np.int64))
+    silent = ActivationLookup(elsewhere, WindowShape(WINDOW, "centred", 10, LENGTH))
+    assert context[fill(slots, slot, context, silent, shown)].tolist() == [2, 2, 4, 2]
     assert shown.clash(np.array([3, 3, 5]), np.array([2, 2, 9]), np.array([15, 36, 20])).tolist() == [
         True,
         False,

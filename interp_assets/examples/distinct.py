@@ -18,10 +18,12 @@ import numpy as np
 
 from interp_assets.examples.draws import PICK_SLOT, keyed
 from interp_assets.examples.repeats import RepeatedText
-from interp_assets.examples.windows import changes
+from interp_assets.examples.windows import ActivationLookup, changes
 
-TRIES = 3
+TRIES = 2
 "Slots for which each window that a kind likes is considered, of all those at which it could stand."
+OFFERS_AT_ONCE = 4
+"Offers for a slot that are looked at before the next slots' turn."
 
 
 class Slots(NamedTuple):
@@ -59,8 +61,11 @@ class Shown:
         self.runs = np.zeros(0, dtype=np.int64)
 
     def add(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> None:
-        self.places = np.sort(np.concatenate([self.places, self._place(latent, context, start)]))
-        self.runs = np.sort(np.concatenate([self.runs, self._runs(latent, context, start)[1]]))
+        # A stable sort merges what is sorted already.
+        new = np.sort(self._place(latent, context, start))
+        self.places = np.sort(np.concatenate([self.places, new]), kind="stable")
+        runs = np.sort(self._runs(latent, context, start)[1])
+        self.runs = np.sort(np.concatenate([self.runs, runs]), kind="stable")
 
     def clash(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Whether each window overlaps one that its latent was given, or has the same text; bool."""
@@ -96,28 +101,36 @@ class Shown:
         return at[window], latent[at[window]] * self.texts.count + run
 
 
-def fill(slots: Slots, slot: np.ndarray, context: np.ndarray, shown: Shown) -> np.ndarray:
-    """Give each slot the first window offered for it that clashes with nothing; all that are taken are added to `shown`.
+def fill(slots: Slots, slot: np.ndarray, context: np.ndarray, lookup: ActivationLookup, shown: Shown) -> np.ndarray:
+    """Give each slot the first window offered for it that is silent and clashes with nothing; they are added to `shown`.
 
     Args:
         slot: int64 [offers], for which slot each offer is; ascending, the preferred offers of a slot first.
-        context: int64 [offers], whose window at the slot's start is offered; the latent must be silent on it.
+        context: int64 [offers], whose window at the slot's start is offered.
+        lookup: the activations of the slots' latents.
 
     Returns:
         indices of the offers taken, ascending; one of each slot at most.
     """
-    left, taken = np.arange(len(slot)), []
-    while len(left):
-        left = left[~shown.clash(slots.latent[slot[left]], context[left], slots.start[slot[left]])]
-        first = left[changes(slot[left])]
-        of = slots.take(slot[first])
-        free = shown.apart(of.latent, context[first], of.start)
-        taken.append(first[free])
-        shown.add(of.latent[free], context[first[free]], of.start[free])
-        filled = np.zeros(len(slots.latent), dtype=bool)
-        filled[slot[first[free]]] = True
-        left = left[~filled[slot[left]]]
-    return np.sort(np.concatenate(taken)) if taken else left
+    at = changes(slot)
+    end = np.append(at[1:], len(slot))
+    taken = [at[:0]]
+    while len(at):
+        row, step = np.nonzero(at[:, None] + np.arange(OFFERS_AT_ONCE) < end[:, None])
+        offer = at[row] + step
+        latent, where, start = slots.latent[slot[offer]], context[offer], slots.start[slot[offer]]
+        free = np.flatnonzero(lookup.silent(latent, where, start))
+        free = free[~shown.clash(latent[free], where[free], start[free])]
+        first = free[changes(row[free])]
+        won = first[shown.apart(latent[first], where[first], start[first])]
+        shown.add(latent[won], where[won], start[won])
+        taken.append(offer[won])
+        at = at + OFFERS_AT_ONCE
+        at[row[first]] = offer[first] + 1
+        waiting = at < end
+        waiting[row[won]] = False
+        at, end = at[waiting], end[waiting]
+    return np.sort(np.concatenate(taken))
 
 
 def offers(

@@ -80,9 +80,7 @@ def first_free_draws(slots: Slots, lookup: ActivationLookup, shown: Shown, seed:
         contexts = (drawn_contexts % np.uint64(lookup.shape.contexts)).astype(np.int64)
         slot, number = np.nonzero(~for_explaining(seed, latent, contexts))
         context = contexts[slot, number]
-        usable = lookup.silent(open_slots.latent[slot], context, open_slots.start[slot])
-        slot, context = slot[usable], context[usable]
-        taken = fill(open_slots, slot, context, shown)
+        taken = fill(open_slots, slot, context, lookup, shown)
         filled.append(empty[slot[taken]])
         where.append(context[taken])
         empty = np.delete(empty, slot[taken])
@@ -175,12 +173,10 @@ def neighbour_negatives(
         context = pools.context[entry]
         slot, liked = offers(some, latent, context, pools.position[entry], shown.texts, seed)
         context, entry = context[liked], entry[liked]
-        usable = lookup.silent(some.latent[slot], context, some.start[slot])
-        slot, context, entry = slot[usable], context[usable], entry[usable]
         # Where several neighbours fire on one window the nearest of them is named, which stands first.
         order = order_by(slot, keyed(seed, PICK_NEGATIVE, some.latent[slot], context, some.start[slot]))
         slot, context, entry = slot[order], context[order], entry[order]
-        taken = fill(some, slot, context, shown)
+        taken = fill(some, slot, context, lookup, shown)
         return in_order(some, slot[taken], context[taken], pools.latent[entry[taken]])
 
     return by_parts(slots, drawn)

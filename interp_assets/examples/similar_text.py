@@ -87,7 +87,7 @@ def similar_negatives(
             theirs = np.isin(slots.latent, some)
             mine = slots.take(theirs)
             slot, context = offers(mine, queries[theirs], n + SPARE, index, lookup, seed)
-            taken = fill(mine, slot, context, shown)
+            taken = fill(mine, slot, context, lookup, shown)
             filled = mine.take(slot[taken])
             columns = {"latent": filled.latent, "example": filled.number, "context": context[taken]}
             rows.append(pl.DataFrame(columns | {"start": filled.start}))
