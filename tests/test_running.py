@@ -20,7 +20,9 @@ from interp_assets.dagster_runs import machine_trouble
 from interp_assets.definitions import load_all
 from interp_assets.freshness import Freshness
 from interp_assets.job import COMPUTES, load_stage
+from interp_assets.running import Runner
 from interp_assets.study import PROJECT, Study, load_study
+from resources.language_models.given_up import GIVEN_UP
 from tests.changed_study import changed
 from tests.refusals import GOOD, make
 from tests.test_upkeep import with_code
@@ -235,3 +237,15 @@ def test_two_studies_of_one_name(study: Study, tmp_path: Path) -> None:
     assert {("tiny", "corpus"), ("third", "corpus"), ("study", "unreadable_study")} <= keys
     said = graph.get(dg.AssetKey(["study", "unreadable_study"])).description
     assert said == f"{folder / 'study.yaml'}: name: 'tiny' is the name of {folder / 'again.yaml'} too; give it another"
+
+
+def test_a_run_ends_saying_which_server_is_gone(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = "http://127.0.0.1:1/v1: it cannot be reached (refused); waited for 600 s"
+    runner = Runner(study, [])
+    runner.summary()
+    assert "gone:" not in capsys.readouterr().out
+    monkeypatch.setitem(GIVEN_UP, "http://127.0.0.1:1/v1", why)
+    runner.summary()
+    assert f"gone:    {why}; once it answers: interp run {study.called}" in capsys.readouterr().out

@@ -104,7 +104,7 @@ class OpenAIEngine(Settings):
     timeout_seconds: float = operational(600, gt=0)
     "Longest time to one reply."
     wait_seconds: float = operational(600, ge=0)
-    "How long a server that answers nothing is waited for."
+    "How long a server that answers nothing is waited for; once a run, and then no longer than one small request takes."
     allow_plain_http: bool = operational(False)
     "Plain http shows prompts and the key to whoever is in between; on this machine itself nobody is."
     request: dict[str, JsonValue] | None = identity(

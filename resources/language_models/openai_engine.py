@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from resources.errors import NotNow
 from resources.language_models.accepted_fields import OUTPUT_LIMIT, Accepted
+from resources.language_models.attempt import Call
 from resources.language_models.logged import VERBS
 from resources.language_models.openai_fields import form_fields
 from resources.language_models.openai_replies import likeliest, said, usage_of
@@ -35,7 +36,8 @@ from resources.language_models.protocol import (
     why_not,
     without_system_role,
 )
-from resources.language_models.server import Call, Refused, Server
+from resources.language_models.server import Server
+from resources.language_models.server_errors import Refused
 from resources.language_models.server_probe import look
 from resources.language_models.weighing import weighing
 

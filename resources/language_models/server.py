@@ -10,30 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 
-from resources.errors import NotNow, one_line
+from resources.errors import NotNow
+from resources.language_models.attempt import Call, Trouble, attempt
 from resources.language_models.given_up import GIVEN_UP
 from resources.language_models.pace import Pace, Turn
 from resources.language_models.protocol import EnoughSpent
-from resources.language_models.server_errors import (
-    BUSY,
-    NOT_FOR_US,
-    Refused,
-    ServerError,
-    error_in_reply,
-    error_with_status,
-)
+from resources.language_models.server_errors import NOT_FOR_US, Refused
 
 TRIES = 4
 "A request that failed twice as often is refused if the server answers another meanwhile."
@@ -46,39 +37,8 @@ SAID_AFTER = 2.0
 CONNECT_SECONDS = 30.0
 LOOK_SECONDS = 10.0
 "For which a server that was given up may take to one small request."
-LONGEST_SAID = 300
-"Characters of what a server says of an error; cut when the key is out of it, of which no part may be left."
 NOT_SENT_AGAIN = object()
 "The outcome of a request that waited when all had ended."
-SENSELESS = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
-"What reading a body raises that is not what it should be."
-
-
-def nothing_else(refused: Refused) -> None:
-    """A refusal stands."""
-
-
-class Call(NamedTuple):
-    path: str
-    content: dict[str, Any]
-    read: Callable[[Any], Any]
-    "Makes a reply of the body, or a Call where it takes one more; raises one of SENSELESS where that cannot be done."
-    otherwise: Callable[[Refused], Any] = nothing_else
-    "What takes the place of a refusal: a Call that is asked instead, a reply, or None."
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """What may pass."""
-
-    why: str
-    seconds: float | None = None
-    "How long the server asks to be left alone."
-    fault: bool = True
-    "It may be the request's own; False where the server cannot be reached or says that it is busy."
-    reached: bool = True
-    busy: bool = False
-    "The server says that it has too much to do."
 
 
 class Server:
@@ -182,7 +142,7 @@ class Server:
         reply: Any = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(LOOK_SECONDS, self.timeout_seconds)):
-                reply = await self._try(session, self.probe or first[1])
+                reply = await self._attempt(session, self.probe or first[1])
         if reply is None or isinstance(reply, Trouble):
             raise NotNow(GIVEN_UP[self.base_url])
         del GIVEN_UP[self.base_url]
@@ -210,7 +170,7 @@ class Server:
             while (left := self._pace.not_before - time.monotonic()) > 0:
                 await asyncio.sleep(left)
             sent = time.monotonic()
-            reply = await self._try(session, call)
+            reply = await self._attempt(session, call)
             if isinstance(reply, Refused) and reply.status in NOT_FOR_US:
                 reply = await self._trouble_with_others(session) or reply
             if not isinstance(reply, Trouble):
@@ -254,7 +214,7 @@ class Server:
         """
         if self.probe is None:
             return None
-        reply = await self._try(session, self.probe)
+        reply = await self._attempt(session, self.probe)
         if isinstance(reply, Refused) and reply.status in NOT_FOR_US:
             raise self.not_for_us(reply)
         if isinstance(reply, Trouble):
@@ -262,38 +222,8 @@ class Server:
         self._silent_since, self._said = None, False
         return None
 
-    async def _try(self, session: aiohttp.ClientSession, call: Call) -> Any:
-        try:
-            async with session.post(
-                f"{self.base_url}/{call.path}", data=json.dumps(call.content).encode(), allow_redirects=False
-            ) as response:
-                body = await response.read()
-                if response.status != 200:
-                    said = error_with_status(response.status, body)
-                else:
-                    content = json.loads(body)
-                    error_inside = error_in_reply(content)
-                    if error_inside is None:
-                        return call.read(content)
-                    said = error_inside
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            reason = getattr(error, "os_error", None) or error
-            return Trouble(
-                f"it cannot be reached ({getattr(reason, 'strerror', None) or reason})", fault=False, reached=False
-            )
-        except TimeoutError:
-            return Trouble(f"no reply within {self.timeout_seconds:g} s")
-        except (aiohttp.ClientError, OSError):
-            return Trouble("the connection broke")
-        except SENSELESS:
-            return Trouble("the reply is not what it should be")
-        return self._fault(said, seconds_of(response.headers.get("Retry-After")))
-
-    def _fault(self, error: ServerError, seconds: float | None) -> Trouble | Refused:
-        reason = f"the server says {error.told}: {one_line(self._without_key(error.words), LONGEST_SAID)}"
-        if error.status in BUSY:
-            return Trouble(reason, seconds, fault=False, busy=True)
-        return Trouble(reason) if error.status >= 500 else Refused(error.status, reason, error.param)
+    async def _attempt(self, session: aiohttp.ClientSession, call: Call) -> Any:
+        return await attempt(session, self.base_url, call, self.timeout_seconds, self._key)
 
     def _patience_left(self, trouble: Trouble) -> float:
         """Seconds for which the server is waited for yet.
@@ -322,18 +252,3 @@ class Server:
         if refused.status == 401:
             hint = "; is the key right?" if self._key else "; name the environment variable with its key in key_env"
         return NotNow(f"{self.base_url}: {refused.reason}{hint}")
-
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
-
-
-def seconds_of(retry_after: str | None) -> float | None:
-    """A number of seconds, or a date."""
-    try:
-        seconds = float(retry_after or "")
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(retry_after or "").timestamp() - time.time()
-        except (ValueError, TypeError):
-            return None
-    return max(0.0, seconds) if seconds < float("inf") else None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from resources.language_models.attempt import SENSELESS, Call
 from resources.language_models.echoed import NotEchoed, read_echo
 from resources.language_models.openai_fields import ODD, ODD_FORMS
 from resources.language_models.openai_replies import Listed, likeliest
 from resources.language_models.protocol import Form, GenerateRequest, Message
-from resources.language_models.server import NOT_FOR_US, SENSELESS, Call, Refused
+from resources.language_models.server_errors import NOT_FOR_US, Refused
 from resources.language_models.token_pieces import TOKEN_ID
 from resources.language_models.weighing import echoing
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from resources.language_models.accepted_fields import Accepted
+from resources.language_models.attempt import Call
 from resources.language_models.echoed import Echo, NotEchoed, begins_alike, read_echo
 from resources.language_models.openai_replies import usage_of
 from resources.language_models.protocol import Likelihood, LikelihoodRequest, Message, Usage
-from resources.language_models.server import Call, Refused
+from resources.language_models.server_errors import Refused
 
 if TYPE_CHECKING:
     from resources.language_models.openai_engine import OpenAIEngine
