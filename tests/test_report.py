@@ -11,12 +11,13 @@ import pytest
 from scipy import stats
 
 from interp_assets.examples.rendering import Rendering
-from interp_assets.report.correlations import correlations, disagreements
+from interp_assets.report.correlations import correlations, disagreements, with_interval
 from interp_assets.report.costs import costs
 from interp_assets.report.deciles import by_decile, by_negatives
 from interp_assets.report.evidence import EFFECTS_READ, NO_TRIALS, Evidence, by_layer, tables_of
 from interp_assets.report.page import render
-from interp_assets.report.summary import against_control, against_layers, corrected, summarise
+from interp_assets.report.summary import summarise
+from interp_assets.report.verdicts import against_control, against_layers, corrected
 from interp_assets.settings import InterventionScorer
 from interp_assets.settings.engines import Price
 from interp_assets.study import Study
@@ -161,6 +162,58 @@ def test_planted_correlations_are_found_as_scipy_finds_them() -> None:
         assert row["pearson_low"] <= rho <= row["pearson_high"]
         assert (row["spearman_low"] > 0) == (rho > 0)
     assert correlations(two_methods(0.7, latents=3)).is_empty()
+
+
+def test_correlations_of_few_latents_have_a_width_and_stay_inside_their_bounds() -> None:
+    """Of latents in one order by chance, as one in 360 of six are; Fisher's interval alone has no width there."""
+    for n in (6, 10, 30):
+        places = np.arange(n, dtype=float)
+        low, high = with_interval(1.0, n, 1.0)[1:]
+        assert low < 1 - 1e-4 and high == 1.0
+        assert with_interval(-1.0, n, 1.5)[1:] == pytest.approx((-1.0, -with_interval(1.0, n, 1.5)[1]))
+        # Next to that, nothing is changed: one pair of neighbours the other way round.
+        places[[0, 1]] = places[[1, 0]]
+        r = float(stats.spearmanr(np.arange(n), places)[0])
+        half = 1.96 * np.sqrt((1 + r * r / 2) / (n - 3))
+        assert with_interval(r, n, 1 + r * r / 2)[1] == pytest.approx(np.tanh(np.arctanh(r) - half), abs=1e-4)
+    draw = np.random.default_rng(0)
+    for n in (6, 10, 30):
+        # Discrete, skewed and independent.
+        x, y = draw.binomial(4, 0.2, (2, 500, n)) + draw.integers(0, 2, (2, 500, n)) / 4
+        r = np.array([stats.pearsonr(a, b)[0] if np.ptp(a) and np.ptp(b) else 0.0 for a, b in zip(x, y, strict=True)])
+        found = [with_interval(float(each), n, 1.0) for each in r]
+        assert np.mean([low > 0 or high < 0 for _, low, high in found]) <= 0.08, n
+
+
+def test_too_few_latents_have_no_interval_and_no_verdict(tiny: Study) -> None:
+    (few,) = corrected(against_control(scores(0.2, latents=5)))
+    assert few.mean > 0.1 and not few.above_control
+    assert few.sentence().endswith("too few latents to compare (fewer than 6).")
+    row = summarise(scores(0.2, latents=5)).row(0, named=True)
+    assert row["mean"] is not None
+    assert all(
+        row[f"{name}_{side}"] is None for name in ("mean", "median", "lower_quartile") for side in ("low", "high")
+    )
+    assert ">too few<" in page(scores(0.2, latents=5), tiny)
+    # Of six a quartile may lie below all values: its interval reaches to the limit of the statistic.
+    row = summarise(scores(0.2, latents=6)).filter(control="none").row(0, named=True)
+    assert (row["lower_quartile_low"], row["upper_quartile_high"]) == (0.0, 1.0)
+    assert 0 < row["median_low"] < row["median"] < row["median_high"] < 1
+
+
+def test_verdicts_are_corrected_for_their_number_and_the_report_says_so(tiny: Study) -> None:
+    """One weak difference alone lies above its control, and not among forty."""
+    weak = scores(0.055)
+    (alone,) = corrected(against_control(weak))
+    assert 0.002 < alone.p_value == alone.p_corrected < 0.05 and alone.verdict == "above it"
+    others = [scores(0.0).with_columns(layer=pl.lit(f"layers.{number}")) for number in range(10, 49)]
+    found = corrected(against_control(pl.concat([weak, *others])))
+    assert found[0].low > 0 and found[0].p_corrected > 0.05
+    assert found[0].verdict == "not shown to be above it once corrected"
+    assert "is not above its shuffled control once corrected for the number of comparisons" in found[0].sentence()
+    many, few = scores(0.2), scores(0.2, latents=3).with_columns(layer=pl.lit("layers.4"))
+    said = "2 comparisons with a control, 1 verdict; of 1 nothing is said, as a verdict takes at least 6 latents"
+    assert said in page(pl.concat([many, few]), tiny)
 
 
 def test_the_planted_disagreement_comes_first() -> None:

@@ -26,7 +26,8 @@ from interp_assets.report.evidence import (
 )
 from interp_assets.report.gallery import nearest_tokens
 from interp_assets.report.page import render
-from interp_assets.report.summary import counts, how_many
+from interp_assets.report.summary import counts
+from interp_assets.report.verdicts import how_many
 from interp_assets.study import Study
 from interp_assets.tables import SHORTFALLS
 from resources.partition_files import Partition

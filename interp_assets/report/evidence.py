@@ -15,7 +15,8 @@ from interp_assets.report.correlations import correlations
 from interp_assets.report.costs import TOKENS, costs, outcomes
 from interp_assets.report.deciles import by_decile, by_negatives
 from interp_assets.report.gaps import Gap, gaps
-from interp_assets.report.summary import Difference, against_control, against_layers, corrected, summarise
+from interp_assets.report.summary import summarise
+from interp_assets.report.verdicts import Difference, against_control, against_layers, corrected
 from interp_assets.study import Study
 from interp_assets.tables import DIFFERENCES, EFFECTS, EXAMPLES, EXPLANATIONS, SCORES, SHORTFALLS, TRIALS, Schema
 

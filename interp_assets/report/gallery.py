@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from interp_assets.examples.rendering import Rendering, escaped, is_blank
 from interp_assets.report.correlations import disagreements
 from interp_assets.report.headline import HEADLINE, OF_A_CONTROL
-from interp_assets.report.summary import scored
+from interp_assets.report.verdicts import scored
 
 SHOWN_LATENTS, SHOWN_EXAMPLES, SHOWN_TOKENS = 6, 4, 8
 

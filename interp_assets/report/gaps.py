@@ -8,7 +8,7 @@ from typing import NamedTuple
 import polars as pl
 
 from interp_assets.report.headline import HEADLINE, STATISTICS
-from interp_assets.report.summary import Difference, scored
+from interp_assets.report.verdicts import Difference, scored
 
 
 class Gap(NamedTuple):

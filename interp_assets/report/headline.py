@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from interp_assets.layers import control_in
-from interp_assets.means import UNBOUNDED, Limits
+from interp_assets.means import UNBOUNDED, Bounds, Limits
 from interp_assets.settings.scorers import ZERO_ABLATION
 
 HEADLINE = {
@@ -61,6 +62,12 @@ def limits_of(statistic: str) -> Limits:
     name = statistic.removesuffix("_weighted")
     known = STATISTICS[name].limits if name in STATISTICS else LIMITS_OF_OTHERS.get(name)
     return known or UNBOUNDED
+
+
+def limits_by_row(statistics: pl.Series) -> Bounds:
+    """The limits of each row's statistic, float64."""
+    limits = np.array([limits_of(each) for each in statistics], dtype=np.float64).reshape(-1, 2)
+    return limits[:, 0], limits[:, 1]
 
 
 def headlines(scores: pl.DataFrame) -> pl.DataFrame:

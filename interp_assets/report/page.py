@@ -19,7 +19,8 @@ from interp_assets.report.figures import decile_curves, scatter, score_distribut
 from interp_assets.report.gallery import best_and_worst, failures
 from interp_assets.report.gaps import Gap
 from interp_assets.report.headline import HEADLINE, STATISTICS, explained, headlines
-from interp_assets.report.summary import Difference, how_many, scored, shortfalls_of
+from interp_assets.report.summary import shortfalls_of
+from interp_assets.report.verdicts import Difference, how_many, scored
 from interp_assets.scores.comparing import SAME_EMBEDDER
 
 Rows = list[dict[str, Any]]
