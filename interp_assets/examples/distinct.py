@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from interp_assets.examples.draws import PICK_SLOT, keyed
-from interp_assets.examples.repeats import RepeatedText
+from interp_assets.examples.repeats import Pieces, RepeatedText
 from interp_assets.examples.windows import ActivationLookup, changes
 
 TRIES = 2
@@ -58,14 +58,16 @@ class Shown:
     def __init__(self, texts: RepeatedText) -> None:
         self.texts = texts
         self.places = np.zeros(0, dtype=np.int64)
-        self.runs = np.zeros(0, dtype=np.int64)
+        self.lows, self.highs = self.places, self.places
 
     def add(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> None:
         # A stable sort merges what is sorted already.
         new = np.sort(self._place(latent, context, start))
         self.places = np.sort(np.concatenate([self.places, new]), kind="stable")
-        runs = np.sort(self._runs(latent, context, start)[1])
-        self.runs = np.sort(np.concatenate([self.runs, runs]), kind="stable")
+        _, lows, highs = self._pieces(latent, context, start)
+        # No two windows share text, so the pieces of repeated text are apart and both ends are in order.
+        self.lows = np.sort(np.concatenate([self.lows, lows]), kind="stable")
+        self.highs = np.sort(np.concatenate([self.highs, highs]), kind="stable")
 
     def clash(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Whether each window overlaps one that its latent was given, or has the same text; bool."""
@@ -74,10 +76,8 @@ class Shown:
         clash = np.zeros(len(place), dtype=bool)
         if len(self.places):
             clash = (before < len(self.places)) & (self.places.take(before, mode="clip") < place + self.texts.window)
-        window, run = self._runs(latent, context, start)
-        if len(window) and len(self.runs):
-            at = np.searchsorted(self.runs, run)
-            clash[window[self.runs.take(at, mode="clip") == run]] = True
+        window, low, high = self._pieces(latent, context, start)
+        clash[window[np.searchsorted(self.highs, low) < np.searchsorted(self.lows, high, side="right")]] = True
         return clash
 
     def apart(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -94,11 +94,11 @@ class Shown:
         """Numbers less than a window apart for windows of one latent that overlap, and only for those."""
         return (latent * self.texts.contexts + context) * self.texts.context_length + start
 
-    def _runs(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The repeated runs in each window: its index, and a number for each latent and run."""
+    def _pieces(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> Pieces:
+        """What the windows hold of repeated text, sorted."""
         at = self.texts.may_recur(context, start)
-        window, run = self.texts.runs_in(context[at], start[at])
-        return at[window], latent[at[window]] * self.texts.count + run
+        window, low, high = self.texts.pieces(latent[at], context[at], start[at])
+        return Pieces(at[window], low, high)
 
 
 def fill(slots: Slots, slot: np.ndarray, context: np.ndarray, lookup: ActivationLookup, shown: Shown) -> np.ndarray:

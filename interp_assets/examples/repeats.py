@@ -7,6 +7,8 @@ have two windows that differ in one token anywhere. Repeats as exact runs: Lee e
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from interp_assets.examples.draws import KEEP_TEXT, keyed, order_by
@@ -15,6 +17,8 @@ from resources.content_hash import mixed
 
 SHORTEST_RUN = 8
 "Tokens; shorter runs recur in any text. Windows shorter than this have the same text if they are equal."
+CONTEXTS_AT_ONCE = 4096
+"Bounds the memory for look-ups; results do not depend on it."
 
 
 def shared_run(window: int) -> int:
@@ -22,12 +26,25 @@ def shared_run(window: int) -> int:
     return min(window, max(window // 2, SHORTEST_RUN))
 
 
-CONTEXTS_AT_ONCE = 4096
-"Bounds the memory for look-ups; results do not depend on it."
+class Pieces(NamedTuple):
+    """What windows hold of repeated text: ranges of runs, each run named by where in the corpus it stands first."""
+
+    window: np.ndarray
+    "int64, index of the window"
+    low: np.ndarray
+    "int64, the first run"
+    high: np.ndarray
+    "int64, the last"
+
+    def take(self, which: np.ndarray) -> Pieces:
+        return Pieces(*(column[which] for column in self))
 
 
 class RepeatedText:
     """The runs of tokens that stand in a corpus more than once. Equal hashes of 64 bits are taken for equal runs.
+
+    They are kept as segments: runs that follow one another, as do the places where these stand first. A window that
+    was copied as a whole lies in one.
 
     Args:
         tokens: uint32 [contexts, context_length].
@@ -37,35 +54,63 @@ class RepeatedText:
     def __init__(self, tokens: np.ndarray, window: int) -> None:
         self.window, self.run = window, shared_run(window)
         self.contexts, self.context_length = tokens.shape
+        self.size = tokens.size
         hashes = run_hashes(tokens, self.run)
         repeated = twice_or_more(hashes)
-        self.count = len(repeated)
         starts = self.context_length - window + 1
-        self.number = np.full(hashes.shape, -1, dtype=np.int32)
-        "int32 [contexts, context_length - run + 1]: equal for equal runs that begin there, -1 where a run stands once"
         self.somewhere = np.zeros((self.contexts, starts), dtype=bool)
         "bool [contexts, context_length - window + 1]: whether the window that starts there holds a run that recurs"
-        for first in range(0, self.contexts if self.count else 0, CONTEXTS_AT_ONCE):
-            part = slice(first, first + CONTEXTS_AT_ONCE)
+        places, runs = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+        for begin in range(0, self.contexts if len(repeated) else 0, CONTEXTS_AT_ONCE):
+            part = slice(begin, begin + CONTEXTS_AT_ONCE)
             at = np.searchsorted(repeated, hashes[part])
             recurs = repeated.take(at, mode="clip") == hashes[part]
-            np.copyto(self.number[part], at, where=recurs, casting="same_kind")
             ends = np.pad(np.cumsum(recurs, axis=1), ((0, 0), (1, 0)))
             self.somewhere[part] = ends[:, window - self.run + 1 :] > ends[:, :starts]
+            context, position = np.nonzero(recurs)
+            places.append((begin + context) * self.context_length + position)
+            runs.append(at[recurs])
+        place, run = np.concatenate(places), np.concatenate(runs)
+        first = np.zeros(len(repeated), dtype=np.int64)
+        first[run[::-1]] = place[::-1]  # of several values the last is kept
+        begins = changes(place - np.arange(len(place)), first[run] - place)
+        self.first = place[begins]
+        "int64 [segments], ascending: the place (context * context_length + position) at which a segment begins"
+        self.last = place[np.append(begins[1:], len(place))[: len(begins)] - 1]
+        "int64 [segments], the place of its last run"
+        self.shift = first[run[begins]] - self.first
+        "int64 [segments], from a run's place to where it stands first"
 
     def may_recur(self, context: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Which windows have any text that stands elsewhere too; the others need no closer look. Indices."""
         return np.flatnonzero(self.somewhere.ravel().take(context * self.somewhere.shape[1] + start))
 
-    def runs_in(self, context: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The repeated runs in each window: the window's index, and the run's number."""
-        runs = np.lib.stride_tricks.sliding_window_view(self.number, self.window - self.run + 1, axis=1)
-        found = runs[context, start]
-        window, place = np.nonzero(found >= 0)
-        return window, found[window, place]
+    def pieces(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray) -> Pieces:
+        """What each window holds of repeated text, sorted; runs are told apart by latent. Those of a window are disjoint."""
+        begin = context * self.context_length + start
+        end = begin + self.window - self.run
+        low, high = np.searchsorted(self.last, begin), np.searchsorted(self.first, end, side="right")
+        counts = high - low
+        window = np.repeat(np.arange(len(begin)), counts)
+        segment = np.repeat(low - (np.cumsum(counts) - counts), counts) + np.arange(len(window))
+        name = self.shift[segment] + latent[window] * self.size
+        low, high = (
+            np.maximum(self.first[segment], begin[window]) + name,
+            np.minimum(self.last[segment], end[window]) + name,
+        )
+        order = np.lexsort((window, low))
+        found = Pieces(window[order], low[order], high[order])
+        while len(
+            again := np.flatnonzero((found.window[1:] == found.window[:-1]) & (found.low[1:] <= found.high[:-1]))
+        ):
+            # Text that repeats itself within a window: of pieces that overlap the first takes in the next.
+            again = again[changes(again - np.arange(len(again)))]
+            found.high[again] = np.maximum(found.high[again], found.high[again + 1])
+            found = Pieces(*(np.delete(column, again + 1) for column in found))
+        return found
 
     def repeats(self, latent: np.ndarray, context: np.ndarray, start: np.ndarray, turn: np.ndarray) -> np.ndarray:
-        """Which windows share text with another window of their latent that has an earlier turn. Indices.
+        """Windows without which no two of a latent share text, each sharing some with one of an earlier turn. Indices.
 
         Args:
             turn: uint64, smaller comes first; windows of equal turns come in the order given.
@@ -74,13 +119,13 @@ class RepeatedText:
         if len(at) < 2:
             return at[:0]
         at = at[order_by(latent[at] - int(latent[at].min()), turn[at])]
-        window, run = self.runs_in(context[at], start[at])
-        bits = np.uint64(len(at).bit_length())
-        keys = np.sort(run.astype(np.uint64) << bits | window.astype(np.uint64))
-        run, window = keys >> bits, (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
-        owner = latent[at][window]
-        later = (run[1:] == run[:-1]) & (owner[1:] == owner[:-1]) & (window[1:] != window[:-1])
-        return at[np.unique(window[1:][later])]
+        left = self.pieces(latent[at], context[at], start[at])
+        gone = np.zeros(len(at), dtype=bool)
+        # As pieces are sorted and those of one window apart, neighbours overlap wherever any two do.
+        while len(near := np.flatnonzero(left.low[1:] <= left.high[:-1])):
+            gone[np.maximum(left.window[near], left.window[near + 1])] = True
+            left = left.take(~gone[left.window])
+        return at[gone]
 
     def distinct(self, windows: Windows, seed: int) -> Windows:
         """The windows without those whose text another window of their latent has: a keyed draw decides which stays."""
