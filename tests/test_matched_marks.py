@@ -20,9 +20,11 @@ from interp_assets.examples.token_kinds import (
     Kind,
     TokenKinds,
 )
-from interp_assets.scores.fuzzing import NOTHING_LIKE, UNMATCHED, trials
+from interp_assets.scores.fuzzing import NOTHING_LIKE, UNMATCHED, Fuzzing, trials
 from interp_assets.scores.marks import FURTHEST, matched_marks
-from interp_assets.scores.trials import TestExample, Trial
+from interp_assets.scores.trials import TestExample, Trial, test_examples
+from interp_assets.study import Study
+from resources.partition_files import Partition
 
 WINDOW = 32
 TEXTS = [" the", "ing", " Moby", ",", "7"]
@@ -143,3 +145,26 @@ def test_the_classifier_finds_what_is_there_and_nothing_else() -> None:
     turned = noise.copy()
     turned[:, 0] = np.where(group % 2, 1, -1) * np.where(labels, 1, -1)
     assert told_apart(turned, labels, group).auroc < 0.6
+
+
+def test_a_study_asks_for_matched_marks(tiny: Study, tiny_tables: dict[str, Partition]) -> None:
+    """By the subject model's own tokenizer; what is left out is so for the reason that fits."""
+    settings = tiny.scorers.fuzzing
+    assert settings is not None
+    scorers = tiny.scorers.model_copy(update={"fuzzing": settings.model_copy(update={"marks": "matched"})})
+    plain, matched = Fuzzing(tiny), Fuzzing(tiny.model_copy(update={"scorers": scorers}))
+    assert plain.kinds is None and matched.kinds is not None
+    table = tiny_tables["examples"].read("examples").filter(purpose="test", kind="activating")
+    examples = test_examples(table, bool(tiny.corpus.bos))
+    found = {name: [each for latent in examples for each in method.trials(latent, examples[latent])]
+             for name, method in (("plain", plain), ("matched", matched))}  # fmt: skip
+    assert len(found["plain"]) == len(found["matched"])
+    assert [each for each in found["plain"] if each.expected] != found["matched"]
+    assert {each.left_out for each in found["matched"]} <= {None, NOTHING_LIKE, UNMATCHED}
+    right, wrong = (
+        [matched.kinds.of(np.array(each.tokens)[np.array(each.marked)]).mean() for each in found["matched"]
+         if each.left_out is None and each.expected == kind]
+        for kind in (True, False)
+    )  # fmt: skip
+    assert len(right) == len(wrong) > 0
+    assert np.mean(right) == pytest.approx(np.mean(wrong))

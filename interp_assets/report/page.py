@@ -109,12 +109,13 @@ def in_short(differences: Sequence[Difference]) -> Rows:
 
 
 def tally(differences: Sequence[Difference]) -> str:
-    if not any(each.comparable for each in differences):
+    judged = [each for each in differences if each.comparable]
+    if not judged:
         return "too few latents"
-    above = sum(each.above_control for each in differences)
-    if above == len(differences):
+    above = sum(each.above_control for each in judged)
+    if above == len(judged):
         return "above" if above == 1 else f"above in all {above}"
-    return "not shown" if above == 0 else f"above in {above} of {len(differences)}"
+    return "not shown" if above == 0 else f"above in {above} of {len(judged)}"
 
 
 def decile_sections(table: pl.DataFrame) -> Rows:
