@@ -137,6 +137,16 @@ def test_the_page_needs_nothing_beside_it(tiny_tables: dict[str, Partition]) -> 
     assert set(report["control"]) == {"none", "shuffled"}
 
 
+def test_the_page_says_what_repeats_and_what_is_lacking(tiny_tables: dict[str, Partition]) -> None:
+    text = tiny_tables["score_report"].files("page")[0].read_text()
+    latents, short = (tiny_tables["examples"].read(name) for name in ("latents", "shortfalls"))
+    repeated, distinct = int(latents["repeated"].sum()), int(latents["windows"].sum())
+    assert f"{repeated / (repeated + distinct):.1%}" in text.split("windows of repeated text")[1]
+    assert len(short), "the tiny corpus must be too small for some latent"
+    assert all(f"{purpose}, {kind}" in text for purpose, kind in short.select("purpose", "kind").iter_rows())
+    assert all(reason in text for reason in short["reason"])
+
+
 def two_methods(rho: float, latents: int = 400) -> pl.DataFrame:
     """Embedding and fuzzing scores of the same explanations, of this correlation; latent 0 is where they differ most."""
     values = np.random.default_rng(5).multivariate_normal([0, 0], [[1, rho], [rho, 1]], latents)

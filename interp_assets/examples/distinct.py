@@ -65,7 +65,7 @@ class Shown:
         new = np.sort(self._place(latent, context, start))
         self.places = np.sort(np.concatenate([self.places, new]), kind="stable")
         _, lows, highs = self._pieces(latent, context, start)
-        # No two windows share text, so the pieces of repeated text are apart and both ends are in order.
+        # How many pieces overlap another is told by both ends, each in its own order.
         self.lows = np.sort(np.concatenate([self.lows, lows]), kind="stable")
         self.highs = np.sort(np.concatenate([self.highs, highs]), kind="stable")
 
