@@ -7,7 +7,8 @@ What a latent's windows have in common must be what it fires on, and each window
 - no two windows of a latent overlap, of whatever kind: none is the same place as another, not even in part;
 - no two have the same text, as `repeats` has it, explain windows included.
 
-A kind of negative offers, for these places, contexts that it likes in its order of preference; `fill` takes what it may.
+A kind of negative offers contexts for these places in its order of preference, of which `fill` takes what it may; or it
+names windows that it likes, for which `place` finds such places.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from interp_assets.examples.draws import PICK_SLOT, keyed
+from interp_assets.examples.draws import PICK_SLOT, keyed, order_by
 from interp_assets.examples.repeats import Pieces, RepeatedText
 from interp_assets.examples.windows import ActivationLookup, changes
 
 TRIES = 2
 "Slots for which each window that a kind likes is considered, of all those at which it could stand."
+ROUNDS = 4
+"After one, windows that are left are considered for slots that are."
 OFFERS_AT_ONCE = 4
 "Offers for a slot that are looked at before the next slots' turn."
 
@@ -131,6 +134,45 @@ def fill(slots: Slots, slot: np.ndarray, context: np.ndarray, lookup: Activation
         waiting[row[won]] = False
         at, end = at[waiting], end[waiting]
     return np.sort(np.concatenate(taken))
+
+
+def place(
+    slots: Slots,
+    latent: np.ndarray,
+    context: np.ndarray,
+    position: np.ndarray,
+    preference: np.ndarray,
+    lookup: ActivationLookup,
+    shown: Shown,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give slots what a kind of negative likes, as `fill` does.
+
+    Args:
+        latent, context, position: int64 [liked]; the window given to a slot holds this position of this context.
+        preference: uint64 [liked], smaller goes first, equals in the order given.
+
+    Returns:
+        the slots that were filled, and what of the liked each was given; int64 [filled], by slot.
+    """
+    empty, liked = np.arange(len(slots.latent)), np.arange(len(latent))
+    filled, given = [empty[:0]], [liked[:0]]
+    for _ in range(ROUNDS):
+        waiting = slots.take(empty)
+        slot, which = offers(waiting, latent[liked], context[liked], position[liked], shown.texts, seed)
+        which = liked[which]
+        order = order_by(slot, preference[which])
+        slot, which = slot[order], which[order]
+        taken = fill(waiting, slot, context[which], lookup, shown)
+        filled.append(empty[slot[taken]])
+        given.append(which[taken])
+        empty = np.delete(empty, slot[taken])
+        if not len(empty) or not len(taken):
+            break
+        liked = liked[np.isin(latent[liked], slots.latent[empty])]
+    all_filled = np.concatenate(filled)
+    order = np.argsort(all_filled)
+    return all_filled[order], np.concatenate(given)[order]
 
 
 def offers(

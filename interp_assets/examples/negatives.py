@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from interp_assets.activations.cache_file import CacheReader
-from interp_assets.examples.distinct import Shown, Slots, fill, offers
-from interp_assets.examples.draws import DRAW_NEGATIVE, PICK_NEGATIVE, keyed, order_by
+from interp_assets.examples.distinct import Shown, Slots, fill, place
+from interp_assets.examples.draws import DRAW_NEGATIVE, PICK_NEGATIVE, keyed
 from interp_assets.examples.repeats import RepeatedText
 from interp_assets.examples.samplers import first_of_each
 from interp_assets.examples.windows import (
@@ -170,13 +170,10 @@ def neighbour_negatives(
         entry = np.repeat(starts[theirs].ravel() - (np.cumsum(sizes) - sizes), sizes) + np.arange(len(latent))
         usable = ~for_explaining(seed, latent, pools.context[entry])
         latent, entry = latent[usable], entry[usable]
-        context = pools.context[entry]
-        slot, liked = offers(some, latent, context, pools.position[entry], shown.texts, seed)
-        context, entry = context[liked], entry[liked]
-        # Where several neighbours fire on one window the nearest of them is named, which stands first.
-        order = order_by(slot, keyed(seed, PICK_NEGATIVE, some.latent[slot], context, some.start[slot]))
-        slot, context, entry = slot[order], context[order], entry[order]
-        taken = fill(some, slot, context, lookup, shown)
-        return in_order(some, slot[taken], context[taken], pools.latent[entry[taken]])
+        context, position = pools.context[entry], pools.position[entry]
+        # Where several neighbours fire in a context the nearest of them goes first, which stands first.
+        preference = keyed(seed, PICK_NEGATIVE, latent, context)
+        slot, taken = place(some, latent, context, position, preference, lookup, shown, seed)
+        return in_order(some, slot, context[taken], pools.latent[entry[taken]])
 
     return by_parts(slots, drawn)
