@@ -61,8 +61,12 @@ def main() -> None:
 def busy_servers() -> None:
     """How much of what a server would answer it is asked, where it turns some requests away; 32 in flight."""
     seconds, latency = (8, 0.32) if quick() else (20, 0.32)
+    with serving(Manners(latency=latency)) as server:
+        calm, _ = asked_for(server, 100 * seconds)
+        show("of_100_a_second_without_429_requests_per_second", calm)
     with serving(Manners(latency=latency, too_many=0.05, retry_after="1")) as server:
         answered, sent = asked_for(server, 100 * seconds)
+        show("of_100_a_second_with_5_percent_429_ratio", answered / calm)
         show("of_100_a_second_with_5_percent_429_requests_per_second", answered)
         show("of_100_a_second_with_5_percent_429_share_sent_again", 1 - 1 / sent)
     with serving(Manners(latency=latency, rate=50, retry_after="1")) as server:

@@ -37,7 +37,7 @@ class Manners:
     "Answered 429, with `Retry-After: retry_after`."
     retry_after: str = "0.05"
     rate: float | None = None
-    "Good answers a second, a tenth of them at once; what comes above that is answered 429, at once."
+    "Good answers a second, a second's worth of them at once; what comes above that is answered 429, at once."
     errors: float = 0.0
     "Answered 500."
     hangs: float = 0.0
@@ -193,7 +193,7 @@ class BenchServer:
     def within(self, rate: float) -> bool:
         """Whether one more is within the rate: a token bucket."""
         now = time.monotonic()
-        self.allowed = min(max(1.0, rate / 10), self.allowed + (now - self.counted) * rate)
+        self.allowed = min(max(1.0, rate), self.allowed + (now - self.counted) * rate)
         self.counted = now
         if self.allowed < 1:
             return False

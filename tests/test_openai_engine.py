@@ -178,7 +178,7 @@ def test_what_arrived_before_the_server_went_is_kept(tmp_path: Path) -> None:
         assert server.told().requests == PROBES + 30
 
 
-def test_a_server_that_was_given_up_is_not_waited_for_again(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_was_given_up_is_not_waited_for_again() -> None:
     """By no engine of this process, until one small request is answered; of a server that hangs that takes no longer."""
     port = free_port()
     with serving(Manners(), port) as server:
