@@ -201,11 +201,13 @@ def finish(job: Job, todo: Pending, method: Method[Any]) -> Metadata:
         .sort(pl.all())
     )
     statuses = dict(trials["status"].value_counts().iter_rows())
+    left_out = trials.filter(status="left_out")["reason"].value_counts(name="trials")
     return {
         "means": {"table": means.to_dicts()},
         "trials": len(trials),
         "trials_failed": statuses.get("failed", 0),
         "trials_left_out": statuses.get("left_out", 0),
+        "left_out_why": {"table": left_out.sort("trials", "reason", descending=[True, False]).to_dicts()},
         "failed_rows": failed_rows(trials),
         "not_asked": not_asked(trials),
         "explanations_tested": len(todo.new),

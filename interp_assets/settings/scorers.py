@@ -137,10 +137,10 @@ class JudgeScorer(Settings):
     marks: Literal["pattern", "matched"] = identity("pattern")
     """Fuzzing: what wrong marks have in common with right ones. pattern: where they stand and how many there are, so that an
     explanation that names no more than a kind of token, as digits or commas, may tell them apart, as in the literature.
-    matched: the kinds of the tokens as well, so that it has to say more; a harder question, which needs silent tokens of the
-    same kinds, and leaves out trials of which there are none: about one in ten, most of them of latents that fire on every
-    token of a kind, or with many marks. As these would be hardly tested at all, and as a judge that knows no latent cannot
-    learn from right and wrong marks what tells them apart, pattern is the default. `benchmarks.marks` measures both."""
+    matched: the kinds of the tokens as well, so that it has to say more. That takes silent tokens of the same kinds: trials
+    of which there are none are left out, one in twenty to one in ten, mostly of latents that fire on every token of a kind or
+    with many marks. As such latents would hardly be tested, and as a judge is not trained on what tells right marks from
+    wrong ones whatever the latent, pattern is the default. `benchmarks.marks` measures what either gives away."""
     instructions: str | None = identity(None)
     "Stands in place of our own instructions and worked examples."
     layout: Layout | None = identity(None, where_set=True)
