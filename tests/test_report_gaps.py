@@ -29,7 +29,7 @@ from tests.methods_study import ADDED, make_bag_of_words
 from tests.oracle import OracleModels
 from tests.planted_effects import INTERVENTION
 from tests.test_report import Elements
-from tests.tiny import make_study
+from tests.tiny import make_reranker, make_study
 
 METHODS = sorted(Scorers.model_fields)
 "All scoring methods that a study can choose."
@@ -54,6 +54,7 @@ DRAWN = ("one latent", "only controls")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     root = tmp_path_factory.mktemp("every")
     make_bag_of_words(root / "embedder")
+    make_reranker(root / "reranker")
     examples = {
         "window": 16,
         "min_windows": 8,

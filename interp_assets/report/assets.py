@@ -126,7 +126,6 @@ def gathered(job: Inputs) -> Evidence:
         all_trials,
         explanations,
         examples,
-        nearest,
         layer_counts,
         problems,
         list(scores),
@@ -137,6 +136,7 @@ def gathered(job: Inputs) -> Evidence:
         proofs,
         by_layer(short, SHORTFALLS),
         same_embedder,
+        nearest,
     )
 
 

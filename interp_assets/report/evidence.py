@@ -37,8 +37,6 @@ class Evidence:
     "by layer, as far as there are any"
     examples: dict[str, pl.DataFrame] = field(default_factory=dict)
     "by layer, as far as there are any"
-    nearest: dict[str, pl.DataFrame] = field(default_factory=dict)
-    "by layer what `nearest_tokens` says, where tokens are compared"
     counts: dict[str, dict[str, int | str]] = field(default_factory=dict)
     "for each layer how many latents came how far"
     problems: dict[str, str] = field(default_factory=dict)
@@ -59,6 +57,8 @@ class Evidence:
     "`tables.SHORTFALLS` with layer"
     same_embedder: Sequence[str] = ()
     "methods that are tested on negatives which their own embedder chose"
+    nearest: dict[str, pl.DataFrame] = field(default_factory=dict)
+    "by layer what `nearest_tokens` says, where tokens are compared"
 
 
 class Tables(NamedTuple):
