@@ -198,13 +198,13 @@ def at_most(inputs: Inputs, engine: str | None) -> Forecast:
         return total
     controls = 2 if getattr(scorer, "shuffled_control", False) else 1
     for explained in scored:
-        for most in method.most():
-            shown = TOKENS_AROUND + 600 + most.windows * window
+        for takes in method.most():
+            shown = TOKENS_AROUND + 600 + takes.windows * window
             one = reckoned(inputs, method.engine, partial(of_method, study, method), (), "trials", None, shown)
             subjects = explained if explained is None else explained * controls
-            asked = subjects if most.subjects is None else least(most.subjects, explained)
-            calls = None if asked is None else asked * most.calls
-            total += bound(study, method.engine, calls, one, most.reply_tokens)
+            asked = subjects if takes.subjects is None else least(takes.subjects, explained)
+            calls = None if asked is None else asked * takes.calls
+            total += bound(study, method.engine, calls, one, takes.reply_tokens)
     return total
 
 
