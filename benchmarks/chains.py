@@ -2,7 +2,7 @@
 
 As many latents of each layer are drawn by index, as a plain number under `examples.latents` draws them, and along the
 alignment; beside both stands what comes out where all latents are explained. First on planted layers, then, without
-`--quick`, on the demo's SAEs, whose extractive explanations of all latents are made for it (about five minutes):
+`--quick`, on the demo's SAEs, whose extractive explanations of all latents are made for it (about ten minutes):
 
     python -m benchmarks.chains [--quick] [STUDY]
 """
