@@ -104,7 +104,9 @@ def draws_of(inputs: Inputs, layer: str) -> pl.DataFrame:
         return partition.read("draws")
     columns = partition.read("latents", ["windows", "smaller_side"]).to_dict()
     windows, smaller_side = (columns[name].to_numpy() for name in ("windows", "smaller_side"))
-    enough = Counted(windows, windows, windows, smaller_side).enough(examples)
+    # Whether there is enough is told by these two alone.
+    counted = Counted(**dict.fromkeys(Counted._fields, windows) | {"smaller_side": smaller_side})
+    enough = counted.enough(examples)
     if isinstance(examples.latents, tuple):
         enough &= np.isin(np.arange(len(enough)), examples.latents)
     return draws_table(keyed(examples.seed, PICK_LATENT, np.arange(len(enough))), enough)
