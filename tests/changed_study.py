@@ -86,6 +86,7 @@ JUDGE = {
     "marks": "matched",
     "shuffled_control": False,
     "instructions": "Judge.",
+    "layout": "system",
     "max_tokens": 200,
 }
 ON_WINDOWS = {
@@ -149,6 +150,7 @@ IDENTITY: dict[str, Any] = {
     "explainers.llm.chain_of_thought": True,
     "explainers.llm.max_tokens": 32,
     "explainers.llm.instructions": "Say what it is.",
+    "explainers.llm.layout": "system",
     "scorers.embedding.dtype": "bfloat16",
     "scorers.embedding.explainers": ["llm"],
     "scorers.embedding.latents": 3,

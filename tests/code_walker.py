@@ -47,6 +47,7 @@ CUT_OFF = {
     "interp_assets.layers",
     "interp_assets.settings",
     "interp_assets.setting_errors",
+    "interp_assets.worked_examples",
     "interp_assets.explanations.wording",
     "interp_assets.scores.wording",
     "interp_assets.scores.wording_of_others",

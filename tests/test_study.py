@@ -45,7 +45,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     (
         {"explainers.llm.temperature": 1},
         "explainers.llm.temperature: unknown key; there are: kind, engine, latents, n_examples, mark_threshold, "
-        "show_activations, promoted_tokens, chain_of_thought, instructions, max_tokens",
+        "show_activations, promoted_tokens, chain_of_thought, instructions, layout, max_tokens",
     ),
     ({"engines.oracle.size": 1}, "engines.oracle.size: unknown key; there are: kind, path, revision, dtype, chat_template, price, device, batch_size"),
     ({"saes.0.place": "x"}, "saes[0].place: unknown key; there are: path, revision, format, hookpoints, label"),

@@ -114,6 +114,6 @@ def wording_of(method: str, scorer: JudgeScorer) -> Wording:
 def prompts_read(method: str, scorer: JudgeScorer) -> dict[str, str]:
     """The texts that a scorer's protocol uses."""
     wording = wording_of(method, scorer)
-    single = {"beginning": as_text(wording.beginning()), "question": wording.question}
+    single = {"instructions": as_text(wording.beginning()), "question": wording.question}
     lists = {"list_instructions": wording.list_instructions, "list_question": wording.list_question}
     return single | lists if scorer.list_sizes else single if scorer.protocol == "single" else lists
