@@ -122,7 +122,7 @@ class Pools(NamedTuple):
     context: np.ndarray
     "int64"
     position: np.ndarray
-    "int64, where in its context the latent fires"
+    "int64, one in its context that the window must hold: where the latent fires most, unless windows are aligned"
 
 
 def window_pools(
@@ -140,6 +140,8 @@ def window_pools(
         windows = texts.distinct(active_windows(entries, shape, seed), seed)
         picked, _ = first_of_each(np.searchsorted(latents, windows.latent), priorities(seed, windows), POOL)
         windows = windows.take(picked)
+        if shape.placement == "aligned":  # no other window there holds any of its positions
+            return Pools(windows.latent, windows.context, windows.start)
         peak = ActivationLookup(entries, shape).within(windows).argmax(axis=1)
         return Pools(windows.latent, windows.context, windows.start + peak)
 
