@@ -86,7 +86,8 @@ def busy_servers() -> None:
 def asked_for(server: Serving, count: int) -> tuple[float, float]:
     """Requests answered a second, without the time in which the last ones wait to be sent again, and times each was sent."""
     model = OpenAIEngine(server.url, "oracle", concurrency=32)
-    before, began, arrived = server.told().requests, time.perf_counter(), []
+    before, began = server.told().requests, time.perf_counter()
+    arrived: list[float] = []
     model.choose(requests(count), lambda place, reply: arrived.append(time.perf_counter() - began))
     most = round(0.95 * count)
     return most / sorted(arrived)[most - 1], (server.told().requests - before) / count

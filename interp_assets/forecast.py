@@ -181,9 +181,9 @@ def at_most(inputs: Inputs, engine: str | None) -> Forecast:
     if inputs.asset.group == "explanations":
         for name, explainer in study.explainers.items():
             if isinstance(explainer, LlmExplainer) and engine in (None, explainer.engine):
-                most = TOKENS_AROUND + 600 + explainer.n_examples * window
+                shown = TOKENS_AROUND + 600 + explainer.n_examples * window
                 sample = partial(of_explainer, study, explainer)
-                one = reckoned(inputs, explainer.engine, sample, (), "explanations", name, most)
+                one = reckoned(inputs, explainer.engine, sample, (), "explanations", name, shown)
                 calls = least(explainer.latents, latents)
                 total += bound(study, explainer.engine, calls, one, explainer.max_tokens)
         return total

@@ -85,7 +85,8 @@ def test_requests_are_begun_in_their_order_and_so_many_at_once() -> None:
 def test_retry_after_is_obeyed_by_the_request_that_was_told() -> None:
     with serving(Manners(first=(*[200] * (PROBES + 10), 429), retry_after="1")) as server:
         model = engine(server.url, concurrency=4)
-        began, arrived = time.monotonic(), []
+        began = time.monotonic()
+        arrived: list[tuple[int, float]] = []
         replies = model.choose(judgements(60), lambda place, reply: arrived.append((place, time.monotonic() - began)))
         told = server.told()
     assert len(replies) == 60

@@ -135,7 +135,8 @@ def test_a_server_that_turns_away_everything_is_asked_once_in_a_while() -> None:
 
 def test_nobody_jumps_the_queue_and_a_place_is_never_lost() -> None:
     async def main() -> list[int]:
-        pace, begun = Pace(2, loop.time), []
+        pace = Pace(2, loop.time)
+        begun: list[int] = []
 
         async def one(number: int) -> None:
             async with Turn(pace):
