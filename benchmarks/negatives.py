@@ -5,7 +5,7 @@ serves, and what an explanation scores on it beside another latent's.
 
 Of a study's own settings those of the subject model, SAEs, corpus, latents and embedding scorer are taken, and its storage:
 where its activations have been collected they are read. --quick collects those of a small part of the demo's text in float32.
-Intervals are 95 %, over latents.
+Beside similar_text stands the way that finds hubs, one query for each latent. Intervals are 95 %, over latents.
 """
 
 from __future__ import annotations
@@ -16,9 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+import polars as pl
+
 from benchmarks.audit import Estimate, mean_of, surface, told_apart, use_of_windows
 from benchmarks.measuring import show
+from interp_assets.activations.cache_file import CacheReader
+from interp_assets.corpus.contexts import tokens_matrix
 from interp_assets.examples.rendering import Rendering
+from interp_assets.examples.windows import for_explaining
 from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
 from interp_assets.partitions import partitions_of
@@ -52,13 +58,17 @@ def main() -> None:
         show("layer", layer)  # type: ignore[arg-type]
         models = LoadedModels()
         for name, test in every_kind(study):
-            audit(name, with_negatives(study, test), models)
+            of_kind = with_negatives(study, test)
+            made = tables(of_kind, models)
+            audit(name, of_kind, made)
+            if "text_index" in made:
+                show_look("similar_text_by_mean_query", of_kind, nearest_to_the_mean(of_kind, made))
 
 
 def small(study: Study, folder: str) -> Study:
     subject = study.subject_model.model_copy(update={"dtype": "float32"})
-    corpus = study.corpus.model_copy(update={"tokens": 64 * study.corpus.context_length})
-    examples = study.examples.model_copy(update={"min_windows": 30, "latents": 120})
+    corpus = study.corpus.model_copy(update={"tokens": 48 * study.corpus.context_length})
+    examples = study.examples.model_copy(update={"min_windows": 24, "latents": 100})
     changes = {"storage": folder, "subject_model": subject, "corpus": corpus, "examples": examples}
     return study.model_copy(update=changes)
 
@@ -96,23 +106,16 @@ def with_negatives(study: Study, test: TestExamples) -> Study:
     )
 
 
-def audit(name: str, study: Study, models: LoadedModels) -> None:
-    """Make the tables of a study up to its embedding scores, and print what they show of its one kind of negative."""
-    made = tables(study, models)
+def audit(name: str, study: Study, made: dict[str, Partition]) -> None:
+    """Print what the tables of a study show of its one kind of negative."""
     examples = made["examples"].read("examples").filter(purpose="test", status="ok")
-    activating = (examples["kind"] == "activating").to_numpy()
-    rendering, latent = Rendering.of(study), examples["latent"].to_numpy()
-    texts = rendering.texts([rendering.window(*each) for each in examples.select("tokens", "start").iter_rows()])
+    negatives = examples.filter(pl.col("kind") != "activating")
     show(f"{name}_latents", examples["latent"].n_unique())
-    show_estimate(f"{name}_surface_auroc", told_apart(surface(texts), activating, latent))
-    show_estimate(f"{name}_start_auroc", told_apart(examples.select("start").to_numpy(), activating, latent))
-    negatives = examples.filter(~activating)
-    used = use_of_windows(negatives)
-    show(f"{name}_windows", used.rows)
-    show(f"{name}_windows_distinct", used.windows)
-    show(f"{name}_latents_of_one_window_at_most", used.most)
-    wanted = study.examples.test.non_activating * examples["latent"].n_unique()
-    show(f"{name}_windows_not_filled", wanted - used.rows)
+    show_look(name, study, examples)
+    show(
+        f"{name}_windows_not_filled",
+        study.examples.test.non_activating * examples["latent"].n_unique() - len(negatives),
+    )
     scores = made["scores/embedding"].read("scores").filter(statistic="auroc")
     wide = scores.pivot(on="control", index="latent", values="value").sort("latent")
     own, shuffled = wide["none"].drop_nulls().to_numpy(), wide["shuffled"].drop_nulls().to_numpy()
@@ -120,6 +123,52 @@ def audit(name: str, study: Study, models: LoadedModels) -> None:
     show_estimate(f"{name}_shuffled_control_embedding_auroc", mean_of(shuffled))
     apart = (wide["none"] - wide["shuffled"]).drop_nulls().to_numpy()
     show_estimate(f"{name}_own_above_shuffled_embedding_auroc", mean_of(apart))
+
+
+def show_look(name: str, study: Study, examples: pl.DataFrame) -> None:
+    """How well test windows are told apart by how they look and where they stand, and how often negatives serve.
+
+    Args:
+        examples: test rows of the examples table.
+    """
+    activating, latent = (examples["kind"] == "activating").to_numpy(), examples["latent"].to_numpy()
+    rendering = Rendering.of(study)
+    texts = rendering.texts([rendering.window(*each) for each in examples.select("tokens", "start").iter_rows()])
+    show_estimate(f"{name}_surface_auroc", told_apart(surface(texts), activating, latent))
+    show_estimate(f"{name}_start_auroc", told_apart(examples.select("start").to_numpy(), activating, latent))
+    used = use_of_windows(examples.filter(~activating))
+    show(f"{name}_windows", used.rows)
+    show(f"{name}_windows_distinct", used.windows)
+    show(f"{name}_latents_of_one_window_at_most", used.most)
+
+
+def nearest_to_the_mean(study: Study, made: dict[str, Partition]) -> pl.DataFrame:
+    """Test rows with the negatives that a simpler way finds: nearest to the mean of a latent's explain windows.
+
+    Those of its explain windows that are in the index make the query.
+    """
+    examples = made["examples"].read("examples").filter(status="ok")
+    index = made["text_index"].read("windows")
+    tokens = tokens_matrix(made["corpus"].read("corpus", ["tokens"]))
+    vectors = index["vector"].explode().to_numpy().reshape(len(index), -1)
+    context, start = (index[name].to_numpy().astype(np.int64) for name in ("context", "start"))
+    number, window = index.select("context", "start").with_row_index("entry"), study.examples.window
+    explain = examples.filter(purpose="explain").join(number, on=["context", "start"])
+    cache, rows = CacheReader(made["activation_cache"]), []
+    for (latent,), group in explain.group_by("latent", maintain_order=True):
+        fires = np.zeros(tokens.shape, dtype=bool)
+        entries = cache.latent(int(str(latent)))
+        fires[entries.context, entries.position] = True
+        silent = ~np.lib.stride_tricks.sliding_window_view(fires, window, axis=1)[context, start].any(axis=1)
+        usable = silent & ~for_explaining(study.examples.seed, np.array(int(str(latent))), context)
+        near = np.where(usable, vectors @ vectors[group["entry"].to_numpy()].mean(axis=0), -np.inf)
+        nearest = np.argsort(-near, kind="stable")[: study.examples.test.non_activating]
+        rows.append(index.select("context", "start")[nearest].with_columns(latent=pl.lit(latent, pl.UInt32)))
+    found = pl.concat(rows)
+    text = np.lib.stride_tricks.sliding_window_view(tokens, window, axis=1)[found["context"], found["start"]]
+    found = found.with_columns(tokens=pl.Series(text).arr.to_list(), kind=pl.lit("nearest to the mean"))
+    activating = examples.filter(purpose="test", kind="activating")
+    return pl.concat([activating.select(found.columns), found])
 
 
 def tables(study: Study, models: LoadedModels) -> dict[str, Partition]:
