@@ -124,11 +124,10 @@ def scored_by_shortcut(world: World, drawn: pl.DataFrame) -> dict[str, float]:
 
 
 def table(page: Path = PROJECT / "docs" / "negatives.md") -> dict[tuple[str, str], str]:
-    """What the page says, by shortcut and kind."""
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in re.findall(r"^\|.*\|$", page.read_text(), re.M)
-    ]
+    """What the page's first table says, by shortcut and kind."""
+    first = re.search(r"(?:^\|.*\|\n)+", page.read_text(), re.MULTILINE)
+    assert first is not None
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in first[0].splitlines()]
     head = [cell.strip("`") for cell in rows[0][1:]]
     return {(row[0], kind): cell for row in rows[2:] for kind, cell in zip(head, row[1:], strict=True)}
 
