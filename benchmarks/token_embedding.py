@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.measuring import quick, seconds, show
+from benchmarks.measuring import quick, show
 from benchmarks.planted_concepts import CONCEPTS, NEEDED, Window, examples_of, partner, windows
 from interp_assets.corpus.contexts import tokens_matrix
 from interp_assets.freshness import Freshness
@@ -254,26 +256,30 @@ def graded(method: TokenComparing[Any], reference: Reference, embedder: TextEmbe
 
 
 def times(study: Study, method: TokenComparing[Any], subjects: list[Subject]) -> None:
-    """Both scores of the same explanations, each with an embedder that knows nothing yet."""
+    """Both scores of the same explanations, each with an embedder that knows nothing yet; seconds of one processor."""
     embedding = Embedding(study, EmbeddingScorer(model=str(EMBEDDER)))
     corpus = method.reference_windows(inputs_of(study, None))
-    found: dict[str, list[float]] = {"embedding": [], "token_embedding": []}
-    for _ in range(1 if quick() else 3):
-        embedder = TextEmbedder(EMBEDDER, device="cpu")
-        found["embedding"].append(seconds(lambda: embedding.compare(subjects, embedder, lambda n: None)))  # noqa: B023
-        embedder = TextEmbedder(EMBEDDER, device="cpu")
-        found["token_embedding"].append(
-            seconds(lambda: method.compare(subjects, corpus, embedder, lambda n: None))  # noqa: B023
-        )
-        found.setdefault("embedding_after_token_embedding", []).append(
-            seconds(lambda: embedding.compare(subjects, embedder, lambda n: None))  # noqa: B023
-        )
-    for name, times in found.items():
-        show(f"{name}_seconds", float(np.median(times)))
-    show(
-        "token_embedding_over_embedding_seconds_ratio",
-        np.median(found["token_embedding"]) / np.median(found["embedding"]),
-    )
+    torch.set_num_threads(1)
+
+    def pooled(embedder: TextEmbedder) -> None:
+        embedding.compare(subjects, embedder, lambda n: None)
+
+    def tokens(embedder: TextEmbedder) -> None:
+        method.compare(subjects, corpus, embedder, lambda n: None)
+
+    alone, late = TextEmbedder(EMBEDDER, device="cpu"), TextEmbedder(EMBEDDER, device="cpu")
+    steps = {
+        "embedding": lambda: pooled(alone),
+        "token_embedding": lambda: tokens(late),
+        "embedding_after_token_embedding": lambda: pooled(late),
+    }
+    found = {}
+    for name, step in steps.items():
+        start = time.process_time()
+        step()
+        found[name] = time.process_time() - start
+        show(f"{name}_processor_seconds", found[name])
+    show("token_embedding_over_embedding_seconds_ratio", found["token_embedding"] / found["embedding"])
 
 
 if __name__ == "__main__":

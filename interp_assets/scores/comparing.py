@@ -66,8 +66,8 @@ class Comparing(Method[S]):
         cosines = [np.zeros(len(subject.trials)) for subject in subjects]
         for part, of_part in chain([known], embedder.stream(windows.keys() - set(both), advance)):
             for text, vector in zip(part, of_part, strict=True):
-                for number, shown_in in windows[text]:
-                    cosines[number][shown_in] = vector @ queries[number]
+                for number, trial_number in windows[text]:
+                    cosines[number][trial_number] = vector @ queries[number]
         for subject, values in zip(subjects, cosines, strict=True):
             for trial, cosine in zip(subject.trials, values.tolist(), strict=True):
                 subject.record(trial, probability=cosine, status="ok")
