@@ -37,6 +37,8 @@ S = TypeVar("S", TokenEmbeddingScorer, TokenFuzzingScorer)
 class TokenComparing(Method[S]):
     reads = (EXPLANATIONS, PLACED_EXAMPLES, WINDOWS, Read("corpus", "corpus", ("context", "tokens")))
     schema = TOKEN_TRIALS
+    nothing_there: ClassVar[str]
+    "Why a trial has no answer where it has none."
 
     @property
     def role(self) -> Role:
@@ -77,7 +79,7 @@ class TokenComparing(Method[S]):
     ) -> None:
         """Record the similarity of each trial as its `probability`; nothing is predicted, AUROC needs no threshold.
 
-        Vectors of tokens are kept for explanations alone; of each window only what came of it.
+        Vectors of tokens are kept of explanations and reference windows alone; of other windows only what came of them.
 
         Args:
             advance: told how many texts were embedded.
@@ -115,9 +117,6 @@ class TokenComparing(Method[S]):
             for place, trial in enumerate(subject.trials):
                 left_out = {"status": "left_out", "reason": trial.left_out}
                 subject.record(trial, **(of_subject[place] if trial.left_out is None else left_out))
-
-    nothing_there: ClassVar[str]
-    "Why a trial has no answer where it has none."
 
     @abstractmethod
     def match(self, explanation: np.ndarray, window: np.ndarray, trial: Trial, spans: np.ndarray) -> Match | None:
