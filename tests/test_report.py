@@ -309,11 +309,8 @@ def test_kinds_of_negatives_by_brute_force(method: str) -> None:
         for (_, _), group in trials.group_by("layer", "latent"):
             hard = ~pl.col("expected") & (pl.col("example") % 3 == kinds.index(row["kind"]))
             one, other = group.filter("expected"), group.filter(hard)
-            if method == "embedding":
-                x, y = one["probability"].to_numpy()[:, None], other["probability"].to_numpy()
-                of_latents.append(((x > y) + (x == y) / 2).mean())
-            else:
-                of_latents.append((one["predicted"].mean() + 1 - other["predicted"].mean()) / 2)  # type: ignore[operator]
+            x, y = one["probability"].to_numpy()[:, None], other["probability"].to_numpy()
+            of_latents.append(((x > y) + (x == y) / 2).mean())
         assert (row["n_latents"], row["n_trials"]) == (3, 30)
         assert row["value"] == pytest.approx(np.mean(of_latents))
     values = dict(table.select("kind", "value").iter_rows())
