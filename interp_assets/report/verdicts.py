@@ -190,9 +190,8 @@ def against_layers(scores: pl.DataFrame) -> list[Difference]:
     ends = difference_interval(one, other, limits)
     n = np.minimum(one.n, other.n).astype(int)
     numbers = zip(n, one.mean - other.mean, *ends, p_of_difference(one, other, limits), strict=True)
-    return [
-        Difference._make(
-            [row["layer"], beside["layer"], *(row[name] for name in same), int(few), *map(float, rest), np.nan]
-        )
-        for (row, beside), (few, *rest) in zip(pairs, numbers, strict=True)
-    ]
+    found = []
+    for (row, beside), (few, *rest) in zip(pairs, numbers, strict=True):
+        names = (row["layer"], beside["layer"], row["method"], row["explainer"], row["statistic"], row["condition"])
+        found.append(Difference(*names, int(few), *map(float, rest)))
+    return found

@@ -261,8 +261,8 @@ def correlations(
             error = math.sqrt((count - 1) * np.var(without))
             # Where nothing differs, nothing is known of how contexts differ.
             half = stdtrit(active - 1, 0.975) * error if error > 0 else math.nan
-            ends = back(scale(value)[0] + np.array([-half, half]))
-        yield statistic, float(value[0]), float(ends[0]), float(ends[1])
+            low, high = back(scale(value)[0] + np.array([-half, half]))
+        yield statistic, float(value[0]), float(low), float(high)
 
 
 def arctanh(r: np.ndarray) -> np.ndarray:
