@@ -77,7 +77,7 @@ def of_a_gguf(study: Study, file: Path, tokens: int) -> None:
             model(batch, use_cache=False)
     for number, parts in kept.items():
         x = torch.cat(parts).flatten(0, 1)
-        largest = largest_dimension(x)
+        largest = largest_dimension(x[typical_tokens(x, x).alike])
         name = f"gguf_layer_{number}"
         show(f"{name}_largest_dimension", largest["dimension"])
         show(f"{name}_its_share_of_the_variance", largest["share"])
