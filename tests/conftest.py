@@ -26,6 +26,7 @@ from interp_assets.freshness import Freshness
 from interp_assets.job import make_partition
 from interp_assets.partitions import partitions_of
 from interp_assets.study import Study, load_study
+from resources.language_models.given_up import GIVEN_UP
 from resources.partition_files import Partition
 from tests import interruptions
 from tests.changed_study import changed
@@ -106,6 +107,13 @@ def stories(long_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield told
         pool.shutdown(wait=False, cancel_futures=True)
         end_all()
+
+
+@pytest.fixture(autouse=True)
+def no_server_given_up() -> Iterator[None]:
+    """A process remembers servers that it waited for in vain, and tests share one."""
+    yield
+    GIVEN_UP.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

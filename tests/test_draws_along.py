@@ -173,7 +173,6 @@ def biased(values: dict[str, np.ndarray], truth: dict[str, float]) -> list[str]:
 
 @pytest.fixture
 def quick_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overlap, "RESAMPLES", 2)
     monkeypatch.setattr(overlap, "RANDOM_MATCHINGS", 20)
 
 

@@ -127,7 +127,10 @@ def test_plan_and_doctor_with_a_model_without_a_system_role(
     for command in ("plan", "doctor"):
         assert cli.main([command, str(study.file)]) in (1, 2)
         told = capsys.readouterr()
-        assert "its chat template takes no messages of system, user (Only tools, please); name" in told.out + told.err
+        assert (
+            "its chat template takes no messages of system, user, assistant, user (Only tools, please); name"
+            in told.out + told.err
+        )
 
 
 def test_choices_of_several_tokens_share_their_beginnings() -> None:

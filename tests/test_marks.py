@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from interp_assets.settings import Controls, Settings, identity, mark
+from interp_assets.settings.examples import LatentsAlong
 from interp_assets.study import Layer, Study
 from tests.changed_study import IDENTITY, OPERATIONAL
 
@@ -46,7 +47,8 @@ def leaves(model: type[Settings], key: str = "") -> Iterator[tuple[str, str | No
         if field.exclude or field.annotation is Controls:  # they decide layers of their own: tried in test_controls
             continue
         full = f"{key}.{name}" if key else name
-        inner = settings_in(field.annotation)
+        # Draws along an alignment are tried in test_draws_along.
+        inner = [each for each in settings_in(field.annotation) if each is not LatentsAlong]
         for each in inner:
             yield from leaves(each, KINDS.get(each.__name__) or NAMES.get(full, full))
         if not inner:

@@ -430,7 +430,9 @@ def test_a_study_judged_by_a_server(
         (work,) = (each.work for each in plan(load_study(again)) if each.state.asset == "scores/detection")
     assert work.llm_calls == trials["prompt_hash"].drop_nulls().n_unique()
     assert not work.exact
-    assert work.prompt_tokens is not None and work.prompt_tokens > trials["prompt_tokens"].sum()
+    # A study's own instructions bring their own worked examples: here none, so that prompts are shorter.
+    assert work.prompt_tokens is not None
+    assert 0.4 < work.prompt_tokens / trials["prompt_tokens"].sum() < 0.9
     files = [file for file in served_file.parent.rglob("*") if file.is_file()]
     assert len(files) > 20
     assert not [file for file in files if KEY.encode() in file.read_bytes()]

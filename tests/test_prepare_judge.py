@@ -78,11 +78,11 @@ def resolved(asset: Asset) -> dict[str, list[Path]]:
 
 
 def test_its_study_makes_nothing_anew_that_the_demo_has() -> None:
-    """Same settings and files of everything before the explanations."""
+    """Same settings and files of everything before the examples, which the demo draws along its alignment."""
     demo, judge = (
         assets_of(load_study(PROJECT / file)) for file in ("studies/smollm2_demo.yaml", "demo/judge_study.yaml")
     )
-    for name in ("corpus", "activation_cache", "latent_statistics", "examples"):
+    for name in ("corpus", "activation_cache", "latent_statistics"):
         assert judge[name].settings == demo[name].settings, name
         assert resolved(judge[name]) == resolved(demo[name]), name
     assert judge["explanations"].settings != demo["explanations"].settings, "control"

@@ -183,7 +183,9 @@ def test_a_reply_that_a_table_cannot_hold_is_one_failed_row(tiny_file: Path, tmp
     prompts: list[str] = []
 
     def answered(asked: Asked) -> Reply:
-        prompt = asked["messages"][1]["content"] if len(asked["messages"]) > 1 else ""
+        # Behind the worked examples stands what is asked; a retry adds what was wrong.
+        prompts_asked = [each["content"] for each in asked["messages"] if each["role"] == "user"]
+        prompt = next((each for each in reversed(prompts_asked) if each.startswith("Excerpt 1:")), "")
         if not prompt.startswith("Excerpt 1:"):
             return chat("Yes")
         if prompt not in prompts:

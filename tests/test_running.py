@@ -217,7 +217,7 @@ def test_accept_looks_at_all_before_it_takes_any(
     with store.draft("examples", "layers.0", Freshness(own).fingerprint(asset, "layers.0").value):
         assert cli.main(arguments) == 2
     captured = capsys.readouterr()
-    assert captured.out.splitlines() == [f"accepted examples[{GOOD}]: code version 1 -> next"]
+    assert captured.out.splitlines() == [f"accepted examples[{GOOD}]: code version 3 -> next"]
     assert "error: examples[layers.0] is being made by another process" in captured.err
     assert recorded == [GOOD]
     assert cli.main(arguments) == 0

@@ -133,7 +133,7 @@ def test_accepted_code_recomputes_nothing(study: Study, monkeypatch: pytest.Monk
     before = Freshness(study).current("examples", "embed_tokens")
     assert before is not None
     with_code(monkeypatch, {"examples": "2"})
-    assert listed(study)["examples"].state.reasons == ("code version 1 -> 2",)
+    assert listed(study)["examples"].state.reasons == ("code version 3 -> 2",)
     [(asset, key, made)] = accept(study, "examples", None)
     assert (asset.name, key, made.content_hash) == ("examples", "embed_tokens", before.content_hash)
     assert made.read("examples").equals(before.read("examples"))

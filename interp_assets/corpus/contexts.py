@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from transformers import PreTrainedTokenizerBase
 
 from interp_assets.corpus.files import corpus_files
 from interp_assets.corpus.readers import hub_texts, texts_of
@@ -17,6 +17,9 @@ from interp_assets.settings import Corpus
 from resources.control_tokens import bos_id, controls_spelt
 from resources.errors import UnusableInput
 from resources.tokenizers import text_ids, token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DOCUMENTS_PER_BATCH = 256
 CHARACTERS_PER_BATCH = 1 << 22

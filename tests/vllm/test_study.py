@@ -20,8 +20,12 @@ from tests.vllm.conftest import CONTEXT, DTYPE, SERVED, WEIGHTS, VllmServer, vll
 def write(file: Path, engine: dict[str, Any]) -> None:
     settings = yaml.safe_load(file.read_text()) | {
         "engines": {"judge": engine},
-        "explainers": {"llm": {"kind": "llm", "engine": "judge", "latents": 3, "max_tokens": 32}},
-        "scorers": {"detection": {"engine": "judge", "activating": 4, "non_activating": 4}},
+        # What so small a model writes may be no explanation; there are others to judge.
+        "explainers": {
+            "llm": {"kind": "llm", "engine": "judge", "latents": 3, "max_tokens": 32},
+            "quotes": {"kind": "extractive"},
+        },
+        "scorers": {"detection": {"engine": "judge", "latents": 3, "activating": 4, "non_activating": 4}},
     }
     file.write_text(yaml.safe_dump(settings))
 
