@@ -119,7 +119,7 @@ def chat_text(tokenizer: Any, messages: Sequence[Message], chat_template: Mappin
                 raise
             return text(without_system_role(messages))
     except TemplateError as error:
-        roles = ", ".join(message.role for message in messages)
+        roles = ", ".join(dict.fromkeys(message.role for message in messages))
         raise UnusableInput(
             f"{tokenizer.name_or_path}: its chat template takes no messages of {roles} ({first_line(error)}); "
             f"name another model, or give its tokenizer a chat template that takes them"

@@ -128,7 +128,7 @@ def test_plan_and_doctor_with_a_model_without_a_system_role(
         assert cli.main([command, str(study.file)]) in (1, 2)
         told = capsys.readouterr()
         assert (
-            "its chat template takes no messages of system, user, assistant, user (Only tools, please); name"
+            "its chat template takes no messages of system, user, assistant (Only tools, please); name"
             in told.out + told.err
         )
 

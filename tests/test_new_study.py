@@ -74,7 +74,7 @@ def test_the_demos_saes_become_a_study_that_can_be_planned(tmp_path: Path, capsy
     assert "assumed  corpus.path: the demo's text" in said
     assert f"written  {file}" in said
     assert main(["plan", str(file)]) == 0
-    assert "mine: 20 missing" in capsys.readouterr().out
+    assert "mine: 23 missing" in capsys.readouterr().out
 
 
 def test_nothing_is_written_over_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
