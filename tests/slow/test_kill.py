@@ -73,7 +73,12 @@ def test_killed_at_twenty_moments(
     for number in range(KILLS):
         mine = copy_of(file, tmp_path / f"{number}")
         process = start(mine)
-        process.join(draw.uniform(0.1, 0.95) * seconds)
+        if number % 2:
+            process.join(draw.uniform(0.1, 0.95) * seconds)
+        else:  # in the midst of asking, however fast the machine is by now
+            enough = draw.randrange(1, len(questions) // 2)
+            while process.is_alive() and len(asked(mine)) < enough:
+                time.sleep(0.01)
         process.kill()
         process.join()
         killed_while_asking += 0 < len(asked(mine)) < len(questions)
