@@ -135,6 +135,21 @@ def test_scores_are_those_of_each_explanation_alone(
             assert mine == pytest.approx(theirs, abs=1e-5)
 
 
+@pytest.mark.parametrize("method", [TokenEmbedding, TokenFuzzing])
+def test_trials_without_tokens_are_left_out_and_have_not_failed(
+    study: Study,
+    embedder: TextEmbedder,
+    method: type[TokenComparing],  # type: ignore[type-arg]
+) -> None:
+    of = method(study)
+    asked, reference = subjects(study, of)
+    asked[0].explanation = " "
+    of.compare(asked, reference, embedder, lambda count: None)
+    without, others = asked[0].rows, [row for subject in asked[1:] for row in subject.rows]
+    assert {(row["status"], row["reason"]) for row in without} == {("left_out", of.nothing_there)}
+    assert {row["status"] for row in others} == {"ok"}
+
+
 def test_the_token_that_decided_is_kept(study: Study, made: dict[str, Partition]) -> None:
     explanations = dict(made["explanations"].read("explanations").select("latent", "explanation").iter_rows())
     trials = made["scores/token_embedding"].read("trials").filter(control="none")

@@ -38,7 +38,7 @@ class TokenComparing(Method[S]):
     reads = (EXPLANATIONS, PLACED_EXAMPLES, WINDOWS, Read("corpus", "corpus", ("context", "tokens")))
     schema = TOKEN_TRIALS
     nothing_there: ClassVar[str]
-    "Why a trial has no answer where it has none."
+    "Why a trial is left out where there is nothing to compare; to ask it again would not help."
 
     @property
     def role(self) -> Role:
@@ -102,7 +102,7 @@ class TokenComparing(Method[S]):
                 subject = subjects[number]
                 match = self.match(queries[self.said(subject)], units, subject.trials[place], tokens.spans)
                 if match is None:
-                    answers[number][place] = {"status": "failed", "reason": self.nothing_there}
+                    answers[number][place] = {"status": "left_out", "reason": self.nothing_there}
                     continue
                 begin, end = tokens.spans[match.window_token].tolist()
                 first, last = spoken[self.said(subject)][match.explanation_token].tolist()
